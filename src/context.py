@@ -1,0 +1,19 @@
+"""How MindSpore runs: decided once, by the programs, never at import."""
+from __future__ import annotations
+
+import mindspore
+import numpy as np
+
+from src.config import Config
+from src.errors import UserError
+
+
+def set_up(config: Config) -> None:
+    """Graph mode on the configured device, and all seeds. Raises UserError where the device is not to be had."""
+    try:
+        mindspore.set_context(mode=mindspore.GRAPH_MODE, device_target=config.device_target)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"device_target {config.device_target} is not available here "
+                        "(no such device, or a MindSpore without its back end): use --device_target CPU") from error
+    mindspore.set_seed(config.seed)
+    np.random.seed(config.seed)
