@@ -1,0 +1,39 @@
+"""Evaluate a checkpoint on the splits of eval_splits, and print and keep the results.
+
+For each split a table is printed, and <split>.json (metrics, protocol, configuration) and <split>.csv (a row a
+sample) are written.
+
+    python eval.py --checkpoint runs/refcoco/best.ckpt --eval_splits val,testA
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.cli import command, parse_arguments
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="model to evaluate (.ckpt)")
+    parser.add_argument("--output", metavar="DIR", help="directory of the results (default: <output_dir>/eval)")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add)
+    # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
+    from src.context import set_up
+    from src.evaluation.evaluate import evaluate
+
+    set_up(config)
+    output = Path(args.output or Path(config.output_dir, "eval"))
+    for result in evaluate(config, args.checkpoint, config.eval_splits):
+        result.save(output)
+        print(result.table(), flush=True)
+    print(f"results written to {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

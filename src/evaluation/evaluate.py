@@ -1,0 +1,124 @@
+"""Evaluation of a model over whole splits."""
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from mindspore import Tensor
+from tqdm import tqdm
+
+from src.config import Config
+from src.data.dataset import Split
+from src.data.transform import probability_at
+from src.errors import UserError
+from src.evaluation.metric import intersection_and_union
+from src.evaluation.result import SAMPLE_COLUMNS, Result
+from src.inference.checkpoint import load_checkpoint, sha256
+from src.inference.predictor import probabilities
+from src.model import build_model
+
+WORDS = ("token_ids", "token_mask")
+Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def evaluate(config: Config, checkpoint: str | os.PathLike, splits: Sequence[str],
+             progress: bool = True) -> Iterator[Result]:
+    """Evaluates a checkpoint on `splits`, with all baselines, one result at a time as each is done.
+
+    Raises: UserError, before any work, where a split or the checkpoint is missing or does not fit.
+    """
+    opened = [Split(config, split) for split in splits]
+    model = build_model(config)
+    load_checkpoint(checkpoint, model)
+    model.set_train(False)
+    digest = sha256(checkpoint)
+    for name, split in zip(splits, opened):
+        result = evaluate_split(model, config, split, name, config.eval_limit, progress, shuffled=True)
+        result.checkpoint = {"file": str(checkpoint), "sha256": digest}
+        yield result
+
+
+def evaluate_split(forward: Forward, config: Config, split: Split, name: str, limit: int = 0, progress: bool = True,
+                   shuffled: bool = False) -> Result:
+    """Evaluates a model in memory on one split.
+
+    Args:
+        forward: (image, token_ids, token_mask) -> logits, as a model in evaluation mode; always called with batches
+            of ``eval_batch_size``.
+        split: opened split, and its `name`.
+        limit: samples at most, the first ones; 0 is all.
+        progress: show a bar on stderr.
+        shuffled: also evaluate each image with the expression of another, which takes as long again.
+
+    Raises: UserError where the split has no samples, or the model's output is not finite.
+    """
+    indices = split.indices(config.sentences, config.seed)
+    indices = indices[:limit] if limit else indices
+    if not len(indices):
+        raise UserError(f"split {name} of {config.data_dir} has no samples: make it again with prepare_data.py")
+    columns = {column: split.records[column][indices] for column in (*SAMPLE_COLUMNS, "baselines", *WORDS)}
+    other = derangement(columns["image_id"], config.seed) if shuffled else None
+    counts = np.zeros((len(indices), 2), np.int64)
+    shuffled_counts = np.zeros_like(counts)
+    bar = tqdm(total=len(indices), desc=name, unit="sample", disable=not progress,
+               mininterval=0.5 if sys.stderr.isatty() else 30)
+    with bar:
+        for start, samples in _batches(split.samples(indices, config.num_workers), config.eval_batch_size):
+            rows = slice(start, start + len(samples))
+            images = _padded([sample["image"] for sample in samples], config.eval_batch_size)
+            for into, words in ((counts, np.arange(len(indices))), (shuffled_counts, other)):
+                if words is None:
+                    continue
+                token_ids, token_mask = (_padded(columns[column][words[rows]], config.eval_batch_size)
+                                         for column in WORDS)
+                logits = forward(Tensor(images), Tensor(token_ids), Tensor(token_mask)).asnumpy()
+                into[rows] = [_compare(config, *pair) for pair in zip(probabilities(logits[:len(samples)]), samples)]
+            bar.update(len(samples))
+    return Result(config, name, columns, counts, shuffled_counts if other is not None else None)
+
+
+def derangement(image_ids: np.ndarray, seed: int) -> np.ndarray | None:
+    """A random order of the samples in which none meets a sample of its own image; None where there is none.
+
+    Args:
+        image_ids: (n,) the image of each sample.
+
+    Returns: (n,) a permutation p with ``image_ids[p[k]] != image_ids[k]`` for all k.
+    """
+    _, groups, sizes = np.unique(image_ids, return_inverse=True, return_counts=True)
+    largest = sizes.max()
+    if 2 * largest > len(image_ids):
+        return None
+    random = np.random.default_rng(seed)
+    # With the samples of an image side by side, a turn by the largest image's number leaves every image.
+    order = np.lexsort((random.permutation(len(image_ids)), random.permutation(len(sizes))[groups]))
+    turned = np.empty_like(order)
+    turned[order] = np.roll(order, -largest)
+    return turned
+
+
+def _compare(config: Config, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, int]:
+    target = sample["target" if config.eval_resolution == "original" else "input_target"]
+    if config.eval_resolution == "original":
+        probability = probability_at(probability, *target.shape)
+    intersection, union = intersection_and_union(probability > config.threshold, target)
+    return int(intersection[0]), int(union[0])
+
+
+def _batches(samples: Iterable[dict], size: int) -> Iterator[tuple[int, list[dict]]]:
+    """Lists of `size` samples, the last one shorter, each with the number of samples before it."""
+    start, batch = 0, []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) == size:
+            yield start, batch
+            start, batch = start + size, []
+    if batch:
+        yield start, batch
+
+
+def _padded(rows: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:
+    """`rows` as one array of `size` rows: a batch of another size would be compiled anew. The last row is repeated."""
+    return np.stack([*rows, *[rows[-1]] * (size - len(rows))])

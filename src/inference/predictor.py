@@ -1,0 +1,137 @@
+"""One image and one expression in, one mask out."""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Tensor, nn
+from scipy.special import expit
+
+from src.config import Config
+from src.data.tokenizer import Tokenizer
+from src.data.transform import load_image, prepare_image, probability_at
+from src.errors import UserError
+from src.files import find_file
+from src.inference.checkpoint import load_checkpoint
+from src.model import build_model
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What a prediction was made of; sizes as in the model, S the side of its input.
+
+    Attributes:
+        masks: (N, S/4, S/4) float32, Y_N (Eq 11); the weighted sum of them is the prediction's logits.
+        weights: (N,) float32, Q_w (Eq 12), which sum to 1.
+        text_to_image: per Word-Pixel Alignment stage (H_i, W_i, T) float32: how much each pixel takes from each word.
+        image_to_text: per stage (T, H_i, W_i) float32: how much each word takes from each pixel.
+        tokens: the T word pieces.
+    """
+
+    masks: np.ndarray
+    weights: np.ndarray
+    text_to_image: tuple[np.ndarray, ...]
+    image_to_text: tuple[np.ndarray, ...]
+    tokens: list[str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for an image of height H and width W.
+
+    Attributes:
+        mask: (H, W) bool, where the probability is above the configuration's threshold.
+        probability: (H, W) float32.
+        proposals: on request only.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+    proposals: Proposals | None = None
+
+
+class Predictor:
+    """Predicts masks with a trained model, which is compiled at the first prediction.
+
+    Args:
+        config: the configuration the checkpoint was made with; ``src.context.set_up(config)`` comes first where graph
+            mode or another device than MindSpore's default is wanted.
+        checkpoint: path of a .ckpt file.
+
+    Raises:
+        UserError: where the checkpoint or the vocabulary cannot be had or does not fit.
+    """
+
+    def __init__(self, config: Config, checkpoint: str | os.PathLike):
+        self.config = config
+        self.tokenizer = Tokenizer(find_file(config.vocab_file), config.max_tokens)
+        self.model = build_model(config)
+        load_checkpoint(checkpoint, self.model)
+        self.model.set_train(False)
+        self._everything = _Everything(self.model)
+
+    def predict(self, image: np.ndarray | str | os.PathLike, expression: str, proposals: bool = False) -> Prediction:
+        """The mask of what `expression` names in `image`.
+
+        Args:
+            image: path of an image file, or RGB pixels (H, W, 3) uint8.
+            expression: English text.
+            proposals: also return the N masks, their weights and the word-pixel attention.
+
+        Raises:
+            UserError: for a file that is no image, pixels of another type or shape, an empty expression, a
+                model without proposals (``sma: false``), or weights that give no finite numbers.
+        """
+        if proposals and not self.config.sma:
+            raise UserError("a model with sma: false has no proposals: ask for the mask alone")
+        rgb = _pixels(image)
+        token_ids, token_mask = self.tokenizer.encode(expression)
+        inputs = [Tensor(array[None]) for array in (prepare_image(rgb, self.config.image_size), token_ids, token_mask)]
+        if not proposals:
+            return self._prediction(self.model(*inputs).asnumpy(), rgb.shape)
+        logits, _, masks, weights, text_to_image, image_to_text = self._everything(*inputs)
+        details = Proposals(
+            masks=masks.asnumpy()[0],
+            weights=weights.asnumpy()[0],
+            text_to_image=tuple(_square(attention.asnumpy()[0], 0) for attention in text_to_image),
+            image_to_text=tuple(_square(attention.asnumpy()[0], 1) for attention in image_to_text),
+            tokens=self.tokenizer.tokens(expression),
+        )
+        return self._prediction(logits.asnumpy(), rgb.shape, details)
+
+    def _prediction(self, logits: np.ndarray, shape: tuple[int, ...], details: Proposals | None = None) -> Prediction:
+        probability = probability_at(probabilities(logits)[0], shape[0], shape[1])
+        return Prediction(probability > self.config.threshold, probability, details)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Sigmoid of a model's logits, float32. Raises UserError where they are not finite."""
+    if not np.isfinite(logits).all():
+        raise UserError("the model's output is not finite: its training has diverged, use another checkpoint")
+    return expit(logits.astype(np.float32))
+
+
+class _Everything(nn.Cell):
+    """``predict_all`` as a Cell, the unit that MindSpore compiles."""
+
+    def __init__(self, model: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
+        return self.model.predict_all(image, token_ids, token_mask)
+
+
+def _pixels(image: np.ndarray | str | os.PathLike) -> np.ndarray:
+    if not isinstance(image, np.ndarray):
+        return load_image(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UserError(f"an image is RGB pixels (H, W, 3) of uint8, but this is {image.shape} of {image.dtype}")
+    return image
+
+
+def _square(attention: np.ndarray, axis: int) -> np.ndarray:
+    """Splits the axis of pixels, row by row, into height and width, which are equal."""
+    side = round(attention.shape[axis] ** 0.5)
+    return attention.reshape(*attention.shape[:axis], side, side, *attention.shape[axis + 1:])
