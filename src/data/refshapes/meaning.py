@@ -1,0 +1,147 @@
+"""What expressions mean: functions from the things of a scene to the things they name.
+
+A meaning either names things that any observer would name, or raises Unclear where a position is too close to
+call; so the picture bears out every expression, also after it is squashed to a square.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from src.data.refshapes.dice import Dice
+from src.data.refshapes.scene import FACTORS, Kind, Thing
+
+MARGIN = 16  # half pixels: positions closer than this are not told apart
+# Distances are told apart when one is 1.3 times the other: more than a 144 x 112 picture made square distorts them.
+_FARTHER = (13, 10)
+
+# Which way a direction looks, as factors of x and y; "left" grows to the left.
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
+
+
+class Unclear(Exception):
+    """Whether a thing is meant cannot be told from the picture."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """Things by their looks.
+
+    Attributes:
+        looks: (factor, value) pairs that hold, no factor twice.
+        without: (factor, value) pairs that do not hold.
+    """
+
+    looks: tuple[tuple[str, str], ...]
+    without: tuple[tuple[str, str], ...] = ()
+
+    def fits(self, kind: Kind) -> bool:
+        return (all(getattr(kind, factor) == value for factor, value in self.looks)
+                and not any(getattr(kind, factor) == value for factor, value in self.without))
+
+    def named(self, things: Sequence[Thing]) -> list[int]:
+        """Indices of the things named, in ascending order."""
+        return [i for i, thing in enumerate(things) if self.fits(thing.kind)]
+
+
+@dataclass(frozen=True)
+class Related:
+    """The things of a description that lie in a direction from the one thing that an anchor names."""
+
+    of: Described
+    direction: str
+    anchor: Described | Ranked
+
+    def named(self, things: Sequence[Thing]) -> list[int]:
+        """Indices of the things named. Raises Unclear."""
+        anchor = only(self.anchor, things)
+        return [i for i in self.of.named(things) if i != anchor and self._holds(things[i], things[anchor])]
+
+    def _holds(self, thing: Thing, anchor: Thing) -> bool:
+        """Clearly true if well ahead in the direction and not too far aside, clearly false if not ahead at all."""
+        dx, dy = DIRECTIONS[self.direction]
+        x, y = (a - b for a, b in zip(thing.centre, anchor.centre, strict=True))
+        ahead, aside = x * dx + y * dy, abs(x * dy) + abs(y * dx)
+        if ahead <= 0:
+            return False
+        if ahead < MARGIN or 2 * ahead < aside:
+            raise Unclear
+        return True
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The thing that is number `rank` (from 1) in a direction among others."""
+
+    of: Described | Related
+    direction: str
+    rank: int
+
+    def named(self, things: Sequence[Thing]) -> list[int]:
+        """The index of the thing, or nothing. Raises Unclear."""
+        dx, dy = DIRECTIONS[self.direction]
+        place = {i: -things[i].centre[0] * dx - things[i].centre[1] * dy for i in self.of.named(things)}
+        return _at_rank(place, self.rank, lambda near, far: far - near >= MARGIN)
+
+
+@dataclass(frozen=True)
+class Closest:
+    """The thing that is number `rank` (from 1) in distance from the one thing that an anchor names."""
+
+    of: Described
+    anchor: Described
+    rank: int = 1
+
+    def named(self, things: Sequence[Thing]) -> list[int]:
+        """The index of the thing, or nothing. Raises Unclear."""
+        anchor = only(self.anchor, things)
+        ax, ay = things[anchor].centre
+        square = {i: (things[i].centre[0] - ax) ** 2 + (things[i].centre[1] - ay) ** 2
+                  for i in self.of.named(things) if i != anchor}
+        more, less = (number ** 2 for number in _FARTHER)
+        return _at_rank(square, self.rank, lambda near, far: less * far >= more * near)
+
+
+Meaning = Described | Related | Ranked | Closest
+
+
+def direction_of(thing: Thing, anchor: Thing, dice: Dice) -> str:
+    """A direction in which `thing` lies from `anchor`."""
+    x, y = (a - b for a, b in zip(thing.centre, anchor.centre, strict=True))
+    across, down = "left" if x < 0 else "right", "top" if y < 0 else "bottom"
+    if abs(x) >= 2 * abs(y):
+        return across
+    return down if abs(y) >= 2 * abs(x) else dice.pick((across, down))
+
+
+def only(meaning: Meaning, things: Sequence[Thing]) -> int:
+    """The index of the one thing that `meaning` names. Raises Unclear if it names none or several."""
+    named = meaning.named(things)
+    if len(named) != 1:
+        raise Unclear
+    return named[0]
+
+
+def refers_to(meaning: Meaning, things: Sequence[Thing], index: int) -> bool:
+    """Whether `meaning` names the thing `index`, clearly and nothing else."""
+    try:
+        return only(meaning, things) == index
+    except Unclear:
+        return False
+
+
+def looks_of(kind: Kind, factors: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The (factor, value) pairs of a kind, in the order of FACTORS."""
+    return tuple((factor, getattr(kind, factor)) for factor in FACTORS if factor in factors)
+
+
+def _at_rank(measure: dict[int, int], rank: int, apart) -> list[int]:
+    """The key with the rank-th smallest measure; Unclear if a neighbour in the order is not `apart` from it."""
+    order = sorted(measure, key=measure.get)
+    if rank > len(order):
+        return []
+    here = rank - 1
+    for near, far in ((here - 1, here), (here, here + 1)):
+        if near >= 0 and far < len(order) and not apart(measure[order[near]], measure[order[far]]):
+            raise Unclear
+    return [order[here]]
