@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 class Dice:
     """Choices drawn from NumPy's RandomState, whose stream is frozen (NEP 19).
 
-    Only 32-bit integers are drawn: the default integer of randint differs between platforms.
+    Drawn are doubles and 32-bit integers: the default integer of randint differs between platforms.
 
     Args:
         seed: integers that together name the stream.
@@ -23,7 +23,7 @@ class Dice:
 
     def below(self, limit: int) -> int:
         """0 .. limit - 1."""
-        return int(self._state.randint(limit, dtype=np.int32))
+        return int(self._state.random_sample() * limit)
 
     def between(self, first: int, last: int) -> int:
         """first .. last, both included."""

