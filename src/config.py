@@ -109,7 +109,7 @@ def load_config(path: str | os.PathLike = DEFAULT_FILE, overrides: Mapping[str, 
     values = {name: key.default for name, key in keys.items()}
     path = find_file(path)
     for name, value in _read_mapping(path).items():
-        values[_known(name, f"{path}: ").name] = _checked(keys[name], value, f"{path}: ")
+        values[name] = _checked(_known(name, f"{path}: "), value, f"{path}: ")
     for name, value in (overrides or {}).items():
         key = _known(name, "")
         values[name] = _checked(key, _from_text(key, value) if isinstance(value, str) else value, "")

@@ -22,10 +22,12 @@ class Proposals:
     """What a prediction was made of; sizes as in the model, S the side of its input.
 
     Attributes:
-        masks: (N, S/4, S/4) float32, Y_N (Eq 11); the weighted sum of them is the prediction's logits.
+        masks: (N, S/4, S/4) float32, Y_N (Eq 11), logits; their sum by weight is the prediction before upsampling.
+            Without Sentence-Mask Alignment the prediction itself is the only one.
         weights: (N,) float32, Q_w (Eq 12), which sum to 1.
-        text_to_image: per Word-Pixel Alignment stage (H_i, W_i, T) float32: how much each pixel takes from each word.
-        image_to_text: per stage (T, H_i, W_i) float32: how much each word takes from each pixel.
+        text_to_image: per stage with Word-Pixel Alignment (H_i, W_i, T) float32: how much each pixel takes from each
+            word.
+        image_to_text: the same for (T, H_i, W_i): how much each word takes from each pixel; empty in one direction.
         tokens: the T word pieces.
     """
 
@@ -80,22 +82,21 @@ class Predictor:
             proposals: also return the N masks, their weights and the word-pixel attention.
 
         Raises:
-            UserError: for a file that is no image, pixels of another type or shape, an empty expression, a
-                model without proposals (``sma: false``), or weights that give no finite numbers.
+            UserError: for a file that is no image, pixels of another type or shape, an empty expression, or a
+                model whose output is not finite.
         """
-        if proposals and not self.config.sma:
-            raise UserError("a model with sma: false has no proposals: ask for the mask alone")
         rgb = _pixels(image)
         token_ids, token_mask = self.tokenizer.encode(expression)
         inputs = [Tensor(array[None]) for array in (prepare_image(rgb, self.config.image_size), token_ids, token_mask)]
         if not proposals:
             return self._prediction(self.model(*inputs).asnumpy(), rgb.shape)
-        logits, _, masks, weights, text_to_image, image_to_text = self._everything(*inputs)
+        logits, _, masks, weights, attention = self._everything(*inputs)
         details = Proposals(
             masks=masks.asnumpy()[0],
             weights=weights.asnumpy()[0],
-            text_to_image=tuple(_square(attention.asnumpy()[0], 0) for attention in text_to_image),
-            image_to_text=tuple(_square(attention.asnumpy()[0], 1) for attention in image_to_text),
+            text_to_image=tuple(_square(over_words.asnumpy()[0], 0) for over_words, _ in attention),
+            image_to_text=tuple(_square(over_pixels.asnumpy()[0], 1) for _, over_pixels in attention
+                                if over_pixels is not None),
             tokens=self.tokenizer.tokens(expression),
         )
         return self._prediction(logits.asnumpy(), rgb.shape, details)

@@ -1,0 +1,87 @@
+"""What the tests share: the smallest model that runs, Cells with random weights, and one way to compare.
+
+``from tests.conftest import TINY, assert_close``; ``tiny_config`` and ``random_cell`` are fixtures.
+"""
+from __future__ import annotations
+
+import os
+from typing import Any
+
+# Before MindSpore is imported anywhere: its warnings would bury what a failing test prints.
+os.environ.setdefault("GLOG_v", "3")
+
+import numpy as np
+import pytest
+
+from src.config import Config, load_config
+
+TINY = {
+    "image_size": 64, "max_tokens": 8, "num_workers": 1,
+    "swin_embed_dim": 8, "swin_depths": [1, 2, 1, 1], "swin_num_heads": [1, 2, 2, 4], "swin_window_size": 4,
+    "bert_num_layers": 4, "bert_hidden_size": 16, "bert_num_heads": 2, "bert_max_positions": 16,
+    "wpa_dim": 8, "cross_attention_heads": 2,
+    "num_queries": 5, "decoder_dim": 8, "decoder_heads": 2, "decoder_ffn_dim": 16, "decoder_layers": 2,
+    "seg_head_dim": 12, "batch_size": 2, "eval_batch_size": 4,
+}
+
+
+@pytest.fixture
+def tiny_config() -> Config:
+    """The smallest model that runs and still has everything: shifted windows, all alignments, several layers."""
+    return load_config(overrides=TINY)
+
+
+def assert_close(actual: Any, expected: Any, relative: float) -> None:
+    """Same shape, finite, and no element further off than `relative` times the largest magnitude expected."""
+    actual = np.asarray(actual.asnumpy() if hasattr(actual, "asnumpy") else actual, np.float64)
+    expected = np.asarray(expected.asnumpy() if hasattr(expected, "asnumpy") else expected, np.float64)
+    assert actual.shape == expected.shape, f"shape {actual.shape} instead of {expected.shape}"
+    assert np.isfinite(actual).all(), "not finite"
+    scale, difference = np.abs(expected).max(), np.abs(actual - expected).max()
+    assert difference <= relative * scale, f"off by {difference:.3g} at a scale of {scale:.3g} (allowed {relative:g})"
+
+
+class RandomCell:
+    """A Cell to call with NumPy arrays: float64 goes in as float32, integers as int32, and NumPy comes out."""
+
+    def __init__(self, cell: Any):
+        self.cell = cell
+
+    def __call__(self, *arrays: np.ndarray) -> Any:
+        from mindspore import Tensor
+        inputs = [Tensor(array.astype(np.int32 if array.dtype.kind in "iub" else np.float32)) for array in arrays]
+        return _arrays(self.cell(*inputs))
+
+
+@pytest.fixture
+def random_cell():
+    """``cell, weights, x = random_cell(Cell(…), inputs=(2, 5, 8))``, or ``inputs=[(2, 5, 8), (2, 3)]`` for a list of x.
+
+    Sets every parameter, norms' scales, shifts and moving statistics included, to seeded random values, so that no
+    term is hidden by a 0 or a 1. Returns a ``RandomCell`` in evaluation mode, its weights by name and its inputs, both
+    float64 with values that float32 holds exactly.
+    """
+
+    def make(cell: Any, inputs: tuple[int, ...] | list[tuple[int, ...]], seed: int = 0):
+        from mindspore import Tensor
+        random = np.random.default_rng(seed)
+        weights = {}
+        for name, parameter in cell.parameters_dict().items():
+            value = random.standard_normal(parameter.shape)
+            if name.endswith(("gamma", "moving_variance")):
+                value = 0.5 + random.random(parameter.shape)
+            elif len(parameter.shape) > 1:
+                value /= np.sqrt(np.prod(parameter.shape[1:]))
+            weights[name] = value.astype(np.float32).astype(np.float64)
+            parameter.set_data(Tensor(weights[name].astype(np.float32)))
+        shapes = inputs if isinstance(inputs, list) else [inputs]
+        arrays = [random.standard_normal(shape).astype(np.float32).astype(np.float64) for shape in shapes]
+        return RandomCell(cell.set_train(False)), weights, arrays if isinstance(inputs, list) else arrays[0]
+
+    return make
+
+
+def _arrays(outputs: Any) -> Any:
+    if isinstance(outputs, (tuple, list)):
+        return tuple(_arrays(output) for output in outputs)
+    return outputs.asnumpy() if hasattr(outputs, "asnumpy") else outputs

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import hashlib
+import os
+
+import mindspore
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+from src.errors import UserError
+from src.inference.checkpoint import ROOMS, load_checkpoint, sha256
+from src.model import build_model
+
+
+class Model(nn.Cell):
+    """Stands in for CoupAlign: parameters in two of its rooms."""
+
+    def __init__(self, dim: int = 3):
+        super().__init__()
+        self.sma = nn.Dense(dim, 2)
+        self.seg_head = nn.Conv2d(dim, 4, 1)
+
+
+def saved(path, values: dict[str, np.ndarray]):
+    parameters = [{"name": name, "data": Tensor(value)} for name, value in values.items()]
+    mindspore.save_checkpoint(parameters, str(path))
+    return path
+
+
+def values(dim: int = 3, dtype=np.float32) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(dim)
+    shapes = {"sma.weight": (2, dim), "sma.bias": (2,), "seg_head.weight": (4, dim, 1, 1)}
+    return {name: random.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def held(model: nn.Cell) -> dict[str, np.ndarray]:
+    return {name: parameter.asnumpy().copy() for name, parameter in model.parameters_dict().items()}
+
+
+def refused(path, model: nn.Cell) -> str:
+    before = held(model)
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(path, model)
+    for name, value in held(model).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=f"{name} was touched")
+    message = str(caught.value)
+    assert "\n" not in message and str(path) in message
+    return message
+
+
+def test_every_parameter_is_set_and_the_optimisers_are_ignored(tmp_path):
+    extra = {"moment1.sma.weight": np.ones((2, 3), np.float32), "global_step": np.array([3], np.int32)}
+    model = Model()
+    load_checkpoint(saved(tmp_path / "a.ckpt", {**values(), **extra}), model)
+    for name, value in held(model).items():
+        np.testing.assert_array_equal(value, values()[name])
+
+
+def test_half_precision_is_read_in_the_models_own(tmp_path):
+    model = Model()
+    load_checkpoint(saved(tmp_path / "a.ckpt", values(dtype=np.float16)), model)
+    for name, value in held(model).items():
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(value, values(dtype=np.float16)[name].astype(np.float32))
+
+
+def test_checkpoints_of_another_configuration(tmp_path):
+    some = values()
+    del some["sma.bias"]
+    message = refused(saved(tmp_path / "lacks.ckpt", some), Model())
+    assert "lacks sma.bias: it was made with another configuration" in message and "--config" in message
+    more = {**values(), **{f"wpa.{k}.weight": np.ones(2, np.float32) for k in range(5)}}
+    message = refused(saved(tmp_path / "more.ckpt", more), Model())
+    assert "has in excess wpa.0.weight, wpa.1.weight, wpa.2.weight and 2 more" in message
+    message = refused(saved(tmp_path / "shape.ckpt", values(5)), Model(3))
+    assert "sma.weight (2, 5) instead of (2, 3)" in message and "seg_head.weight (4, 5, 1, 1)" in message
+
+
+@pytest.mark.parametrize("name", ["garbage.ckpt", "cut.ckpt", "empty.ckpt"])
+def test_broken_files(tmp_path, name):
+    whole = saved(tmp_path / "whole.ckpt", values()).read_bytes()
+    content = {"garbage.ckpt": b"\x00garbage" * 50, "cut.ckpt": whole[:-7], "empty.ckpt": b""}[name]
+    (tmp_path / name).write_bytes(content)
+    assert "not a MindSpore checkpoint, or a broken one" in refused(tmp_path / name, Model())
+
+
+def test_files_that_are_not_there_or_not_checkpoints(tmp_path):
+    assert "no checkpoint" in refused(tmp_path / "none.ckpt", Model())
+    assert "no checkpoint" in refused(tmp_path, Model())
+    (tmp_path / "weights.pth").write_bytes(b"PK")
+    assert "convert_weights.py" in refused(tmp_path / "weights.pth", Model())
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.ckpt", values())
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    assert "permissions" in refused(path, Model())
+
+
+def test_a_models_checkpoint_comes_back_and_its_rooms_are_known(tmp_path, tiny_config):
+    model, other = build_model(tiny_config), build_model(tiny_config)
+    names = {name.split(".")[0] for name in model.parameters_dict()}
+    assert names | {"mask_proj"} == ROOMS
+    for parameter in model.get_parameters():
+        parameter.set_data(Parameter(np.random.default_rng(0).random(parameter.shape).astype(np.float32)))
+    mindspore.save_checkpoint(model, str(tmp_path / "a.ckpt"))
+    load_checkpoint(tmp_path / "a.ckpt", other)
+    expected = held(model)
+    for name, value in held(other).items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
+def test_sha256(tmp_path):
+    content = os.urandom((1 << 20) + 3)
+    (tmp_path / "x").write_bytes(content)
+    assert sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()

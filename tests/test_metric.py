@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from src.evaluation import SegmentationMetric
+from src.evaluation.metric import intersection_and_union
+
+PRECISIONS = [f"prec@0.{k}" for k in (5, 6, 7, 8, 9)]
+
+
+def masks(intersection: int, union: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two (1, 200) masks with these counts."""
+    prediction, target = np.zeros((2, 1, 200), bool)
+    prediction[0, :intersection] = True
+    target[0, :union] = True
+    return prediction, target
+
+
+def metrics(*counts: tuple[int, int]) -> dict:
+    metric = SegmentationMetric()
+    for pair in counts:
+        metric.update(*masks(*pair))
+    return metric.compute()
+
+
+def test_by_hand():
+    # IoU 0.5, 0.95, 0 and 1 (empty against empty).
+    found = metrics((50, 100), (19, 20), (0, 40), (0, 0))
+    assert found == {
+        "oIoU": 69 / 160, "mIoU": (0.5 + 0.95 + 0 + 1) / 4,
+        "prec@0.5": 0.5, "prec@0.6": 0.5, "prec@0.7": 0.5, "prec@0.8": 0.5, "prec@0.9": 0.5,
+        "histogram": [1, 0, 0, 0, 0], "samples": 4,
+    }
+
+
+def test_overlap_of_two_squares():
+    prediction, target = np.zeros((2, 10, 10), bool)
+    prediction[0:4, 0:4] = True
+    target[2:6, 2:6] = True
+    metric = SegmentationMetric()
+    metric.update(prediction, target)
+    assert metric.compute()["oIoU"] == 4 / 28
+    assert metric.compute()["histogram"] == [0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("tenths", [5, 6, 7, 8, 9])
+@pytest.mark.parametrize("scale", [1, 3, 7, 19])
+def test_precision_is_strict(tenths, scale):
+    # In floating point, 0.7 * 190 / 190 and the like may land on either side.
+    union = 10 * scale
+    assert metrics((tenths * scale, union))[f"prec@0.{tenths}"] == 0
+    assert metrics((tenths * scale + 1, union))[f"prec@0.{tenths}"] == 1
+
+
+@pytest.mark.parametrize("tenth", [1, 2, 3, 4, 5])
+def test_bins_of_the_histogram_hold_their_lower_edge(tenth):
+    bins = np.eye(5, dtype=int).tolist() + [[0] * 5]
+    assert metrics((tenth * 3, 30))["histogram"] == bins[tenth]
+    assert metrics((tenth * 3 - 1, 30))["histogram"] == bins[tenth - 1]
+
+
+def test_overall_and_mean_iou_are_not_mixed_up():
+    # A large object missed weighs on oIoU, a small one on mIoU.
+    found = metrics((0, 180), (20, 20))
+    assert (found["oIoU"], found["mIoU"]) == (0.1, 0.5)
+
+
+def test_only_empty_masks():
+    found = metrics((0, 0))
+    assert found["oIoU"] == found["mIoU"] == found["prec@0.9"] == 1
+    assert found["histogram"] == [0] * 5
+
+
+def test_counts_beyond_32_bits():
+    metric = SegmentationMetric()
+    metric.update_counts(np.full(3, 2**31 - 1), np.full(3, 2**31))
+    assert metric.compute()["oIoU"] == (2**31 - 1) / 2**31
+
+
+@pytest.mark.parametrize(("prediction", "target", "error"), [
+    (np.zeros((3, 4), bool), np.zeros((4, 3), bool), ValueError),
+    (np.zeros((1, 3, 4), bool), np.zeros((3, 4), bool), ValueError),
+    (np.zeros(4, bool), np.zeros(4, bool), ValueError),
+    (np.zeros((1, 1, 3, 4), bool), np.zeros((1, 1, 3, 4), bool), ValueError),
+    (np.zeros((3, 4)), np.zeros((3, 4), bool), TypeError),
+    (np.zeros((3, 4), bool), np.zeros((3, 4), np.uint8), TypeError),
+])
+def test_what_is_refused_leaves_the_metric_as_it_was(prediction, target, error):
+    metric = SegmentationMetric()
+    with pytest.raises(error):
+        metric.update(prediction, target)
+    with pytest.raises(ValueError, match="no masks"):
+        metric.compute()
+
+
+def pairs(max_samples: int = 6):
+    """Arrays (2, B, h, w) of predictions and targets."""
+    return st.tuples(st.just(2), st.integers(1, max_samples), st.integers(1, 5), st.integers(1, 5)).flatmap(
+        lambda shape: hnp.arrays(bool, shape))
+
+
+def computed(predictions, targets) -> dict:
+    metric = SegmentationMetric()
+    metric.update(predictions, targets)
+    return metric.compute()
+
+
+@settings(max_examples=200, deadline=None)
+@given(pairs(), st.randoms())
+def test_properties(arrays, random):
+    predictions, targets = arrays
+    found = computed(predictions, targets)
+
+    # Pixel by pixel, from the definitions.
+    both, either, ious = 0, 0, []
+    for prediction, target in zip(predictions, targets):
+        pixels = list(zip(prediction.ravel().tolist(), target.ravel().tolist()))
+        inter, union = sum(p and t for p, t in pixels), sum(p or t for p, t in pixels)
+        both, either = both + inter, either + union
+        ious.append(inter / union if union else 1.0)
+    assert found["oIoU"] == (both / either if either else 1.0)
+    assert found["mIoU"] == pytest.approx(sum(ious) / len(ious), rel=1e-12)
+    assert found["samples"] == len(predictions)
+    assert sum(found["histogram"]) == sum(iou < 0.5 for iou in ious)
+
+    shares = [found[name] for name in PRECISIONS]
+    assert shares == sorted(shares, reverse=True)
+    assert all(0 <= found[name] <= 1 for name in ("oIoU", "mIoU", *PRECISIONS))
+
+    order = list(range(len(predictions)))
+    random.shuffle(order)
+    assert computed(predictions[order], targets[order]) == found
+    assert computed(targets, predictions) == found
+
+    one_by_one, halves = SegmentationMetric(), SegmentationMetric()
+    for k in order:
+        one_by_one.update(predictions[k], targets[k])
+    middle = len(predictions) // 2
+    for part in (slice(0, middle), slice(middle, None)):
+        halves.update(predictions[part], targets[part])
+    assert one_by_one.compute() == halves.compute() == found
+
+
+@given(pairs(1))
+def test_a_mask_alone_is_a_batch_of_one(arrays):
+    for alone, batch in zip(intersection_and_union(arrays[0, 0], arrays[1, 0]),
+                            intersection_and_union(arrays[0], arrays[1])):
+        assert alone.dtype == batch.dtype == np.int64
+        assert alone.tolist() == batch.tolist()
