@@ -1,0 +1,65 @@
+"""Expressions as word pieces of bert-base-uncased."""
+from __future__ import annotations
+
+import hashlib
+import os
+
+import numpy as np
+from tokenizers import BertWordPieceTokenizer, Encoding
+
+from src.errors import UserError
+from src.files import find_file
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+class Tokenizer:
+    """Turns an expression into a fixed number of word pieces: [CLS] … [SEP], then padding with id 0.
+
+    An expression that is too long is cut, with [SEP] kept.
+
+    Args:
+        vocab_file: WordPiece vocabulary, one piece a line, [PAD] first; found like all files of the configuration.
+        max_tokens: slots T, [CLS] and [SEP] included.
+
+    Raises: UserError for a vocabulary that is missing or is none.
+    """
+
+    def __init__(self, vocab_file: str | os.PathLike, max_tokens: int):
+        path = find_file(vocab_file)
+        try:
+            content = path.read_bytes()
+            pieces = content.decode("utf-8").split("\n")
+        except OSError as error:
+            raise UserError(f"vocabulary {path} cannot be read ({error.strerror}): set vocab_file to the vocab.txt of "
+                            "bert-base-uncased") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"vocabulary {path} is not a text file in UTF-8: set vocab_file to the vocab.txt of "
+                            "bert-base-uncased") from error
+        missing = [piece for piece in _SPECIAL if piece not in pieces]
+        if missing or pieces[0] != "[PAD]":
+            raise UserError(f"vocabulary {path} {'lacks ' + missing[0] if missing else 'does not start with [PAD]'}: "
+                            "set vocab_file to the vocab.txt of bert-base-uncased")
+        self.max_tokens = max_tokens
+        self.vocabulary_sha256 = hashlib.sha256(content).hexdigest()
+        self._tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.enable_padding(length=max_tokens, pad_id=0, pad_token="[PAD]")
+
+    def encode(self, expression: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and mask, both (T,) int32; the mask is 1 for a real piece and 0 for padding.
+
+        Raises: UserError for an expression without a word.
+        """
+        encoding = self._encode(expression)
+        return np.array(encoding.ids, np.int32), np.array(encoding.attention_mask, np.int32)
+
+    def tokens(self, expression: str) -> list[str]:
+        """The word pieces of the T slots, with [CLS], [SEP] and [PAD]. Raises: UserError as `encode`."""
+        return self._encode(expression).tokens
+
+    def _encode(self, expression: str) -> Encoding:
+        encoding = self._tokenizer.encode(expression)
+        if sum(encoding.attention_mask) <= 2:
+            raise UserError("the expression is empty: say which object is meant, for example \"the left cup\"")
+        return encoding
