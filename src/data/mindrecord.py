@@ -24,6 +24,7 @@ _SCHEMA = {
     "baselines": {"type": "int64", "shape": [-1]},
 }
 _SMALL = tuple(name for name in _SCHEMA if name not in ("image", "mask"))
+_DTYPE = {"int32": np.int32, "int64": np.int64, "string": np.str_}
 
 
 def split_files(directory: Path, split: str) -> tuple[Path, Path, Path]:
@@ -57,7 +58,8 @@ def write_split(directory: Path, split: str, dataset: ReferDataset, tokenizer: T
     if chunk:
         writer.write_raw_data(chunk)
     writer.commit()
-    np.savez_compressed(columns, **{name: np.array(values) for name, values in small.items()})
+    np.savez_compressed(columns, **{name: np.array(values, _DTYPE[_SCHEMA[name]["type"]])
+                                    for name, values in small.items()})
     return {"images": len({referent.image_id for referent in referents}), "referents": len(referents),
             "expressions": len(small["sent_id"])}
 
