@@ -20,7 +20,7 @@ from src.data.refshapes.scene import Thing
 from src.data.refshapes.wording import word
 
 # How often a family comes first where all can be had; some can be had seldom.
-_WEIGHTS = {"attribute": 36, "extreme": 8, "ordinal": 14, "relation": 42, "relation_ordinal": 42, "negation": 14}
+_WEIGHTS = {"attribute": 60, "extreme": 11, "ordinal": 26, "relation": 44, "relation_ordinal": 50, "negation": 14}
 FAMILIES = tuple(_WEIGHTS)
 _TRIES = 60
 _MOST_WORDS = 17

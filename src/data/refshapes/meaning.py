@@ -65,12 +65,12 @@ class Related:
 
     def _holds(self, thing: Thing, anchor: Thing) -> bool:
         """Clearly true if well ahead in the direction and not too far aside, clearly false if not ahead at all."""
-        dx, dy = DIRECTIONS[self.direction]
         x, y = (a - b for a, b in zip(thing.centre, anchor.centre, strict=True))
+        dx, dy = DIRECTIONS[self.direction]
         ahead, aside = x * dx + y * dy, abs(x * dy) + abs(y * dx)
         if ahead <= 0:
             return False
-        if ahead < MARGIN or 2 * ahead < aside:
+        if 2 * ahead < aside or not _clearly_ahead(thing, anchor, self.direction):
             raise Unclear
         return True
 
@@ -85,9 +85,14 @@ class Ranked:
 
     def named(self, things: Sequence[Thing]) -> list[int]:
         """The index of the thing, or nothing. Raises Unclear."""
-        dx, dy = DIRECTIONS[self.direction]
-        place = {i: -things[i].centre[0] * dx - things[i].centre[1] * dy for i in self.of.named(things)}
-        return _at_rank(place, self.rank, lambda near, far: far - near >= MARGIN)
+        order = sorted(self.of.named(things), key=lambda i: -_along(things[i].centre, self.direction))
+        if self.rank > len(order):
+            return []
+        before, here, after = order[:self.rank - 1], order[self.rank - 1], order[self.rank:]
+        if not (all(_clearly_ahead(things[i], things[here], self.direction) for i in before)
+                and all(_clearly_ahead(things[here], things[i], self.direction) for i in after)):
+            raise Unclear
+        return [here]
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,15 @@ class Closest:
         ax, ay = things[anchor].centre
         square = {i: (things[i].centre[0] - ax) ** 2 + (things[i].centre[1] - ay) ** 2
                   for i in self.of.named(things) if i != anchor}
+        order = sorted(square, key=square.get)
+        if self.rank > len(order):
+            return []
+        before, here, after = order[:self.rank - 1], order[self.rank - 1], order[self.rank:]
         more, less = (number ** 2 for number in _FARTHER)
-        return _at_rank(square, self.rank, lambda near, far: less * far >= more * near)
+        if not (all(less * square[here] >= more * square[i] for i in before)
+                and all(less * square[i] >= more * square[here] for i in after)):
+            raise Unclear
+        return [here]
 
 
 Meaning = Described | Related | Ranked | Closest
@@ -141,13 +153,13 @@ def looks_of(kind: Kind, factors: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple((factor, getattr(kind, factor)) for factor in FACTORS if factor in factors)
 
 
-def _at_rank(measure: dict[int, int], rank: int, apart) -> list[int]:
-    """The key with the rank-th smallest measure; Unclear if a neighbour in the order is not `apart` from it."""
-    order = sorted(measure, key=measure.get)
-    if rank > len(order):
-        return []
-    here = rank - 1
-    for near, far in ((here - 1, here), (here, here + 1)):
-        if near >= 0 and far < len(order) and not apart(measure[order[near]], measure[order[far]]):
-            raise Unclear
-    return [order[here]]
+def _along(point: tuple[int, int], direction: str) -> int:
+    dx, dy = DIRECTIONS[direction]
+    return point[0] * dx + point[1] * dy
+
+
+def _clearly_ahead(first: Thing, second: Thing, direction: str) -> bool:
+    """Whether the middle is further in a direction by the margin, and both edges too: large things start early."""
+    return (_along(first.centre, direction) - _along(second.centre, direction) >= MARGIN
+            and all(_along(a, direction) > _along(b, direction)
+                    for a, b in zip(first.corners, second.corners, strict=True)))

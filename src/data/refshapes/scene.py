@@ -57,6 +57,12 @@ class Thing:
         left, top, width, height = self.box
         return 2 * left + width, 2 * top + height
 
+    @property
+    def corners(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Upper left and lower right (x, y) of the visible box, in pixels."""
+        left, top, width, height = self.box
+        return (left, top), (left + width, top + height)
+
 
 @dataclass(frozen=True)
 class Scene:
