@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.cli import command, parse_arguments
+from src.files import make_directory
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from src.evaluation.evaluate import evaluate
 
     set_up(config)
-    output = Path(args.output or Path(config.output_dir, "eval"))
-    for result in evaluate(config, args.checkpoint, config.eval_splits):
+    results = evaluate(config, args.checkpoint, config.eval_splits)
+    output = make_directory(args.output or Path(config.output_dir, "eval"))
+    for result in results:
         result.save(output)
         print(result.table(), flush=True)
     print(f"results written to {output}")

@@ -1,10 +1,11 @@
 """What the tests share: the smallest model that runs, Cells with random weights, and one way to compare.
 
-``from tests.conftest import TINY, assert_close``; ``tiny_config`` and ``random_cell`` are fixtures.
+``from tests.conftest import TINY, assert_close``; the others are fixtures.
 """
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 # Before MindSpore is imported anywhere: its warnings would bury what a failing test prints.
@@ -23,6 +24,8 @@ TINY = {
     "num_queries": 5, "decoder_dim": 8, "decoder_heads": 2, "decoder_ffn_dim": 16, "decoder_layers": 2,
     "seg_head_dim": 12, "batch_size": 2, "eval_batch_size": 4,
 }
+# One block and one layer of everything, where shifted windows are not the point: it compiles in half the time.
+SMALLEST = {**TINY, "swin_depths": [1, 1, 1, 1], "decoder_layers": 1}
 
 
 @pytest.fixture
@@ -85,3 +88,59 @@ def _arrays(outputs: Any) -> Any:
     if isinstance(outputs, (tuple, list)):
         return tuple(_arrays(output) for output in outputs)
     return outputs.asnumpy() if hasattr(outputs, "asnumpy") else outputs
+
+
+@pytest.fixture(autouse=True)
+def _mode():
+    """Puts MindSpore back into the mode it was in, which the programs' ``set_up`` changes."""
+    before = _current_mode()
+    yield
+    if before is not None and before != _current_mode():
+        import mindspore
+        mindspore.set_context(mode=before)
+
+
+def _current_mode() -> int | None:
+    mindspore = sys.modules.get("mindspore")
+    return mindspore.get_context("mode") if mindspore else None
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory):
+    """``make_checkpoint(config)`` writes random weights and the configuration beside them; gives the .ckpt's path.
+
+    Norms have random statistics; logits vary enough for masks that are neither empty nor full.
+    """
+
+    def make(config: Config):
+        import mindspore
+        from mindspore import Tensor
+
+        from src.model import build_model
+        directory = tmp_path_factory.mktemp("run")
+        random = np.random.default_rng(config.seed)
+        model = build_model(config)
+        for name, parameter in model.parameters_dict().items():
+            if name.endswith(("gamma", "moving_variance")):
+                value = 0.5 + random.random(parameter.shape)
+            else:
+                value = random.standard_normal(parameter.shape)
+                value /= np.sqrt(np.prod(parameter.shape[1:])) if len(parameter.shape) > 1 else 4
+            if name == "sma.pixel_proj.weight":
+                value /= 8  # the logits of random features would saturate the sigmoid
+            parameter.set_data(Tensor(value.astype(np.float32)))
+        mindspore.save_checkpoint(model, str(directory / "best.ckpt"))
+        config.save(directory / "config.yaml")
+        return directory / "best.ckpt"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Directory of a RefShapes data set of 300 expressions, 30 in each split but train, for ``TINY``."""
+    from src.data.prepare import prepare
+    directory = tmp_path_factory.mktemp("data")
+    config = load_config(overrides={**TINY, "dataset": "refshapes"})
+    prepare(config, directory, None, None, None, expressions=300, workers=1, check=False)
+    return directory

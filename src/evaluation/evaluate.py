@@ -25,19 +25,23 @@ Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def evaluate(config: Config, checkpoint: str | os.PathLike, splits: Sequence[str],
              progress: bool = True) -> Iterator[Result]:
-    """Evaluates a checkpoint on `splits`, with all baselines, one result at a time as each is done.
+    """Evaluates a checkpoint on `splits`, with all baselines, and gives each result as soon as it is there.
 
-    Raises: UserError, before any work, where a split or the checkpoint is missing or does not fit.
+    Raises: UserError, before the first is asked for, where a split or the checkpoint is missing or does not fit.
     """
     opened = [Split(config, split) for split in splits]
     model = build_model(config)
     load_checkpoint(checkpoint, model)
     model.set_train(False)
-    digest = sha256(checkpoint)
-    for name, split in zip(splits, opened):
-        result = evaluate_split(model, config, split, name, config.eval_limit, progress, shuffled=True)
-        result.checkpoint = {"file": str(checkpoint), "sha256": digest}
-        yield result
+    source = {"file": str(checkpoint), "sha256": sha256(checkpoint)}
+
+    def results() -> Iterator[Result]:
+        for name, split in zip(splits, opened):
+            result = evaluate_split(model, config, split, name, config.eval_limit, progress, shuffled=True)
+            result.checkpoint = source
+            yield result
+
+    return results()
 
 
 def evaluate_split(forward: Forward, config: Config, split: Split, name: str, limit: int = 0, progress: bool = True,

@@ -11,6 +11,7 @@ import numpy as np
 
 from src.config import Config
 from src.data.transform import load_image
+from src.files import make_directory
 from src.inference.overlay import overlay, write_png
 from src.inference.predictor import Predictor
 
@@ -28,6 +29,7 @@ def predict(config: Config, checkpoint: str | os.PathLike, image: str | os.PathL
     predictor = Predictor(config, checkpoint)
     for expression in expressions:
         predictor.tokenizer.encode(expression)
+    make_directory(output)
     for number, expression in enumerate(expressions, 1):
         prediction = predictor.predict(rgb, expression)
         stem = Path(output) / f"{_slug(Path(image).stem)}-{number}-{_slug(expression)}"

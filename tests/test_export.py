@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import os
+
+import mindspore
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+import export as program
+from src.config import load_config
+from src.context import set_up
+from src.data.tokenizer import Tokenizer
+from src.data.transform import prepare_image
+from src.errors import UserError
+from src.files import find_file
+from src.inference import export as room
+from src.inference.predictor import Predictor
+from tests.conftest import SMALLEST, TINY, assert_close
+
+CONFIG = load_config(overrides=SMALLEST)
+
+
+class StandIn(nn.Cell):
+    """Compiles in a moment, has the model's inputs and a dropout that evaluation must not see."""
+
+    def __init__(self):
+        super().__init__()
+        self.seg_head = nn.Dense(3, 1, weight_init="ones", bias_init="zeros")
+        self.dropout = nn.Dropout(p=0.5)
+
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        words = ops.sin((token_ids * token_mask).astype("float32")).sum(1).reshape(-1, 1, 1)
+        return self.dropout(self.seg_head(image.transpose(0, 2, 3, 1)).squeeze(-1) + words)
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """A checkpoint of the stand-in, which takes the model's place."""
+    monkeypatch.setattr(room, "build_model", lambda config: StandIn())
+    mindspore.save_checkpoint(StandIn(), str(tmp_path / "stand_in.ckpt"))
+    CONFIG.save(tmp_path / "config.yaml")
+    return tmp_path / "stand_in.ckpt"
+
+
+def test_the_whole_model_from_the_command_line(make_checkpoint, tmp_path, capfd):
+    checkpoint = make_checkpoint(CONFIG)
+    target = tmp_path / "deep" / "coupalign.mindir"
+    status = program.main(["--checkpoint", str(checkpoint), "--file_name", str(target)])
+    out, err = capfd.readouterr()
+    assert (status, err) == (0, "") and "coupalign.mindir: batch 1, probabilities within" in out
+    assert os.listdir(target.parent) == ["coupalign.mindir"]
+
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # so that what is compared with was not compiled
+    rgb = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    expected = Predictor(CONFIG, checkpoint).predict(rgb, "a blue square")
+    words = Tokenizer(find_file(CONFIG.vocab_file), CONFIG.max_tokens).encode("a blue square")
+    graph = nn.GraphCell(mindspore.load(str(target)))
+    found = graph(*(Tensor(array[None]) for array in (prepare_image(rgb, 64), *words)))
+    assert_close(found.asnumpy()[0], expected.probability, relative=1e-5)
+
+
+def test_a_batch_of_its_own_size_and_a_name_of_its_own(stand_in, capfd):
+    assert program.main(["--checkpoint", str(stand_in), "--export_batch_size", "3"]) == 0
+    random = np.random.default_rng(0)
+    image = random.standard_normal((3, 3, 64, 64)).astype(np.float32)
+    token_ids, token_mask = random.integers(0, 9, (3, 8)).astype(np.int32), np.eye(8, dtype=np.int32)[:3]
+    graph = nn.GraphCell(mindspore.load(str(stand_in.with_suffix(".mindir"))))
+    words = np.sin(token_ids.astype(np.float64) * token_mask).sum(1)
+    expected = 1 / (1 + np.exp(-image.astype(np.float64).sum(1) - words[:, None, None]))
+    assert_close(graph(Tensor(image), Tensor(token_ids), Tensor(token_mask)), expected, relative=1e-5)
+
+
+@pytest.mark.parametrize("off", [1e-3, np.nan])
+def test_a_file_that_differs_from_the_model_is_not_kept(stand_in, tmp_path, monkeypatch, off):
+    set_up(CONFIG)
+    monkeypatch.setattr(mindspore, "load", lambda path: path)
+    monkeypatch.setattr(nn, "GraphCell", lambda path: lambda image, *_: Tensor(np.full((1, 64, 64), off, np.float32)))
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(UserError, match="gives other probabilities than the model"):
+        room.export(CONFIG, stand_in, tmp_path / "new.mindir")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_both_kinds_of_sentence_are_compared():
+    words = np.array([101, 7, 102, 0, 0, 0, 0, 0], np.int32)
+    padded, full = room._inputs(CONFIG, words, (words > 0).astype(np.int32), 2)
+    for inputs in (padded, full):
+        assert [each.shape for each in inputs] == [(2, 3, 64, 64), (2, 8), (2, 8)]
+        assert [each.dtype for each in inputs] == [mindspore.float32, mindspore.int32, mindspore.int32]
+    assert padded[2].asnumpy().sum() == 6 and full[2].asnumpy().all()
+    assert (padded[0] != full[0]).asnumpy().any()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+    (["--checkpoint", "text.ckpt"], "text.ckpt is not a MindSpore checkpoint"),
+    (["--checkpoint", "text.ckpt", "--file_name", "graph.onnx"], "does not end in .mindir"),
+    (["--checkpoint", "text.ckpt", "--export_batch_size", "0"], "--export_batch_size is 0"),
+    (["--checkpoint", "text.ckpt", "--export_batch_size", "two"], "--export_batch_size"),
+    (["--file_name", "a.mindir"], "--checkpoint"),
+])
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capfd, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    tiny = [f"--{key}={','.join(map(str, value)) if isinstance(value, list) else value}" for key, value in TINY.items()]
+    status = program.main([*arguments, *tiny])
+    out, err = capfd.readouterr()
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert os.listdir(tmp_path) == ["text.ckpt"]
+
+
+def test_a_checkpoint_of_another_configuration(stand_in, capfd):
+    mindspore.save_checkpoint([{"name": "seg_head.weight", "data": Tensor(np.ones((1, 4), np.float32))},
+                               {"name": "seg_head.bias", "data": Tensor(np.ones(1, np.float32))}], str(stand_in))
+    assert program.main(["--checkpoint", str(stand_in)]) == 2
+    assert "made with another configuration" in capfd.readouterr().err
+    assert sorted(os.listdir(stand_in.parent)) == ["config.yaml", "stand_in.ckpt"]
