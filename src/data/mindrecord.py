@@ -1,7 +1,8 @@
 """Splits of a data set as MindRecord files."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,9 @@ import numpy as np
 from mindspore.mindrecord import FileWriter
 from tqdm import tqdm
 
-from src.data.refer import ReferDataset, Referent
+from src.data.refer import Image, ReferDataset, Referent
 from src.data.tokenizer import Tokenizer
+from src.data.transform import decode_image
 from src.errors import UserError
 
 _ROWS_AT_ONCE = 256
@@ -43,7 +45,7 @@ def write_split(directory: Path, split: str, dataset: ReferDataset, tokenizer: T
     Returns: numbers of images, referents and expressions. Raises: UserError that names the image or annotation.
     """
     referents = dataset.of_split(split)
-    record, _, columns = split_files(directory, split)
+    record, index, columns = split_files(directory, split)
     writer = FileWriter(str(record), shard_num=1, overwrite=True)
     writer.add_schema(_SCHEMA, "referring image segmentation")
     small: dict[str, list] = {name: [] for name in _SMALL}
@@ -60,31 +62,38 @@ def write_split(directory: Path, split: str, dataset: ReferDataset, tokenizer: T
     writer.commit()
     np.savez_compressed(columns, **{name: np.array(values, _DTYPE[_SCHEMA[name]["type"]])
                                     for name, values in small.items()})
+    # MindRecord's own files are for their owner only; a data set is for all who may read beside it.
+    for file in (record, index):
+        shutil.copymode(columns, file)
     return {"images": len({referent.image_id for referent in referents}), "referents": len(referents),
             "expressions": len(small["sent_id"])}
 
 
-def _rows(referents: list[Referent], dataset: ReferDataset, tokenizer: Tokenizer) -> Iterator[dict]:
+def _rows(referents: Iterable[Referent], dataset: ReferDataset, tokenizer: Tokenizer) -> Iterator[dict]:
+    checked = set()
     for referent in referents:
         image = dataset.images[referent.image_id]
-        content = image.path.read_bytes()
-        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-        if decoded is None:
-            raise UserError(f"{image.path} is no image, or a damaged one: fetch it again")
-        if decoded.shape[:2] != (image.height, image.width):
-            raise UserError(f"{image.path} is {decoded.shape[0]} x {decoded.shape[1]} pixels (height x width), "
-                            f"instances.json says {image.height} x {image.width}: take the images that the "
-                            "annotations were made for")
+        content = np.fromfile(image.path, np.uint8)
+        if referent.image_id not in checked:
+            _check_image(content, image)
+            checked.add(referent.image_id)
         target = dataset.mask(referent.ann_id)
         mask = cv2.imencode(".png", target.astype(np.uint8) * 255)[1].tobytes()
         baselines = _baselines(target, referent, dataset)
         for sentence in referent.sentences:
             token_ids, token_mask = tokenizer.encode(sentence.text)
-            yield {"image": content, "mask": mask, "token_ids": token_ids, "token_mask": token_mask,
+            yield {"image": content.tobytes(), "mask": mask, "token_ids": token_ids, "token_mask": token_mask,
                    "height": image.height, "width": image.width, "image_id": referent.image_id,
                    "ref_id": referent.ref_id, "ann_id": referent.ann_id, "sent_id": sentence.sent_id,
                    "expression": sentence.text, "family": sentence.family, "category": referent.category,
                    "baselines": baselines}
+
+
+def _check_image(content: np.ndarray, image: Image) -> None:
+    size = decode_image(content, image.path).shape[:2]
+    if size != (image.height, image.width):
+        raise UserError(f"{image.path} is {size[0]} x {size[1]} pixels (height x width), instances.json says "
+                        f"{image.height} x {image.width}: take the images that the annotations were made for")
 
 
 def _baselines(target: np.ndarray, referent: Referent, dataset: ReferDataset) -> np.ndarray:

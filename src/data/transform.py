@@ -47,10 +47,20 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
         content = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UserError(f"image {path} cannot be read ({error.strerror}): check its path") from error
+    return decode_image(content, path)
+
+
+def decode_image(content: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+    """The bytes (n,) uint8 of an image file as (H, W, 3) uint8, RGB. Raises: UserError that names `path`."""
+    # MindSpore's decoder takes JPEGs that end early; and after one with no pixels at all it leaves a file in the
+    # working directory and refuses the next JPEG, however good. OpenCV sorts both out first.
     try:
-        return vision.Decode()(content)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"image {path} is no image, or a damaged one: use a JPEG or PNG file") from error
+        if len(content) and cv2.imdecode(content, cv2.IMREAD_COLOR) is not None:
+            return vision.Decode()(content)
+        error = None
+    except (RuntimeError, cv2.error) as raised:
+        error = raised
+    raise UserError(f"image {path} is no image, or a damaged one: use a JPEG or PNG file") from error
 
 
 def prepare_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
