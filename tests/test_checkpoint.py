@@ -57,12 +57,15 @@ def test_every_parameter_is_set_and_the_optimisers_are_ignored(tmp_path):
         np.testing.assert_array_equal(value, values()[name])
 
 
-def test_half_precision_is_read_in_the_models_own(tmp_path):
+@pytest.mark.parametrize(("stored", "own"), [(np.float16, np.float32), (np.float32, np.float16)])
+def test_another_precision_is_read_in_the_models_own(tmp_path, stored, own):
     model = Model()
-    load_checkpoint(saved(tmp_path / "a.ckpt", values(dtype=np.float16)), model)
+    for parameter in model.get_parameters():
+        parameter.set_dtype(mindspore.float16 if own is np.float16 else mindspore.float32)
+    load_checkpoint(saved(tmp_path / "a.ckpt", values(dtype=stored)), model)
     for name, value in held(model).items():
-        assert value.dtype == np.float32
-        np.testing.assert_array_equal(value, values(dtype=np.float16)[name].astype(np.float32))
+        assert value.dtype == own
+        np.testing.assert_array_equal(value, values(dtype=stored)[name].astype(own))
 
 
 def test_checkpoints_of_another_configuration(tmp_path):

@@ -21,6 +21,7 @@ from src.inference.predictor import Predictor
 from tests.conftest import SMALLEST, TINY
 
 SIDE, SAMPLES = 64, 10
+THRESHOLD = 0.51  # where the random model below has some masks of middling size
 
 
 class FakeSplit:
@@ -39,7 +40,7 @@ class FakeSplit:
         rows = np.arange(SAMPLES)
         token_ids = np.zeros((SAMPLES, 8), np.int32)
         token_ids[:, 1] = rows + 1
-        baselines = np.stack([rows, np.full(SAMPLES, 10), rows * 2, np.full(SAMPLES, 20)], 1)
+        baselines = np.stack([rows, np.full(SAMPLES, 10), rows, np.full(SAMPLES, 20)], 1)
         self.records = {
             "image_id": self.image_of + 100, "ref_id": rows // 2, "ann_id": rows + 50, "sent_id": rows + 900,
             "expression": np.array([f'the "{k}", ünter' for k in rows]), "category": np.array(["circle"] * SAMPLES),
@@ -121,9 +122,9 @@ def test_families_and_baselines_stand_beside_the_result(tmp_path):
     for family, part in (("negation", counts[0::2]), ("attribute", counts[1::2])):
         assert result.families[family]["oIoU"] == sum(i for i, _ in part) / sum(u for _, u in part)
         assert result.families[family]["samples"] == 5
-    # Σ 0..9 = 45 over 10 × 10, and twice that over 10 × 20.
+    # Σ 0..9 = 45 over 10 × 10, and over 10 × 20.
     assert result.baselines["all of the class"]["oIoU"] == 45 / 100
-    assert result.baselines["largest object"]["oIoU"] == 90 / 200
+    assert result.baselines["largest object"]["oIoU"] == 45 / 200
     assert result.baselines["all of the class"]["prec@0.7"] == 0.2  # .8 and .9, not .7
     assert "shuffled expressions" not in result.baselines
 
@@ -143,7 +144,10 @@ def test_shuffled_expressions_come_from_other_images(tmp_path):
 
 def test_limit_and_sentences_choose_samples():
     split = FakeSplit()
-    assert evaluate_split(Forward(), config(), split, "val", limit=3, progress=False).metrics["samples"] == 3
+    three = evaluate_split(Forward(), config(), split, "val", limit=3, progress=False).metrics
+    counts = [counted(split, k, k, 0.5, "original") for k in range(3)]
+    assert three["samples"] == 3
+    assert three["oIoU"] == sum(i for i, _ in counts) / sum(u for _, u in counts)
     first = evaluate_split(Forward(), config(sentences="first"), split, "val", progress=False)
     counts = [counted(split, k, k, 0.5, "original") for k in range(0, SAMPLES, 2)]
     assert first.metrics["samples"] == 5
@@ -184,6 +188,8 @@ def test_what_is_saved_says_how_it_was_made(tmp_path):
     assert saved["checkpoint"] == {"file": "best.ckpt", "sha256": "ab"}
     assert load_config(overrides=saved["config"]) == settings_
     assert saved["metrics"] == result.metrics and saved["families"] == result.families
+    # Objects are counted at the images' own size, which here is not the size of the masks compared.
+    assert sorted(saved["baselines"]) == ["all of the class (at own size)", "largest object (at own size)"]
     assert saved["versions"]["mindspore"].count(".") >= 2
     rows = rows_of(tmp_path / "eval" / "testB.csv")
     assert [row["sent_id"] for row in rows] == ["900", "902", "904", "906", "908"]
@@ -196,7 +202,7 @@ def test_what_is_saved_says_how_it_was_made(tmp_path):
 def test_the_table_is_aligned_and_in_per_cent():
     result = evaluate_split(Forward(), config(), FakeSplit(), "val", progress=False, shuffled=True)
     lines = result.table().splitlines()
-    assert lines[0] == ("made up val: 10 samples (all expressions of a referent, masks compared at the images own size, "
+    assert lines[0] == ("made up val: 10 samples (all expressions of a referent, masks compared at the images' own size, "
                         "threshold 0.5)")
     assert lines[1].split() == ["samples", "oIoU", "mIoU", *(f"prec@0.{k}" for k in (5, 6, 7, 8, 9))]
     assert [line[:30].strip() for line in lines[2:8]] == [
@@ -230,7 +236,7 @@ def test_derangements_depend_on_the_seed():
 def trained(make_checkpoint, tiny_data):
     """A configuration of real splits, and a checkpoint with it beside."""
     settings_ = load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data),
-                                       "eval_splits": ["val", "testB"], "eval_limit": 22})
+                                       "eval_splits": ["val", "testB"], "eval_limit": 22, "threshold": THRESHOLD})
     return settings_, make_checkpoint(settings_)
 
 
@@ -239,7 +245,7 @@ def test_the_program_finds_what_the_predictor_finds_in_the_images(trained, tiny_
     settings_, checkpoint = trained
     assert program.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")]) == 0
     out, err = capfd.readouterr()
-    assert "refshapes val: 22 samples" in out and "refshapes testB: 22 samples" in out
+    assert "refshapes (synthetic) val: 22 samples" in out and "refshapes (synthetic) testB: 22 samples" in out
     assert "baseline: shuffled expressions" in out and "error" not in err.lower()
     assert sorted(os.listdir(tmp_path / "out")) == ["testB.csv", "testB.json", "val.csv", "val.json"]
 
@@ -247,7 +253,7 @@ def test_the_program_finds_what_the_predictor_finds_in_the_images(trained, tiny_
     images = {image["id"]: image for image in instances["images"]}
     annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
     predictor = Predictor(settings_, checkpoint)
-    rows = rows_of(tmp_path / "out" / "val.csv")
+    rows, areas = rows_of(tmp_path / "out" / "val.csv"), []
     for row in rows[::3]:
         image = images[int(row["image_id"])]
         found = predictor.predict(tiny_data / "source" / "images" / image["file_name"], row["expression"])
@@ -255,10 +261,11 @@ def test_the_program_finds_what_the_predictor_finds_in_the_images(trained, tiny_
         if isinstance(segmentation["counts"], list):
             segmentation = rle.frPyObjects(segmentation, image["height"], image["width"])
         target = rle.decode(segmentation).astype(bool)
-        undecided = int((np.abs(found.probability - 0.5) < 1e-5).sum())
+        undecided = int((np.abs(found.probability - THRESHOLD) < 1e-5).sum())
+        areas.append(found.mask.mean())
         assert abs(int(row["intersection"]) - (found.mask & target).sum()) <= undecided
         assert abs(int(row["union"]) - (found.mask | target).sum()) <= undecided
-        assert 0 < int(row["union"])
+    assert sum(0.05 < area < 0.95 for area in areas) >= 2, f"the masks tell little: {areas}"
     saved = json.loads((tmp_path / "out" / "val.json").read_text(encoding="utf-8"))
     assert saved["metrics"]["oIoU"] == (
         sum(int(row["intersection"]) for row in rows) / sum(int(row["union"]) for row in rows))

@@ -135,6 +135,12 @@ def test_pixels_that_are_no_image(predictor, image):
         predictor.predict(image, EXPRESSION)
 
 
+def test_words_beyond_the_models_vocabulary(predictor, monkeypatch):
+    monkeypatch.setattr(predictor, "config", load_config(overrides={**SMALLEST, "bert_vocab_size": 2000}))
+    with pytest.raises(UserError, match="beyond bert_vocab_size 2000"):
+        predictor.predict(picture(9, 9), EXPRESSION)
+
+
 def test_probabilities():
     logits = np.array([-200, -np.log(3), 0, np.log(3), 200], np.float32)
     found = probabilities(logits)

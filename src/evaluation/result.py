@@ -17,6 +17,8 @@ from src.files import atomic_path
 
 SAMPLE_COLUMNS = ("image_id", "ref_id", "ann_id", "sent_id", "expression", "family", "category")
 COLUMNS = ("oIoU", "mIoU", *(f"prec@0.{tenths}" for tenths in PRECISIONS))
+SYNTHETIC = "refshapes"  # never to be taken for figures on photographs
+RESOLUTIONS = {"original": "the images' own", "input": "the model's input"}
 SENTENCES = {
     "all": "all expressions of a referent",
     "first": "the first expression of a referent",
@@ -65,8 +67,9 @@ class Result:
         rows = [("all" if not name else f"  {name}", metrics) for name, metrics in rows]
         rows += [(f"baseline: {name}", metrics) for name, metrics in self.baselines.items()]
         width = max(len(name) for name, _ in rows)
+        dataset = self.config.dataset + (" (synthetic)" if self.config.dataset == SYNTHETIC else "")
         lines = [
-            f"{self.config.dataset} {self.split}: {self.metrics['samples']} samples ({self.protocol()})",
+            f"{dataset} {self.split}: {self.metrics['samples']} samples ({self.protocol()})",
             " ".join([" " * width, "samples", *(f"{column:>8}" for column in COLUMNS)]),
         ]
         for name, metrics in rows:
@@ -79,12 +82,8 @@ class Result:
     def protocol(self) -> str:
         """What the figures depend on beside the model, in words."""
         config = self.config
-        parts = [
-            SENTENCES[config.sentences],
-            f"masks compared at {'the images own' if config.eval_resolution == 'original' else 'input'} size",
-            f"threshold {config.threshold}",
-        ]
-        return ", ".join(parts)
+        return (f"{SENTENCES[config.sentences]}, masks compared at {RESOLUTIONS[config.eval_resolution]} size, "
+                f"threshold {config.threshold}")
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the samples, of JSON's types. Metrics are shares from 0 to 1."""

@@ -82,11 +82,14 @@ class Predictor:
             proposals: also return the N masks, their weights and the word-pixel attention.
 
         Raises:
-            UserError: for a file that is no image, pixels of another type or shape, an empty expression, or a
-                model whose output is not finite.
+            UserError: for a file that is no image, pixels of another type or shape, an empty expression, a word
+                beyond the model's vocabulary, or a model whose output is not finite.
         """
         rgb = _pixels(image)
         token_ids, token_mask = self.tokenizer.encode(expression)
+        if token_ids.max() >= self.config.bert_vocab_size:
+            raise UserError(f"vocab_file {self.config.vocab_file} has words beyond bert_vocab_size "
+                            f"{self.config.bert_vocab_size}: pass the vocabulary that the model was trained with")
         inputs = [Tensor(array[None]) for array in (prepare_image(rgb, self.config.image_size), token_ids, token_mask)]
         if not proposals:
             return self._prediction(self.model(*inputs).asnumpy(), rgb.shape)
