@@ -66,8 +66,10 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
-        # MindSpore reads this when first imported, which programs do inside main; its warnings would bury ours.
+        # MindSpore and OpenCV read these when first imported, which programs do inside main; what they log on the way
+        # to an error would bury our line about it.
         os.environ.setdefault("GLOG_v", "3")
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
         try:
             status = main(argv)
             sys.stdout.flush()

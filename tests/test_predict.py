@@ -236,10 +236,13 @@ def test_mistakes_are_one_line_and_leave_nothing(checkpoint, tmp_path, monkeypat
 
 
 def test_a_mistake_in_a_process_of_its_own(checkpoint, tmp_path):
-    (tmp_path / "image.png").write_text("no image")
+    # A file that ends early, about which image libraries have much to say.
+    write_png(tmp_path / "image.png", picture(40, 40))
+    (tmp_path / "image.png").write_bytes((tmp_path / "image.png").read_bytes()[:2000])
+    environment = {name: value for name, value in os.environ.items() if name not in ("GLOG_v", "OPENCV_LOG_LEVEL")}
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "predict.py"), "--checkpoint", str(checkpoint), "--image", "image.png",
-         "--expression", "x"], cwd=tmp_path, capture_output=True, text=True, check=False)
+         "--expression", "x"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "image.png" in done.stderr
     assert os.listdir(tmp_path) == ["image.png"]
