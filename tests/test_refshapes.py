@@ -1,0 +1,246 @@
+"""RefShapes' files: the same bytes everywhere, masks that fit the pixels, splits that keep their promises."""
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.data.refshapes import RefShapesSettings, write_refshapes, writer
+from src.data.refshapes.dice import Dice
+from src.data.refshapes.drawing import palette, shape_mask
+from src.data.refshapes.png import encode_palette_png
+from src.errors import UserError
+from tests.refshapes_files import Files
+
+_SMALL = RefShapesSettings(expressions=60, seed=3)
+_SMALL_SHA256 = "3f63b9ae5c4f8a0db485a1f1aafef0afcab1f8c11fe4f21c75afd0ea58394199"
+# What a name means in RGB, by hue and saturation as OpenCV has them (hue 0 .. 179).
+_HUES = {"red": 0, "orange": 16, "yellow": 28, "green": 64, "cyan": 92, "blue": 115, "purple": 141}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Files:
+    directory = tmp_path_factory.mktemp("refshapes") / "source"
+    write_refshapes(directory, RefShapesSettings(expressions=400, seed=11))
+    return Files(directory)
+
+
+def _sha256(directory: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(directory).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def test_bytes_are_the_same_everywhere_and_with_any_number_of_workers(tmp_path):
+    for workers in (1, 2):
+        write_refshapes(tmp_path / str(workers), _SMALL, workers)
+        assert _sha256(tmp_path / str(workers)) == _SMALL_SHA256, (
+            "RefShapes of a seed changed: if that is meant, raise _VERSION in writer.py and note the new hash here")
+
+
+def test_another_seed_is_another_data_set(tmp_path):
+    write_refshapes(tmp_path / "a", RefShapesSettings(10, seed=1))
+    write_refshapes(tmp_path / "b", RefShapesSettings(10, seed=2))
+    assert (tmp_path / "a/images/train_000000.png").read_bytes() != (tmp_path / "b/images/train_000000.png").read_bytes()
+
+
+def test_a_finished_data_set_is_kept_and_one_of_other_settings_replaced(tmp_path):
+    directory = tmp_path / "source"
+    assert write_refshapes(directory, RefShapesSettings(10, seed=1))
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    assert not write_refshapes(directory, RefShapesSettings(10, seed=1))
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+    assert write_refshapes(directory, RefShapesSettings(20, seed=1))
+    assert sum(len(ref["sentences"]) for ref in Files(directory).refs if ref["split"] == "train") == 20
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match="not a RefShapes data set"):
+        write_refshapes(tmp_path, RefShapesSettings(10))
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_nothing_half_made_stays(tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(writer, "_pickle", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_refshapes(tmp_path / "source", RefShapesSettings(10))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("settings", [{"expressions": 9}, {"seed": -1}, {"seed": 2**31}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(UserError, match="--"):
+        RefShapesSettings(**settings)
+
+
+def test_counts_are_exact_and_ids_unique(files):
+    count = Counter(ref["split"] for ref in files.refs for _ in ref["sentences"])
+    assert count == {"train": 400, "val": 40, "testA": 40, "testB": 40}
+    sent_ids = [sentence["sent_id"] for ref in files.refs for sentence in ref["sentences"]]
+    assert len(set(sent_ids)) == len(sent_ids) == 520
+    assert sent_ids == [sent_id for ref in files.refs for sent_id in ref["sent_ids"]]
+    assert len({ref["ref_id"] for ref in files.refs}) == len({ref["ann_id"] for ref in files.refs}) == len(files.refs)
+    splits_of_image = {(ref["image_id"], ref["split"]) for ref in files.refs}
+    assert len(splits_of_image) == len(files.images)
+
+
+def test_refs_and_annotations_fit(files):
+    for ref in files.refs:
+        annotation = files.annotations[ref["ann_id"]]
+        assert annotation["image_id"] == ref["image_id"]
+        assert annotation["category_id"] == ref["category_id"]
+        assert files.categories[ref["category_id"]] == annotation["attributes"]["shape"]
+        assert files.images[ref["image_id"]]["file_name"] == ref["file_name"]
+        for sentence in ref["sentences"]:
+            assert sentence["tokens"] == sentence["sent"].split() == sentence["raw"].split()
+
+
+def test_number_of_objects_and_pictures_sizes(files):
+    for split, counts in {"train": range(3, 9), "val": range(3, 9), "testA": range(3, 9), "testB": range(9, 13)}.items():
+        images = {ref["image_id"] for ref in files.refs if ref["split"] == split}
+        seen = {len(files.items(image_id)) for image_id in images}
+        assert seen <= set(counts)
+        assert len(seen) > 1
+    sizes = {(image["height"], image["width"]) for image in files.images.values()}
+    assert any(height != width for height, width in sizes)
+    assert all(100 <= side <= 150 for size in sizes for side in size)
+
+
+def test_unseen_pairs_are_what_testA_refers_to_and_nowhere_else(files):
+    pairs = {"testA": set(), "elsewhere": set()}
+    for ref in files.refs:
+        for item in files.items(ref["image_id"]):
+            pair = item.looks["colour"], item.looks["shape"]
+            if ref["split"] != "testA":
+                pairs["elsewhere"].add(pair)
+            elif item.ann_id == ref["ann_id"]:
+                pairs["testA"].add(pair)
+    assert pairs["testA"]
+    assert not pairs["testA"] & pairs["elsewhere"]
+    assert len(pairs["elsewhere"]) == 8 * 8 - 8
+
+
+def test_boxes_and_areas_are_those_of_the_visible_part(files):
+    occluded = 0
+    for image_id in files.images:
+        items = files.items(image_id)
+        assert np.sum([item.mask for item in items], axis=0).max() == 1, "masks overlap"
+        for item in items:
+            annotation = files.annotations[item.ann_id]
+            left, top, right, bottom = item.box
+            assert annotation["bbox"] == [left, top, right - left, bottom - top]
+            assert annotation["area"] == item.mask.sum() >= 70
+            # A shape that nothing covers is as it is drawn at some size.
+            occluded += not any(np.array_equal(item.mask[top:bottom, left:right], _cropped(item.looks["shape"], radius))
+                                for radius in (9, 10, 11, 17, 18, 19, 20))
+    assert 0.1 < occluded / len(files.annotations) < 0.6
+
+
+def _cropped(shape: str, radius: int) -> np.ndarray:
+    mask = shape_mask(shape, radius)
+    return mask[np.ix_(mask.any(1), mask.any(0))]
+
+
+def test_pixels_of_a_mask_have_the_colour_and_pattern_it_is_called(files):
+    for image_id in files.images:
+        rgb = files.pixels(image_id)
+        hue, saturation, value = np.moveaxis(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV).astype(int), 2, 0)
+        items = files.items(image_id)
+        background = ~np.any([item.mask for item in items], axis=0)
+        assert saturation[background].max() < 110
+        for item in items:
+            bright = item.mask & (value > 140)
+            assert bright.sum() > 20
+            if item.looks["colour"] == "white":
+                assert saturation[bright].max() < 10
+            else:
+                nearest = [min(_HUES, key=lambda name: min(abs(h - _HUES[name]), 180 - abs(h - _HUES[name])))
+                           for h in hue[bright]]
+                assert set(nearest) == {item.looks["colour"]}
+            inside = cv2.erode(item.mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0).astype(bool)
+            dark = (inside & (value < 110)).sum() / max(inside.sum(), 1)
+            marks = {"solid": (0, 0.0), "striped": (0.2, 0.8), "dotted": (0.04, 0.4)}[item.looks["pattern"]]
+            assert inside.sum() < 40 or marks[0] <= dark <= marks[1], item.looks
+
+
+def test_large_is_clearly_larger_than_small(files):
+    extent = {"small": [], "large": []}
+    for image_id in files.images:
+        for item in files.items(image_id):
+            left, top, right, bottom = item.box
+            extent[item.looks["size"]].append(max(right - left, bottom - top))
+    assert max(extent["small"]) <= 22
+    assert np.quantile(extent["large"], 0.05) >= 26
+
+
+@pytest.mark.parametrize("radius", [9, 20, 47])
+def test_shapes_have_their_area_and_symmetry(radius):
+    disc = np.pi * radius**2
+    star = 5 * np.sin(np.pi / 5) * 0.4253 * radius**2  # ten triangles; inner radius 0.4253 by its vertices
+    areas = {"circle": disc, "ring": disc * 0.84, "square": (2 * 0.88 * radius)**2, "diamond": 2 * 0.8 * radius**2,
+             "cross": (2 * 2 * 0.72 - 0.72**2) * radius**2, "triangle": 1.76 * radius**2, "star": star}
+    for shape in (*areas, "heart"):
+        mask = shape_mask(shape, radius)
+        assert mask.shape == (2 * radius, 2 * radius)
+        np.testing.assert_array_equal(mask, mask[:, ::-1])
+        if shape in areas:
+            assert mask.sum() == pytest.approx(areas[shape], rel=1.2 / radius), shape
+        if shape in ("circle", "ring", "square", "diamond", "cross"):
+            np.testing.assert_array_equal(mask, mask[::-1])
+
+
+def test_shapes_differ_from_each_other():
+    masks = {shape: shape_mask(shape, 20) for shape in
+             ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "heart")}
+    for first, a in masks.items():
+        for second, b in masks.items():
+            assert first == second or (a & b).sum() / (a | b).sum() < 0.86, (first, second)
+
+
+def test_shape_without_a_name_is_refused():
+    with pytest.raises(ValueError, match="hexagon"):
+        shape_mask("hexagon", 9)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (300, 257)])
+def test_png_is_read_right_by_others(size):
+    indices = np.random.default_rng(0).integers(0, 96, size).astype(np.uint8)
+    content = encode_palette_png(indices, palette())
+    expected = palette()[indices]
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], expected)
+    image = Image.open(io.BytesIO(content))
+    image.verify()
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")), expected)
+
+
+def test_png_is_read_right_by_mindspore(files):
+    from mindspore.dataset import vision
+    image_id = next(iter(files.images))
+    path = files.directory / "images" / files.images[image_id]["file_name"]
+    np.testing.assert_array_equal(vision.Decode()(np.fromfile(path, np.uint8)), files.pixels(image_id))
+
+
+def test_dice_draw_what_they_promise():
+    dice = Dice(1, 2, 3)
+    assert {dice.between(3, 5) for _ in range(100)} == {3, 4, 5}
+    assert sorted(dice.some(range(5), 9)) == list(range(5))
+    first = Counter(dice.weighted_order({"often": 9, "seldom": 1})[0] for _ in range(1000))
+    assert 850 < first["often"] < 950
+    assert [Dice(1, 2).below(1000) for _ in range(2)] == [Dice(1, 2).below(1000)] * 2
+    assert Dice(1, 2).below(2**30) != Dice(2, 1).below(2**30)
+
+
+def test_settings_are_noted_beside_the_data(files):
+    assert json.loads((files.directory / "refshapes.json").read_text()) == {"expressions": 400, "seed": 11, "version": 1}

@@ -1,0 +1,95 @@
+"""Word pieces against Hugging Face's own BertTokenizer on the same vocabulary."""
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BertTokenizer
+
+from src.data.tokenizer import Tokenizer
+from src.errors import UserError
+
+VOCABULARY = Path(__file__).parent.parent / "assets/bert-base-uncased-vocab.txt"
+OURS = Tokenizer(VOCABULARY, 12)
+THEIRS = BertTokenizer(str(VOCABULARY), do_lower_case=True)
+
+
+def _theirs(expression: str) -> tuple[list[int], list[int]]:
+    encoded = THEIRS(expression, truncation=True, max_length=12, padding="max_length")
+    return encoded["input_ids"], encoded["attention_mask"]
+
+
+@pytest.mark.parametrize("expression", [
+    "the left cup", "Man in RED shirt, 2nd from left!", "naïve café déjà-vu", "不是 the 狗", "unaffable skateboarder's",
+    "white/black dog", "  two   spaces\tand a tab ", "one two three four five six seven eight nine ten eleven twelve",
+    "𝔪𝔞𝔱𝔥 🐶 dog", "x" * 300,
+])
+def test_equals_hugging_face(expression):
+    ids, mask = OURS.encode(expression)
+    assert (ids.tolist(), mask.tolist()) == _theirs(expression)
+
+
+# Blocks that have long been complete: the two take newer characters from Unicode tables of different age.
+_CHARACTERS = (st.characters(max_codepoint=0x24F) | st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5)
+               | st.sampled_from("’“”–—…€αβДж한글ひカกُ🐶\u200b\u3000\ufeff"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(_CHARACTERS, min_size=1, max_size=40))
+def test_equals_hugging_face_on_any_text(expression):
+    ids, mask = _theirs(expression)
+    if sum(mask) == 2:
+        with pytest.raises(UserError):
+            OURS.encode(expression)
+    else:
+        ours = OURS.encode(expression)
+        assert (ours[0].tolist(), ours[1].tolist()) == (ids, mask)
+
+
+def test_slots_by_hand():
+    ids, mask = OURS.encode("the dog")
+    assert ids.dtype == mask.dtype == np.int32
+    assert ids.tolist() == [101, 1996, 3899, 102] + [0] * 8
+    assert mask.tolist() == [1] * 4 + [0] * 8
+    assert OURS.tokens("the skateboarder") == ["[CLS]", "the", "skate", "##board", "##er", "[SEP]"] + ["[PAD]"] * 6
+
+
+def test_a_long_expression_is_cut_with_sep_kept():
+    ids, mask = OURS.encode("dog " * 40)
+    assert ids.tolist() == [101] + [3899] * 10 + [102]
+    assert mask.all()
+
+
+@pytest.mark.parametrize("expression", ["", "   ", "\t\n", "\x00\x07"])
+def test_an_empty_expression_is_refused(expression):
+    for ask in (OURS.encode, OURS.tokens):
+        with pytest.raises(UserError, match="empty"):
+            ask(expression)
+
+
+def test_the_vocabulary_is_bert_base_uncased():
+    content = VOCABULARY.read_bytes()
+    pieces = content.decode().split("\n")
+    assert len(pieces) == 30523
+    assert pieces[-1] == ""
+    assert [pieces.index(piece) for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == [0, 100, 101, 102, 103]
+    assert OURS.vocabulary_sha256 == hashlib.sha256(content).hexdigest()
+    assert OURS.vocabulary_sha256 in (VOCABULARY.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "cannot be read"), (b"[PAD]\n[UNK]\n[CLS]\n", r"lacks \[SEP\]"), (b"\xff\xfe\x00", "UTF-8"),
+    (b"[UNK]\n[PAD]\n[CLS]\n[SEP]\n", r"does not start with \[PAD\]"), (b"", r"lacks \[PAD\]"),
+])
+def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content, message):
+    path = tmp_path / "vocab.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        Tokenizer(path, 12)
+    assert str(path) in str(caught.value)
+    assert "vocab_file" in str(caught.value)
