@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from multiprocessing import cpu_count
 from pathlib import Path
 
 import mindspore
@@ -77,33 +78,40 @@ class Split:
     def train_batches(self, indices: Sequence[int], batch_size: int, num_workers: int) -> ds.Dataset:
         """Rows in the order of `indices`, in batches; a last one that is not full is left out.
 
+        Args:
+            indices: row numbers, no more than there are rows.
+            num_workers: threads; more than there are processors is the same as all of them.
+
         Columns: image (B, 3, S, S) float32; token_ids, token_mask (B, T) int32; mask (B, S, S) float32, 0 or 1.
         """
         data = self._rows(indices, num_workers)
-        data = data.map([*mask_decoding(), *mask_resizing(self._image_size), foreground(mindspore.float32)], "mask",
-                        num_parallel_workers=num_workers)
+        data = _map(data, [*mask_decoding(), *mask_resizing(self._image_size), foreground(mindspore.float32)], "mask",
+                    num_workers)
         return data.batch(batch_size, drop_remainder=True)
 
     def samples(self, indices: Sequence[int], num_workers: int) -> Iterator[dict[str, np.ndarray]]:
-        """Rows in the order of `indices`, one by one.
+        """Rows in the order of `indices`, one by one; arguments as of `train_batches`.
 
         Yields: image (3, S, S) float32; token_ids, token_mask (T,) int32; target (h, w) bool at the image's own size;
             input_target (S, S) bool.
         """
         data = self._rows(indices, num_workers)
-        data = data.map([*mask_decoding(), transforms.Duplicate()], "mask", ["target", "input_target"],
-                        num_parallel_workers=num_workers)
-        data = data.map(foreground(mindspore.bool_), "target", num_parallel_workers=num_workers)
-        data = data.map([*mask_resizing(self._image_size), foreground(mindspore.bool_)], "input_target",
-                        num_parallel_workers=num_workers)
+        data = _map(data, [*mask_decoding(), transforms.Duplicate()], "mask", num_workers, ["target", "input_target"])
+        data = _map(data, [foreground(mindspore.bool_)], "target", num_workers)
+        data = _map(data, [*mask_resizing(self._image_size), foreground(mindspore.bool_)], "input_target", num_workers)
         return data.create_dict_iterator(num_epochs=1, output_numpy=True)
 
     def _rows(self, indices: Sequence[int], num_workers: int) -> ds.Dataset:
         """Rows with the image ready and the mask as it is in the file."""
         data = ds.MindDataset(self._file, ["image", "token_ids", "token_mask", "mask"],
-                              sampler=ds.SubsetSampler([int(i) for i in indices]), num_parallel_workers=num_workers)
-        return data.map([vision.Decode(), *image_transforms(self._image_size)], "image",
-                        num_parallel_workers=num_workers)
+                              sampler=ds.SubsetSampler([int(i) for i in indices]),
+                              num_parallel_workers=min(num_workers, cpu_count()))
+        return _map(data, [vision.Decode(), *image_transforms(self._image_size)], "image", num_workers)
+
+
+def _map(data: ds.Dataset, operations: list, column: str, num_workers: int, into: list[str] | None = None) -> ds.Dataset:
+    # MindSpore refuses more threads than processors.
+    return data.map(operations, column, into, num_parallel_workers=min(num_workers, cpu_count()))
 
 
 def _read_meta(directory: Path) -> dict:

@@ -167,19 +167,19 @@ def _referent(ref: Any, file: Path, annotations: Mapping[int, Any], images: Mapp
                         f"{ref['image_id']}: {mend}")
     if ref["category_id"] not in categories:
         raise UserError(f"{where}: category {ref['category_id']} is not in instances.json: {mend}")
-    sentences = tuple(Sentence(sentence["sent_id"], _text(sentence, where), str(sentence.get("family", "")))
-                      for sentence in ref["sentences"])
+    sentences = tuple(_sentence(sentence, where) for sentence in ref["sentences"])
     kept = tuple(sentence for sentence in sentences if sentence.text)
     return Referent(ref["ref_id"], ref["ann_id"], ref["image_id"], categories[ref["category_id"]], str(ref["split"]),
                     kept), len(sentences) - len(kept)
 
 
-def _text(sentence: Any, where: str) -> str:
-    """What was said, cleaned by REFER (sent) or as typed (raw)."""
+def _sentence(sentence: Any, where: str) -> Sentence:
+    """What was said, cleaned by REFER (sent), or where that is empty as typed (raw)."""
     if not isinstance(sentence, dict) or "sent_id" not in sentence or not ("sent" in sentence or "raw" in sentence):
         raise UserError(f"{where} has a sentence without sent_id, or without sent and raw: take the REFER tool's own "
                         "file")
-    return (str(sentence.get("sent") or "").strip()) or str(sentence.get("raw") or "").strip()
+    text = str(sentence.get("sent") or "").strip() or str(sentence.get("raw") or "").strip()
+    return Sentence(sentence["sent_id"], text, str(sentence.get("family", "")))
 
 
 def _images(ids: set[int], entries: Mapping[int, Any], directory: Path, instances_file: Path) -> dict[int, Image]:

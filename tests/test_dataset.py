@@ -1,0 +1,174 @@
+"""Pipelines over prepared splits, against the source files read with OpenCV and NumPy."""
+from __future__ import annotations
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from src.config import load_config
+from src.data.dataset import Split
+from src.data.prepare import prepare
+from src.data.transform import load_image, prepare_image
+from src.errors import UserError
+from tests.conftest import TINY
+from tests.handmade_refer import Handmade
+from tests.refshapes_files import Files
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def handmade(tmp_path_factory) -> Handmade:
+    data = Handmade(tmp_path_factory.mktemp("source"))
+    data.write()
+    return data
+
+
+@pytest.fixture(scope="module")
+def config(handmade, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("data")
+    config = load_config(overrides={**TINY, "dataset": "refcoco", "data_dir": str(directory), "image_size": SIZE})
+    prepare(config, directory, handmade.annotations, handmade.images, "unc", 0, 1, check=False)
+    return config
+
+
+def _with(config, **overrides):
+    return load_config(overrides={**config.as_dict(), **overrides})
+
+
+def _expected(handmade, split: Split, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image (3, S, S) float64, target (h, w), input target (S, S)."""
+    records = split.records
+    rgb, mask = handmade.pixels[records["image_id"][row]], handmade.masks[records["ann_id"][row]]
+    resized = cv2.resize(rgb, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR) / 255
+    image = (resized - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    # Nearest neighbour by its definition: output pixel i takes input pixel floor(i * size / S).
+    rows, columns = (np.arange(SIZE) * side // SIZE for side in mask.shape)
+    return image.transpose(2, 0, 1), mask, mask[np.ix_(rows, columns)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 999])
+def test_samples_are_what_the_files_hold_in_the_order_asked_for(config, handmade, workers):
+    split = Split(config, "train")
+    samples = [sample for order in ([2, 0, 1], [1, 2, 1]) for sample in split.samples(order, workers)]
+    assert len(samples) == 6
+    for row, sample in zip([2, 0, 1, 1, 2, 1], samples, strict=True):
+        image, target, input_target = _expected(handmade, split, row)
+        np.testing.assert_allclose(sample["image"], image, atol=1e-5)
+        np.testing.assert_array_equal(sample["target"], target)
+        np.testing.assert_array_equal(sample["input_target"], input_target)
+        np.testing.assert_array_equal(sample["token_ids"], split.records["token_ids"][row])
+        np.testing.assert_array_equal(sample["token_mask"], split.records["token_mask"][row])
+        assert sample["image"].dtype == np.float32
+        assert sample["target"].dtype == sample["input_target"].dtype == np.bool_
+        assert sample["token_ids"].dtype == sample["token_mask"].dtype == np.int32
+
+
+def test_prepared_image_equals_the_pipeline_bit_for_bit(config, handmade):
+    for name, file in (("train", "a.jpg"), ("val", "b.png")):
+        split = Split(config, name)
+        sample = next(iter(split.samples([0], 1)))
+        np.testing.assert_array_equal(prepare_image(load_image(handmade.images / file), SIZE), sample["image"])
+
+
+def test_train_batches_keep_the_order_and_leave_out_what_is_no_full_batch(config, handmade):
+    split = Split(config, "train")
+    order = [2, 0, 1]
+    batches = list(split.train_batches(order, 2, 2).create_dict_iterator(num_epochs=1, output_numpy=True))
+    assert [len(batch["image"]) for batch in batches] == [2]
+    for position, row in enumerate(order[:2]):
+        batch = {name: column[position % 2] for name, column in batches[position // 2].items()}
+        image, _, input_target = _expected(handmade, split, row)
+        np.testing.assert_allclose(batch["image"], image, atol=1e-5)
+        np.testing.assert_array_equal(batch["mask"], input_target.astype(np.float32))
+        np.testing.assert_array_equal(batch["token_ids"], split.records["token_ids"][row])
+        np.testing.assert_array_equal(batch["token_mask"], split.records["token_mask"][row])
+    assert {name: column.dtype for name, column in batches[0].items()} == {
+        "image": np.float32, "mask": np.float32, "token_ids": np.int32, "token_mask": np.int32}
+
+
+def test_train_batches_columns_come_in_the_models_order(config):
+    data = Split(config, "train").train_batches([0, 1], 2, 1)
+    assert data.get_col_names() == ["image", "token_ids", "token_mask", "mask"]
+    assert data.get_dataset_size() == 1
+
+
+def test_many_rows_stay_in_order_with_several_workers(tiny_data):
+    split = Split(load_config(overrides={**TINY, "data_dir": str(tiny_data)}), "train")
+    order = np.random.Generator(np.random.PCG64([1, 2])).permutation(len(split))
+    batches = split.train_batches(order, 10, 4).create_dict_iterator(num_epochs=1, output_numpy=True)
+    seen = np.concatenate([batch["token_ids"] for batch in batches])
+    np.testing.assert_array_equal(seen, split.records["token_ids"][order])
+
+
+def test_refshapes_takes_the_same_road(tiny_data):
+    files = Files(tiny_data / "source")
+    split = Split(load_config(overrides={**TINY, "data_dir": str(tiny_data)}), "testA")
+    said = {sentence["sent_id"]: (sentence, ref) for ref in files.refs for sentence in ref["sentences"]}
+    for row, sample in enumerate(split.samples(split.indices("all"), 2)):
+        sentence, ref = said[split.records["sent_id"][row]]
+        assert split.records["expression"][row] == sentence["sent"]
+        assert split.records["family"][row] == sentence["family"] != ""
+        target = next(item.mask for item in files.items(ref["image_id"]) if item.ann_id == ref["ann_id"])
+        np.testing.assert_array_equal(sample["target"], target)
+        assert target.shape == (split.records["height"][row], split.records["width"][row])
+
+
+def test_indices(config):
+    split = Split(config, "train")  # referent 20 has rows 0 and 1, referent 21 row 2
+    assert len(split) == 3
+    assert split.indices("all").tolist() == [0, 1, 2]
+    assert split.indices("first").tolist() == [0, 2]
+    drawn = {tuple(split.indices("random", seed)) for seed in range(20)}
+    assert drawn == {(0, 2), (1, 2)}
+    assert split.indices("random", 3).tolist() == split.indices("random", 3).tolist()
+    assert Split(config, "val").indices("first").tolist() == [0]
+    with pytest.raises(ValueError, match="best"):
+        split.indices("best")
+
+
+def test_records(config, handmade):
+    records = Split(config, "train").records
+    assert records["expression"].tolist() == ["the left cup", "upper cup", "cup that is on top of the other one"]
+    assert records["ref_id"].tolist() == [20, 20, 21]
+    assert records["baselines"].tolist() == [[200, 300, 0, 920]] * 3
+    assert records["token_ids"].shape == (3, TINY["max_tokens"])
+    assert (records["height"].tolist(), records["width"].tolist()) == ([40] * 3, [60] * 3)
+
+
+def test_the_directory_may_be_moved(config, tmp_path):
+    shutil.copytree(config.data_dir, tmp_path / "elsewhere")
+    split = Split(_with(config, data_dir=str(tmp_path / "elsewhere")), "val")
+    assert len(list(split.samples([0, 1], 1))) == 2
+
+
+def test_what_cannot_be_opened_is_refused_with_the_mend(config, tmp_path):
+    with pytest.raises(UserError, match=r"has no split 'test': it has train, val"):
+        Split(config, "test")
+    with pytest.raises(UserError, match=r"max_tokens 8, the configuration says 9: .* --max_tokens 9"):
+        Split(_with(config, max_tokens=9), "val")
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\ndog\n")
+    with pytest.raises(UserError, match="another vocabulary than .*--vocab_file"):
+        Split(_with(config, vocab_file=str(vocabulary)), "val")
+    with pytest.raises(UserError, match=r"meta\.json is missing, .*prepare_data\.py"):
+        Split(_with(config, data_dir=str(tmp_path)), "val")
+
+
+def test_what_is_incomplete_is_refused_with_the_mend(config, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(config.data_dir, copy)
+    moved = _with(config, data_dir=str(copy))
+    (copy / "val.mindrecord.db").unlink()
+    with pytest.raises(UserError, match=r"val\.mindrecord\.db is missing: run prepare_data\.py again"):
+        Split(moved, "val")
+    meta = json.loads((copy / "meta.json").read_text())
+    (copy / "meta.json").write_text(json.dumps({**meta, "format": 0}))
+    with pytest.raises(UserError, match="another version"):
+        Split(moved, "train")
+    (copy / "meta.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        Split(moved, "train")

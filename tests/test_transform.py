@@ -1,0 +1,94 @@
+"""Images and masks on their way to the model, against OpenCV and NumPy in float64."""
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from src.data.transform import load_image, prepare_image, probability_at
+from src.errors import UserError
+from tests.conftest import assert_close
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def _noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (37, 150, 3), (480, 20, 3), (1, 1, 3), (64, 32, 3)])
+def test_prepared_image_is_resized_and_normalised(shape):
+    rgb = _noise(*shape)
+    prepared = prepare_image(rgb, 64)
+    resized = cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_LINEAR).astype(np.float64) / 255
+    assert prepared.dtype == np.float32
+    assert_close(prepared, ((resized - MEAN) / STD).transpose(2, 0, 1), relative=1e-6)
+
+
+def test_channels_are_red_green_blue():
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    rgb[..., 0] = 255
+    expected = (np.array([1, 0, 0]) - MEAN) / STD
+    assert_close(prepare_image(rgb, 32), np.broadcast_to(expected[:, None, None], (3, 32, 32)), relative=1e-6)
+
+
+def test_resizing_is_by_half_pixel_centres():
+    # One row of two pixels 0 and 200, twice as wide: 0, 50, 150, 200.
+    rgb = np.repeat(np.array([[0, 200]], np.uint8)[..., None], 3, axis=2).repeat(2, axis=0)
+    red = prepare_image(rgb, 4)[0] * STD[0] * 255 + MEAN[0] * 255
+    np.testing.assert_allclose(red, [[0, 50, 150, 200]] * 4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp"])
+def test_load_image_is_rgb(tmp_path, name):
+    path = tmp_path / name
+    cv2.imwrite(str(path), cv2.resize(_noise(4, 5, 3), (50, 40)))
+    rgb = load_image(path)
+    assert rgb.dtype == np.uint8
+    np.testing.assert_array_equal(rgb, cv2.imread(str(path))[..., ::-1])
+
+
+def test_load_image_gives_three_channels_of_grey_and_transparent_files(tmp_path):
+    grey, transparent = _noise(20, 30), _noise(20, 30, 4)
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    cv2.imwrite(str(tmp_path / "transparent.png"), transparent)
+    np.testing.assert_array_equal(load_image(tmp_path / "grey.png"), np.repeat(grey[..., None], 3, axis=2))
+    np.testing.assert_array_equal(load_image(tmp_path / "transparent.png"), transparent[..., 2::-1])
+
+
+def test_images_that_are_none_are_refused_by_name_and_leave_no_trace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good = cv2.imencode(".jpg", _noise(40, 50, 3))[1].tobytes()
+    contents = {"empty.jpg": b"", "text.jpg": b"no image" * 9, "head.jpg": good[:30],
+                "cut.png": cv2.imencode(".png", _noise(40, 50, 3))[1].tobytes()[:900]}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} is no image, or a damaged one"):
+            load_image(tmp_path / name)
+        # MindSpore's decoder carries an error over to the next image.
+        (tmp_path / "good.jpg").write_bytes(good)
+        assert load_image(tmp_path / "good.jpg").shape == (40, 50, 3)
+    for name in ("none.jpg", "."):
+        with pytest.raises(UserError, match="cannot be read"):
+            load_image(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {*contents, "good.jpg"}
+
+
+def _bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """By the definition: half-pixel centres, edges repeated."""
+    def weights(size_in: int, size_out: int) -> np.ndarray:
+        position = np.clip((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0, size_in - 1)
+        low = np.floor(position).astype(int)
+        matrix = np.zeros((size_out, size_in))
+        matrix[np.arange(size_out), low] += 1 - (position - low)
+        matrix[np.arange(size_out), np.minimum(low + 1, size_in - 1)] += position - low
+        return matrix
+    return weights(values.shape[0], height) @ values @ weights(values.shape[1], width).T
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (75, 40), (20, 31), (64, 16), (1, 1)])
+def test_probability_at_an_images_own_size_is_bilinear(height, width):
+    probability = np.random.default_rng(0).random((32, 32)).astype(np.float32)
+    at = probability_at(probability, height, width)
+    assert at.dtype == np.float32
+    assert_close(at, _bilinear(probability.astype(np.float64), height, width), relative=1e-5)
