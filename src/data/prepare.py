@@ -62,11 +62,12 @@ def prepare(config: Config, output: Path, annotations: Path | None, images: Path
 
     Raises: UserError.
     """
+    # First, because making RefShapes takes a while.
+    tokenizer = Tokenizer(config.vocab_file, config.max_tokens)
     dataset = _read(config, output, annotations, images, split_by, expressions, workers, check)
     counts = {split: _count(dataset, split) for split in dataset.splits}
     if check:
         return Prepared(counts, dataset.empty_sentences, written=False)
-    tokenizer = Tokenizer(config.vocab_file, config.max_tokens)
     meta = {"format": FORMAT, "dataset": config.dataset, "max_tokens": config.max_tokens,
             "vocabulary_sha256": tokenizer.vocabulary_sha256, "source_sha256": _source_sha256(dataset),
             "splits": counts}
@@ -101,6 +102,8 @@ def _read(config: Config, output: Path, annotations: Path | None, images: Path |
         if annotations or images or split_by:
             raise UserError("RefShapes is made, not read: leave out --annotations, --images and --split_by")
         source = output / "source"
+        if check and not source.exists():
+            raise UserError(f"{output} holds no RefShapes to check: leave out --check to make it")
         if not check:
             write_refshapes(source, RefShapesSettings(expressions, config.seed), workers)
         return read_refer(source, source / "images", "refshapes")

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import pickle
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -112,7 +113,7 @@ def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> 
 def _records(split: str, settings: RefShapesSettings, workers: int) -> Iterator[dict]:
     """Scenes in order until they hold exactly the expressions wanted; the last one may lose some of its own."""
     left = settings.count(split)
-    pool = multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else None
+    pool = multiprocessing.get_context("spawn").Pool(workers, _ignore_interruption) if workers > 1 else None
     try:
         with tqdm(total=left, desc=f"RefShapes {split}", unit=" expressions", disable=None) as progress:
             start = 0
@@ -135,6 +136,11 @@ def _records(split: str, settings: RefShapesSettings, workers: int) -> Iterator[
         if pool:
             pool.terminate()
             pool.join()
+
+
+def _ignore_interruption() -> None:
+    """Leaves Ctrl-C to the process that started the workers, which ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _record(job: tuple[str, int, int]) -> dict:
