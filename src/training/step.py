@@ -1,0 +1,61 @@
+"""One step of training: losses, gradients, update."""
+from __future__ import annotations
+
+from mindspore import Tensor, nn, ops
+
+from src.loss import PixelContrastiveLoss, SegmentationLoss
+from src.model import CoupAlign
+
+
+class Objective(nn.Cell):
+    """``L = L_seg + lambda L_aux`` (paper, Eq 17).
+
+    Args:
+        model: the model to train.
+        contrast: the auxiliary loss.
+        weight: lambda; at 0 the auxiliary loss is not computed.
+
+    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S), 0 or 1.
+    Outputs: L; L_seg; L_aux (0 where it is not computed); float32 scalars.
+    """
+
+    def __init__(self, model: CoupAlign, contrast: PixelContrastiveLoss, weight: float):
+        super().__init__()
+        self.model = model
+        self.segmentation = SegmentationLoss()
+        self.contrast = contrast
+        self.weight = weight
+
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
+        logits, pixels = self.model.training_outputs(image, token_ids, token_mask)
+        segmentation = self.segmentation(logits, mask)
+        if self.weight == 0.0:
+            return segmentation, segmentation, ops.zeros_like(segmentation)
+        auxiliary = self.contrast(pixels, mask)
+        return segmentation + self.weight * auxiliary, segmentation, auxiliary
+
+
+class TrainStep(nn.Cell):
+    """Losses of a batch, and one update of the parameters.
+
+    Args:
+        objective: what to minimise; its first output.
+        optimizer: of the objective's parameters.
+        max_grad_norm: gradients are scaled down to this global norm; 0 leaves them.
+
+    Inputs: as Objective. Outputs: L; L_seg; L_aux; the learning rate of this update.
+    """
+
+    def __init__(self, objective: Objective, optimizer: nn.Cell, max_grad_norm: float):
+        super().__init__()
+        self.optimizer = optimizer
+        self.max_grad_norm = max_grad_norm
+        self.gradients = ops.value_and_grad(objective, None, optimizer.parameters, has_aux=True)
+
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
+        losses, gradients = self.gradients(image, token_ids, token_mask, mask)
+        if self.max_grad_norm > 0:
+            gradients = ops.clip_by_global_norm(gradients, self.max_grad_norm)
+        learning_rate = self.optimizer.get_lr()
+        losses = ops.depend(losses, learning_rate)
+        return ops.depend(losses, self.optimizer(gradients)), learning_rate
