@@ -45,7 +45,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor |
     query = query.reshape(batch, length, heads, dim // heads).transpose(0, 2, 1, 3)
     key = key.reshape(batch, source, heads, dim // heads).transpose(0, 2, 3, 1)
     value = value.reshape(batch, source, heads, dim // heads).transpose(0, 2, 1, 3)
-    scores = ops.matmul(query * (dim // heads) ** -0.5, key).astype("float32")
+    scores = ops.matmul((query * (dim // heads) ** -0.5).astype("float32"), key.astype("float32"))
     if bias is not None:
         scores = scores + ops.expand_dims(bias, 1)
     weights = ops.softmax(scores, axis=-1).astype(value.dtype)

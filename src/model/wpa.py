@@ -42,7 +42,7 @@ class WordPixelAlignment(nn.Cell):
         """
         v = self.image_proj(pixels)
         l = self.text_proj(words)
-        scores = ops.matmul(v * self.scale, l.swapaxes(1, 2)).astype("float32")
+        scores = ops.matmul((v * self.scale).astype("float32"), l.swapaxes(1, 2).astype("float32"))
         over_words = ops.softmax(scores + padding_bias(token_mask), axis=-1)
         fused = self.text_to_image(ops.matmul(over_words.astype(l.dtype), l))
         pixels = pixels + self.image_gate(fused)
