@@ -81,7 +81,9 @@ class SwinBlock(nn.Cell):
         self.attn = WindowAttention(dim=dim, heads=heads, layout=layout, shifted=shifted and layout.shift > 0)
         self.norm2 = nn.LayerNorm((dim,), epsilon=1e-5)
         self.mlp = Mlp(dim)
-        self.drop_path = DropPath(drop_path)
+        # One each: graph mode makes two calls of the same dropout on the same ones a single draw.
+        self.drop_path1 = DropPath(drop_path)
+        self.drop_path2 = DropPath(drop_path)
         self.is_padded = layout.padded != layout.size
         if self.is_padded:
             self.real = Tensor(layout.real(layout.shifted if shifted else layout.plain))
@@ -91,8 +93,8 @@ class SwinBlock(nn.Cell):
         if self.is_padded:
             # Padding goes into attention as zeros, whatever the block before left there.
             y = y * self.real.astype(y.dtype)
-        x = x + self.drop_path(self.attn(y))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path1(self.attn(y))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 class PatchMerging(nn.Cell):
