@@ -20,6 +20,7 @@ AT_LEAST_ONE = (
 POSITIVE = ("learning_rate", "decay_power", "sma_temperature", "aux_temperature")
 NOT_NEGATIVE = (
     "seed", "end_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "eval_limit", "aux_loss_weight",
+    "linear_init_std",
 )
 BELOW_ONE = ("swin_drop_path_rate", "bert_dropout", "threshold")
 NOT_EMPTY = ("output_dir", "dataset", "data_dir", "vocab_file", "train_split", "val_split", "eval_splits")

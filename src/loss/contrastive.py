@@ -45,7 +45,7 @@ class PixelContrastiveLoss(nn.Cell):
         # Two more columns put pairs of one side out of reach within the product itself; for the others they add 0.
         others = ops.matmul(ops.concat((features / self.temperature, sides * FAR), -1),
                             ops.concat((features, sides), -1).swapaxes(1, 2))
-        largest = ops.stop_gradient(ops.maximum(own, others.max(-1)))
+        largest = ops.stop_gradient(ops.maximum(own, others.max(axis=-1)))
         # A sum as a product with ones: several times faster than the reduction on the CPU.
         total = ops.matmul(ops.exp(others - ops.expand_dims(largest, -1)), ops.ones_like(largest[:, :, None]))
         total = ops.exp(own - largest) + total.squeeze(-1)
@@ -53,7 +53,7 @@ class PixelContrastiveLoss(nn.Cell):
         loss = -log_ratio if self.log else -ops.exp(log_ratio)
 
         weights = sides / ops.expand_dims(ops.maximum(counts, 1.0), 1)
-        both = (counts.min(-1) > 0).astype("float32")
+        both = (counts.min(axis=-1) > 0).astype("float32")
         return (ops.reduce_sum(ops.expand_dims(loss, -1) * weights, (1, 2)) * both).mean()
 
     def _unit(self, x: Tensor) -> Tensor:
