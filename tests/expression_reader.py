@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from tests.refshapes_files import Item
 
 _ADJECTIVES = {
-    **{word: ("size", "small") for word in ("small", "little", "tiny")},
-    **{word: ("size", "large") for word in ("large", "big")},
-    **{word: ("pattern", "solid") for word in ("solid", "plain")},
-    **{word: ("pattern", "dotted") for word in ("dotted", "spotted")}, "striped": ("pattern", "striped"),
+    **dict.fromkeys(("small", "little", "tiny"), ("size", "small")),
+    **dict.fromkeys(("large", "big"), ("size", "large")),
+    **dict.fromkeys(("solid", "plain"), ("pattern", "solid")),
+    **dict.fromkeys(("dotted", "spotted"), ("pattern", "dotted")), "striped": ("pattern", "striped"),
     **{word: ("colour", word) for word in ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")},
     "violet": ("colour", "purple"), "turquoise": ("colour", "cyan"),
 }

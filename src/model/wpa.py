@@ -40,16 +40,17 @@ class WordPixelAlignment(nn.Cell):
         Returns: V_i + L'_i; L_i + V'_i; attention of pixels over words (B, P, T) float32; attention of words
             over pixels (B, T, P) float32, None in one direction.
         """
-        v = self.image_proj(pixels)
-        l = self.text_proj(words)
-        scores = ops.matmul((v * self.scale).astype("float32"), l.swapaxes(1, 2).astype("float32"))
+        joint_pixels = self.image_proj(pixels)
+        joint_words = self.text_proj(words)
+        scores = ops.matmul((joint_pixels * self.scale).astype("float32"),
+                            joint_words.swapaxes(1, 2).astype("float32"))
         over_words = ops.softmax(scores + padding_bias(token_mask), axis=-1)
-        fused = self.text_to_image(ops.matmul(over_words.astype(l.dtype), l))
+        fused = self.text_to_image(ops.matmul(over_words.astype(joint_words.dtype), joint_words))
         pixels = pixels + self.image_gate(fused)
         if not self.bidirectional:
             return pixels, words, over_words, None
         over_pixels = ops.softmax(scores.swapaxes(1, 2), axis=-1)
-        fused = self.image_to_text(ops.matmul(over_pixels.astype(v.dtype), v))
+        fused = self.image_to_text(ops.matmul(over_pixels.astype(joint_pixels.dtype), joint_pixels))
         real = ops.expand_dims(token_mask, -1).astype(words.dtype)
         return pixels, words + self.text_gate(fused) * real, over_words, over_pixels
 
