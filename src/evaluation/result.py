@@ -41,6 +41,7 @@ class Result:
         families: the same for each family of expressions, by name.
         baselines: the same for what takes no understanding: all objects of the class, the largest object, both
             at the images' own size, and this model with shuffled expressions.
+        family_baselines: the same for each family, by name.
         checkpoint: file and SHA-256 of what was evaluated; None for a model in memory.
     """
 
@@ -52,17 +53,22 @@ class Result:
         self._columns = columns
         self._counts = counts
         self.metrics = _metrics(counts)
-        family = columns["family"].astype(str)
-        self.families = {name: _metrics(counts[family == name]) for name in sorted(set(family)) if name}
         objects = columns["baselines"]
         at = "" if config.eval_resolution == "original" else " (at own size)"
-        self.baselines = {f"all of the class{at}": _metrics(objects[:, :2]),
-                          f"largest object{at}": _metrics(objects[:, 2:])}
+        baselines = {f"all of the class{at}": objects[:, :2], f"largest object{at}": objects[:, 2:]}
         if shuffled is not None:
-            self.baselines["shuffled expressions"] = _metrics(shuffled)
+            baselines["shuffled expressions"] = shuffled
+        self.baselines = {name: _metrics(each) for name, each in baselines.items()}
+        of_family = columns["family"].astype(str)
+        self.families, self.family_baselines = {}, {}
+        for family in sorted(set(of_family) - {""}):
+            rows = of_family == family
+            self.families[family] = _metrics(counts[rows])
+            self.family_baselines[family] = {name: _metrics(each[rows]) for name, each in baselines.items()}
 
     def table(self) -> str:
-        """Metrics in per cent as aligned text: all samples, each family, the baselines; then the failures by IoU."""
+        """Metrics in per cent as aligned text: all samples, each family, the baselines; the failures by IoU; and
+        the families beside the baselines."""
         rows = [("", self.metrics), *self.families.items()]
         rows = [("all" if not name else f"  {name}", metrics) for name, metrics in rows]
         rows += [(f"baseline: {name}", metrics) for name, metrics in self.baselines.items()]
@@ -77,7 +83,21 @@ class Result:
             lines.append(" ".join([f"{name:{width}}", f"{metrics['samples']:7}", *cells]))
         bins = (f"[.{k}, .{k + 1}) {count}" for k, count in enumerate(self.metrics["histogram"]))
         lines.append(f"samples by IoU below .5: {', '.join(bins)}")
+        if self.families:
+            lines += self._families_beside_baselines()
         return "\n".join(lines)
+
+    def _families_beside_baselines(self) -> list[str]:
+        names = ["this model", *self.baselines]
+        width = max(len(name) for name in self.families)
+        lines = ["oIoU / mIoU by family".ljust(width) + "".join(f"  {name}" for name in names)]
+        indent = max(width, len("oIoU / mIoU by family"))
+        for family, metrics in self.families.items():
+            pairs = [metrics, *self.family_baselines[family].values()]
+            cells = (f"{100 * each['oIoU']:.2f} / {100 * each['mIoU']:.2f}".rjust(len(name) + 2)
+                     for name, each in zip(names, pairs))
+            lines.append(f"  {family}".ljust(indent) + "".join(cells))
+        return lines
 
     def protocol(self) -> str:
         """What the figures depend on beside the model, in words."""
@@ -99,6 +119,7 @@ class Result:
             "metrics": self.metrics,
             "families": self.families,
             "baselines": self.baselines,
+            "family_baselines": self.family_baselines,
             "checkpoint": self.checkpoint,
             "config": config.as_dict(),
             "versions": {"python": platform.python_version(),
