@@ -39,6 +39,9 @@ class Split:
             raise UserError(f"{directory} was made by another version of this program: {again}")
         if split not in meta["splits"]:
             raise UserError(f"{directory} has no split {split!r}: it has {', '.join(meta['splits'])}")
+        if meta["dataset"] != config.dataset:
+            raise UserError(f"{directory} holds {meta['dataset']}, the configuration says dataset {config.dataset}, "
+                            f"which results would be named after: set --dataset {meta['dataset']}, or another data_dir")
         if meta["max_tokens"] != config.max_tokens:
             raise UserError(f"{directory} was made with max_tokens {meta['max_tokens']}, the configuration says "
                             f"{config.max_tokens}: {again} --max_tokens {config.max_tokens}")
@@ -54,6 +57,10 @@ class Split:
         self._image_size = config.image_size
         with np.load(files[2], allow_pickle=False) as columns:
             self.records = {name: columns[name] for name in columns.files}
+        largest = self.records["token_ids"].max(initial=0)
+        if largest >= config.bert_vocab_size:
+            raise UserError(f"split {split} of {directory} has word piece {largest}, beyond the model's: set "
+                            f"bert_vocab_size above it (the number of lines of {config.vocab_file})")
 
     def __len__(self) -> int:
         return len(self.records["ref_id"])

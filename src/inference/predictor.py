@@ -22,9 +22,9 @@ class Proposals:
     """What a prediction was made of; sizes as in the model, S the side of its input.
 
     Attributes:
-        masks: (N, S/4, S/4) float32, Y_N (Eq 11), logits; their sum by weight is the prediction before upsampling.
+        masks: (N, S/4, S/4) float32, Y_N (Eq 12), logits; their sum by weight is the prediction before upsampling.
             Without Sentence-Mask Alignment the prediction itself is the only one.
-        weights: (N,) float32, Q_w (Eq 12), which sum to 1.
+        weights: (N,) float32, Q_w (Eq 11), which sum to 1.
         text_to_image: per stage with Word-Pixel Alignment (H_i, W_i, T) float32: how much each pixel takes from each
             word.
         image_to_text: the same for (T, H_i, W_i): how much each word takes from each pixel; empty in one direction.

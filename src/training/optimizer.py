@@ -1,6 +1,7 @@
 """AdamW and its polynomial schedule, from mindformers."""
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 
@@ -21,17 +22,26 @@ def make_optimizer(config: Config, parameters: list[Parameter], steps_per_epoch:
     Args:
         parameters: to train, in the order in which gradients will come.
     """
-    with tempfile.TemporaryDirectory() as logs:
-        # mindformers makes a directory of logs in the working directory when it is imported, unless told where.
-        os.environ.setdefault("LOCAL_DEFAULT_PATH", logs)
-        from mindformers.core.lr import PolynomialWithWarmUpLR
-        from mindformers.core.optim import AdamW
-
-    schedule = PolynomialWithWarmUpLR(
+    adamw, polynomial = _from_mindformers()
+    schedule = polynomial(
         learning_rate=config.learning_rate, lr_end=config.end_learning_rate, power=config.decay_power,
         warmup_steps=config.warmup_steps, total_steps=config.decay_epochs * steps_per_epoch)
     groups = [{"params": [p for p in parameters if not p.name.endswith(UNDECAYED)],
                "weight_decay": config.weight_decay},
               {"params": [p for p in parameters if p.name.endswith(UNDECAYED)], "weight_decay": 0.0},
               {"order_params": parameters}]
-    return AdamW(groups, learning_rate=schedule, weight_decay=config.weight_decay)
+    return adamw(groups, learning_rate=schedule, weight_decay=config.weight_decay)
+
+
+def _from_mindformers() -> tuple[type, type]:
+    """AdamW and PolynomialWithWarmUpLR, imported late: mindformers takes seconds, and warns of models it lacks."""
+    logging.disable(logging.WARNING)
+    try:
+        with tempfile.TemporaryDirectory() as logs:
+            # It makes a directory of logs in the working directory, unless told where.
+            os.environ.setdefault("LOCAL_DEFAULT_PATH", logs)
+            from mindformers.core.lr import PolynomialWithWarmUpLR
+            from mindformers.core.optim import AdamW
+    finally:
+        logging.disable(logging.NOTSET)
+    return AdamW, PolynomialWithWarmUpLR

@@ -13,8 +13,9 @@ from src.errors import UserError
 from src.files import atomic_path, make_directory
 
 STEP_COLUMNS = ("step", "loss", "segmentation_loss", "auxiliary_loss", "learning_rate")
+VALIDATION_COLUMNS = ("oIoU", "mIoU", "prec@0.5")
 EPOCH_COLUMNS = ("epoch", "step", "samples", "seconds", "loss", "segmentation_loss", "auxiliary_loss",
-                 "learning_rate", "samples_per_second", "oIoU", "mIoU", "prec@0.5")
+                 "learning_rate", "samples_per_second", *VALIDATION_COLUMNS)
 
 
 class Record:

@@ -17,7 +17,7 @@ from src.inference.checkpoint import load_checkpoint
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.training.optimizer import make_optimizer
-from src.training.record import STEP_COLUMNS, Record
+from src.training.record import STEP_COLUMNS, VALIDATION_COLUMNS, Record
 from src.training.step import Objective, TrainStep
 
 COLUMNS = ("image", "token_ids", "token_mask", "mask")
@@ -59,8 +59,8 @@ def train(config: Config, progress: bool = True) -> Path:
         if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
             model.set_train(False)
             result = evaluate_split(model, config, validation, config.val_split, config.eval_limit, progress)
-            values.update(result.metrics)
-            score = result.metrics["oIoU"]
+            values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
+            score = values["oIoU"]
         values["seconds"] = round(time.monotonic() - started, 1)
         record.epoch(values)
         best = record.checkpoint(model, score)

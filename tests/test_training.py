@@ -1,0 +1,205 @@
+"""Training: the update against PyTorch's, the schedule against its formula, and what a run leaves behind."""
+from __future__ import annotations
+
+import csv
+import os
+
+import mindspore
+import numpy as np
+import pytest
+import torch
+from mindspore import Parameter, Tensor, nn
+
+from src.config import load_config
+from src.context import set_up
+from src.data.dataset import Split
+from src.errors import UserError
+from src.inference.checkpoint import load_checkpoint, read_checkpoint
+from src.model import build_model
+from src.training import train
+from src.training.optimizer import make_optimizer
+from src.training.record import Record
+from src.training.step import TrainStep
+from src.training.trainer import epoch_order
+from tests.conftest import SMALLEST, assert_close
+
+
+class Quadratic(nn.Cell):
+    """An objective with a known gradient: the sum of w * image, and of b * mask, for parameters w and b."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = Parameter(Tensor(np.linspace(-1, 1, 12).reshape(3, 4).astype(np.float32)), name="fc.weight")
+        self.bias = Parameter(Tensor(np.linspace(0.5, 1, 4).astype(np.float32)), name="fc.bias")
+
+    def construct(self, image, token_ids, token_mask, mask):
+        loss = (self.weight * self.weight * image).sum() + (self.bias * self.bias * mask).sum()
+        return loss, loss, loss * 2
+
+
+def rate(step: int, config, steps_per_epoch: int) -> float:
+    """4.1's schedule, with linear warm-up."""
+    if step < config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    decay = config.decay_epochs * steps_per_epoch - config.warmup_steps
+    left = 1 - min(step - config.warmup_steps, decay) / decay
+    return config.end_learning_rate + (config.learning_rate - config.end_learning_rate) * left ** config.decay_power
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.5])
+def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm):
+    config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.02, "epochs": 3, "decay_epochs": 2,
+                                    "warmup_steps": 2, "weight_decay": 0.3})
+    set_up(config)
+    objective = Quadratic()
+    step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), steps_per_epoch=5), max_grad_norm)
+    weight, bias = (torch.nn.Parameter(torch.tensor(each.asnumpy().astype(np.float64)))
+                    for each in (objective.weight, objective.bias))
+    reference = torch.optim.AdamW([{"params": [weight], "weight_decay": 0.3}, {"params": [bias], "weight_decay": 0.0}])
+    random = np.random.default_rng(0)
+    for number in range(14):  # the rate is constant after the tenth
+        image, mask = random.standard_normal((3, 4)), random.standard_normal(4)
+        loss = (weight ** 2 * torch.tensor(image)).sum() + (bias ** 2 * torch.tensor(mask)).sum()
+        reference.zero_grad()
+        loss.backward()
+        if max_grad_norm:
+            torch.nn.utils.clip_grad_norm_([weight, bias], max_grad_norm)
+        for group in reference.param_groups:
+            group["lr"] = rate(number, config, 5)
+        reference.step()
+        losses, used = step(*(Tensor(each.astype(np.float32)) for each in (image, image, image, mask)))
+        assert_close(losses[0], loss.item(), relative=1e-4)
+        assert_close(losses[2], 2 * loss.item(), relative=1e-4)
+        assert_close(used, rate(number, config, 5), relative=1e-5)
+    assert rate(13, config, 5) == config.end_learning_rate
+    assert_close(objective.weight, weight.detach().numpy(), relative=1e-4)
+    assert_close(objective.bias, bias.detach().numpy(), relative=1e-4)
+
+
+def test_weights_decay_but_biases_norms_and_tables_do_not(tiny_config):
+    model = build_model(tiny_config)
+    optimizer = make_optimizer(tiny_config, model.trainable_params(), steps_per_epoch=5)
+    decayed = {parameter.name for parameter, decay in zip(optimizer.parameters, optimizer.weight_decay) if float(decay)}
+    assert {"sma.query_proj.weight", "seg_head.rho.0.conv1.weight", "mask_generator.queries",
+            "text_encoder.embeddings.word_embeddings.embedding_table"} <= decayed
+    spared = {parameter.name for parameter in model.trainable_params()} - decayed
+    assert {"image_encoder.layers.0.blocks.0.attn.relative_position_bias_table", "cross_attention.position_embedding",
+            "text_encoder.embeddings.position_embeddings.embedding_table", "seg_head.rho.0.bn1.gamma",
+            "text_encoder.embeddings.LayerNorm.beta", "wpa.0.image_gate.fc1.bias"} <= spared
+    assert not [name for name in spared if name.endswith(".weight")]
+
+
+def run_config(tiny_data, directory, **overrides):
+    return load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": 2,
+                                  "decay_epochs": 2, "batch_size": 20, "learning_rate": 2e-3, "eval_limit": 8,
+                                  "linear_init_std": 0.0, "bert_dropout": 0.1, "swin_drop_path_rate": 0.2,
+                                  "output_dir": str(directory), **overrides})
+
+
+def rows(path):
+    with open(path, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def twice(tiny_data, tmp_path_factory):
+    """The same short training, twice."""
+    directories = []
+    for name in ("one", "two"):
+        config = run_config(tiny_data, tmp_path_factory.mktemp(name) / "run")
+        set_up(config)
+        directories.append(train(config, progress=False))
+    return config, directories
+
+
+def test_same_seed_gives_the_same_curve_to_the_last_digit(twice):
+    _, (one, two) = twice
+    steps = rows(one / "steps.csv")
+    assert len(steps) == 2 * (300 // 20)
+    assert (one / "steps.csv").read_bytes() == (two / "steps.csv").read_bytes()
+    saved, again = read_checkpoint(one / "last.ckpt"), read_checkpoint(two / "last.ckpt")
+    for name, parameter in saved.items():
+        np.testing.assert_array_equal(parameter.asnumpy(), again[name].asnumpy(), err_msg=name)
+
+
+def test_a_run_learns_and_says_what_it_did(twice):
+    config, (one, _) = twice
+    steps, epochs = rows(one / "steps.csv"), rows(one / "curve.csv")
+    losses = [float(row["segmentation_loss"]) for row in steps]
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    for row in steps:
+        expected = float(row["segmentation_loss"]) + config.aux_loss_weight * float(row["auxiliary_loss"])
+        assert float(row["loss"]) == pytest.approx(expected, rel=1e-6)
+    assert [int(row["step"]) for row in steps] == list(range(1, 31))
+    assert [(row["epoch"], float(row["samples"])) for row in epochs] == [("1", 300), ("2", 600)]
+    second = [float(row["loss"]) for row in steps[15:]]
+    assert float(epochs[1]["loss"]) == pytest.approx(np.mean(second), rel=1e-6)
+    assert all(0 <= float(row["oIoU"]) <= 1 for row in epochs)
+
+
+def test_a_run_leaves_its_configuration_and_checkpoints_that_load(twice):
+    config, (_, two) = twice
+    assert load_config(two / "config.yaml") == config
+    model = build_model(config)
+    for name in ("best.ckpt", "last.ckpt"):
+        load_checkpoint(two / name, model)
+    assert sorted(os.listdir(two)) == ["best.ckpt", "config.yaml", "curve.csv", "last.ckpt", "steps.csv"]
+
+
+def test_training_starts_from_the_checkpoint_it_is_given(twice, tmp_path):
+    config, (one, _) = twice
+    config = load_config(overrides={**config.as_dict(), "init_checkpoint": str(one / "last.ckpt"), "epochs": 1,
+                                    "decay_epochs": 1, "learning_rate": 1e-9, "end_learning_rate": 1e-9,
+                                    "output_dir": str(tmp_path / "run")})
+    set_up(config)
+    before, after = read_checkpoint(one / "last.ckpt"), read_checkpoint(train(config, progress=False) / "last.ckpt")
+    for name in ("sma.query_proj.weight", "image_encoder.patch_embed.proj.weight"):
+        assert_close(after[name], before[name].asnumpy(), relative=1e-5)
+
+
+def test_a_directory_with_a_run_is_left_alone(twice):
+    config, (_, two) = twice
+    before = {path.name: path.read_bytes() for path in two.iterdir()}
+    with pytest.raises(UserError, match="already holds a run: choose another --output_dir"):
+        train(config, progress=False)
+    assert {path.name: path.read_bytes() for path in two.iterdir()} == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path):
+    config = run_config(tiny_data, tmp_path / "run", learning_rate=1e30, end_learning_rate=1e30)
+    set_up(config)
+    with pytest.raises(UserError, match="the loss is (nan|inf) at step [2-9].*lower learning_rate"):
+        train(config, progress=False)
+    assert not (tmp_path / "run/last.ckpt").exists()
+
+
+def test_fewer_samples_than_a_batch_are_refused(tiny_data, tmp_path):
+    config = run_config(tiny_data, tmp_path / "run", batch_size=301)
+    with pytest.raises(UserError, match="fewer samples than batch_size 301"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_epochs_see_every_row_once_or_one_of_each_referent(tiny_data, tmp_path):
+    config = run_config(tiny_data, tmp_path)
+    split = Split(config, "train")
+    orders = [epoch_order(config, split, epoch) for epoch in (0, 1, 0)]
+    assert all(sorted(order) == list(range(300)) for order in orders)
+    assert list(orders[0]) == list(orders[2]) != list(orders[1])
+    one_each = load_config(overrides={**config.as_dict(), "train_sentences": "random"})
+    drawn = [epoch_order(one_each, split, epoch) for epoch in range(4)]
+    for order in drawn:
+        assert sorted(split.records["ref_id"][order]) == sorted(set(split.records["ref_id"]))
+    assert len({tuple(sorted(order)) for order in drawn}) == 4
+
+
+def test_best_is_the_highest_score_so_far(tmp_path):
+    record = Record(load_config(overrides={"output_dir": str(tmp_path / "run")}))
+    cell = nn.Dense(1, 1)
+    kept = []
+    for value, score in enumerate((0.2, None, 0.5, 0.4)):
+        cell.weight.set_data(Tensor([[float(value)]], mindspore.float32))
+        record.checkpoint(cell, score)
+        kept.append([float(read_checkpoint(tmp_path / "run" / name)["weight"].asnumpy()[0, 0])
+                     for name in ("last.ckpt", "best.ckpt")])
+    assert kept == [[0, 0], [1, 0], [2, 2], [3, 2]]
