@@ -88,9 +88,9 @@ def _model_error(values: Mapping[str, Any]) -> str | None:
 def _run_error(values: Mapping[str, Any]) -> str | None:
     if values["decay_epochs"] > values["epochs"]:
         return f"decay_epochs {values['decay_epochs']} is above epochs {values['epochs']}: lower decay_epochs"
-    if values["end_learning_rate"] > values["learning_rate"]:
-        return (f"end_learning_rate {values['end_learning_rate']} is above learning_rate {values['learning_rate']}: "
-                "lower end_learning_rate")
+    if values["end_learning_rate"] >= values["learning_rate"]:
+        return (f"end_learning_rate {values['end_learning_rate']} is not below learning_rate "
+                f"{values['learning_rate']}: lower end_learning_rate")
     splits = values["eval_splits"]
     if len(set(splits)) != len(splits):
         return f"eval_splits is {_written(splits)}: name each split once"

@@ -97,7 +97,7 @@ def test_train_batches_columns_come_in_the_models_order(config):
 
 
 def test_many_rows_stay_in_order_with_several_workers(tiny_data):
-    split = Split(load_config(overrides={**TINY, "data_dir": str(tiny_data)}), "train")
+    split = Split(load_config(overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data)}), "train")
     order = np.random.Generator(np.random.PCG64([1, 2])).permutation(len(split))
     batches = split.train_batches(order, 10, 4).create_dict_iterator(num_epochs=1, output_numpy=True)
     seen = np.concatenate([batch["token_ids"] for batch in batches])
@@ -106,7 +106,7 @@ def test_many_rows_stay_in_order_with_several_workers(tiny_data):
 
 def test_refshapes_takes_the_same_road(tiny_data):
     files = Files(tiny_data / "source")
-    split = Split(load_config(overrides={**TINY, "data_dir": str(tiny_data)}), "testA")
+    split = Split(load_config(overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data)}), "testA")
     said = {sentence["sent_id"]: (sentence, ref) for ref in files.refs for sentence in ref["sentences"]}
     for row, sample in enumerate(split.samples(split.indices("all"), 2)):
         sentence, ref = said[split.records["sent_id"][row]]

@@ -149,7 +149,7 @@ def test_a_run_leaves_its_configuration_and_checkpoints_that_load(twice):
 def test_training_starts_from_the_checkpoint_it_is_given(twice, tmp_path):
     config, (one, _) = twice
     config = load_config(overrides={**config.as_dict(), "init_checkpoint": str(one / "last.ckpt"), "epochs": 1,
-                                    "decay_epochs": 1, "learning_rate": 1e-9, "end_learning_rate": 1e-9,
+                                    "decay_epochs": 1, "learning_rate": 1e-9, "end_learning_rate": 0.0,
                                     "output_dir": str(tmp_path / "run")})
     set_up(config)
     before, after = read_checkpoint(one / "last.ckpt"), read_checkpoint(train(config, progress=False) / "last.ckpt")
@@ -166,11 +166,17 @@ def test_a_directory_with_a_run_is_left_alone(twice):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path):
-    config = run_config(tiny_data, tmp_path / "run", learning_rate=1e30, end_learning_rate=1e30)
+    config = run_config(tiny_data, tmp_path / "run", learning_rate=1e30)
     set_up(config)
     with pytest.raises(UserError, match="the loss is (nan|inf) at step [2-9].*lower learning_rate"):
         train(config, progress=False)
     assert not (tmp_path / "run/last.ckpt").exists()
+
+
+def test_warming_up_to_the_end_is_refused(tiny_config):
+    config = load_config(overrides={**tiny_config.as_dict(), "warmup_steps": 25 * 4})
+    with pytest.raises(UserError, match="warmup_steps 100 leaves nothing of the 100 steps of decay_epochs 25"):
+        make_optimizer(config, build_model(config).trainable_params(), steps_per_epoch=4)
 
 
 def test_fewer_samples_than_a_batch_are_refused(tiny_data, tmp_path):

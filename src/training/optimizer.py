@@ -8,6 +8,7 @@ import tempfile
 from mindspore import Parameter, nn
 
 from src.config import Config
+from src.errors import UserError
 
 UNDECAYED = ("bias", "gamma", "beta", "relative_position_bias_table", "position_embedding",
              "position_embeddings.embedding_table")
@@ -21,11 +22,17 @@ def make_optimizer(config: Config, parameters: list[Parameter], steps_per_epoch:
 
     Args:
         parameters: to train, in the order in which gradients will come.
+
+    Raises: UserError where warming up would take as long as the decay.
     """
+    decay_steps = config.decay_epochs * steps_per_epoch
+    if config.warmup_steps >= decay_steps:
+        raise UserError(f"warmup_steps {config.warmup_steps} leaves nothing of the {decay_steps} steps of decay_epochs "
+                        f"{config.decay_epochs}: lower it")
     adamw, polynomial = _from_mindformers()
     schedule = polynomial(
         learning_rate=config.learning_rate, lr_end=config.end_learning_rate, power=config.decay_power,
-        warmup_steps=config.warmup_steps, total_steps=config.decay_epochs * steps_per_epoch)
+        warmup_steps=config.warmup_steps, total_steps=decay_steps)
     groups = [{"params": [p for p in parameters if not p.name.endswith(UNDECAYED)],
                "weight_decay": config.weight_decay},
               {"params": [p for p in parameters if p.name.endswith(UNDECAYED)], "weight_decay": 0.0},

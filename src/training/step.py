@@ -20,7 +20,7 @@ class Objective(nn.Cell):
     """
 
     def __init__(self, model: CoupAlign, contrast: PixelContrastiveLoss, weight: float):
-        super().__init__()
+        super().__init__(auto_prefix=False)  # checkpoints keep the names of the model alone
         self.model = model
         self.segmentation = SegmentationLoss()
         self.contrast = contrast
@@ -47,7 +47,7 @@ class TrainStep(nn.Cell):
     """
 
     def __init__(self, objective: Objective, optimizer: nn.Cell, max_grad_norm: float):
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
         self.gradients = ops.value_and_grad(objective, None, optimizer.parameters, has_aux=True)
