@@ -1,0 +1,53 @@
+"""Time and memory of forward passes with random weights, in graph mode: parameters, compilation, seconds, peak memory.
+
+    python -m benchmarks.forward_memory --images 1 --forwards 3
+"""
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Sequence
+
+from src.cli import command, parse_arguments
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=int, default=1, metavar="INT", help="images at a time (default: 1)")
+    parser.add_argument("--forwards", type=int, default=3, metavar="INT", help="passes to time (default: 3)")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add)
+    import numpy as np
+    from mindspore import Tensor
+
+    from src.context import set_up
+    from src.model import build_model
+
+    set_up(config)
+    model = build_model(config).set_train(False)
+    print(f"trainable parameters: {sum(parameter.size for parameter in model.trainable_params()):,}")
+    print(f"peak memory, built: {_peak():.2f} GB")
+    image = np.random.standard_normal((args.images, 3, config.image_size, config.image_size)).astype(np.float32)
+    words = np.ones((args.images, config.max_tokens), np.int32)
+    inputs = Tensor(image), Tensor(words), Tensor(words)
+    seconds = []
+    for _ in range(args.forwards + 1):
+        start = time.perf_counter()
+        model(*inputs).asnumpy()
+        seconds.append(time.perf_counter() - start)
+    print(f"first pass, with compilation: {seconds[0]:.1f} s")
+    print("passes: " + ", ".join(f"{each:.2f}" for each in seconds[1:]) + " s")
+    print(f"peak memory: {_peak():.2f} GB")
+    return 0
+
+
+def _peak() -> float:
+    """Resident memory of this process at its highest, in GB (10^9 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,141 @@
+"""The paper's equations in NumPy float64, one function each, to compare the Cells with.
+
+Written as the equations stand and with loops over samples and heads; padding words are left out, not masked.
+``w`` holds a Cell's weights by name, Dense weights as (out, in).
+"""
+from __future__ import annotations
+
+import numpy as np
+
+Weights = dict[str, np.ndarray]
+
+
+def under(w: Weights, prefix: str) -> Weights:
+    """The weights below `prefix`, by the rest of their names."""
+    return {name[len(prefix) + 1:]: value for name, value in w.items() if name.startswith(prefix + ".")}
+
+
+def linear(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+
+def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def layer_norm(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred ** 2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.gamma"] + w[f"{name}.beta"]
+
+
+def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int) -> np.ndarray:
+    """Of one sample: query (L, D), key and value (S, D) -> (L, D), head after head."""
+    results = []
+    for q, k, v in zip(*(np.split(x, heads, axis=-1) for x in (query, key, value))):
+        results.append(softmax(q @ k.T / np.sqrt(q.shape[-1])) @ v)
+    return np.concatenate(results, -1)
+
+
+def gate(f: np.ndarray, w: Weights) -> np.ndarray:
+    """Eq 6."""
+    return np.tanh(linear(np.maximum(linear(f, w, "fc1"), 0), w, "fc2")) * f
+
+
+def word_pixel_alignment(pixels: np.ndarray, words: np.ndarray, token_mask: np.ndarray, w: Weights):
+    """Eq 1, 2, 4, 5 with the sums of Eq 3: V + L', L + V', and both attentions; in one direction V' is 0."""
+    fused_pixels, fused_words = pixels.copy(), words.copy()
+    over_words = np.zeros((len(pixels), pixels.shape[1], words.shape[1]))
+    over_pixels = np.zeros((len(pixels), words.shape[1], pixels.shape[1]))
+    for b, real in enumerate(token_mask == 1):
+        v, l_hat = linear(pixels[b], w, "image_proj"), linear(words[b], w, "text_proj")
+        scores = v @ l_hat.T / np.sqrt(v.shape[-1])
+        over_words[b][:, real] = softmax(scores[:, real])
+        over_pixels[b] = softmax(scores.T)
+        to_pixels = linear(over_words[b][:, real] @ l_hat[real], w, "text_to_image")
+        fused_pixels[b] += gate(to_pixels, under(w, "image_gate"))
+        if "image_to_text.weight" in w:
+            to_words = linear(over_pixels[b] @ v, w, "image_to_text")
+            fused_words[b][real] += gate(to_words, under(w, "text_gate"))[real]
+    return fused_pixels, fused_words, over_words, over_pixels
+
+
+def cross_attention(pixels: np.ndarray, words: np.ndarray, token_mask: np.ndarray, heads: int,
+                    w: Weights) -> np.ndarray:
+    """Eq 7, 8: self-attention over pixels and real words, of which the pixels' rows are kept."""
+    results = []
+    for v_o, l_o, real in zip(pixels, words, token_mask == 1):
+        image = linear(v_o, w, "image_proj") + w["position_embedding"][0]
+        f_o = np.concatenate([image, linear(l_o[real], w, "text_proj")])
+        fused = attention(*(linear(f_o, w, name) for name in ("query", "key", "value")), heads)
+        results.append(linear(fused, w, "output")[:len(v_o)] + v_o)
+    return np.stack(results)
+
+
+def mask_generator(pixels: np.ndarray, layers: int, heads: int, w: Weights) -> np.ndarray:
+    """Eq 9: a post-norm transformer decoder on the learnt queries."""
+    def attend(q, source, names):
+        projected = linear(q, names, "query"), linear(source, names, "key"), linear(source, names, "value")
+        return linear(attention(*projected, heads), names, "output")
+
+    results = []
+    for s_o in pixels:
+        memory, q = linear(s_o, w, "memory_proj"), w["queries"]
+        for i in range(layers):
+            layer = under(w, f"layers.{i}")
+            q = layer_norm(q + attend(q, q, under(layer, "self_attention")), layer, "norm1")
+            q = layer_norm(q + attend(q, memory, under(layer, "cross_attention")), layer, "norm2")
+            q = layer_norm(q + linear(np.maximum(linear(q, layer, "fc1"), 0), layer, "fc2"), layer, "norm3")
+        results.append(q)
+    return np.stack(results)
+
+
+def convolution(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+    """(B, C, h, w) -> (B, C', h, w): cross-correlation with a kernel of odd size, zeros around."""
+    kernel, (height, width) = w[f"{name}.weight"], x.shape[2:]
+    reach = kernel.shape[-1] // 2
+    padded = np.pad(x, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    total = w[f"{name}.bias"][None, :, None, None] + np.zeros((len(x), 1, height, width))
+    for dy, dx in np.ndindex(kernel.shape[2:]):
+        total = total + np.einsum("bchw,oc->bohw", padded[:, :, dy:dy + height, dx:dx + width], kernel[:, :, dy, dx])
+    return total
+
+
+def batch_norm(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+    """With the moving statistics."""
+    mean, variance, gamma, beta = (w[f"{name}.{part}"][:, None, None]
+                                   for part in ("moving_mean", "moving_variance", "gamma", "beta"))
+    return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+
+def upsample(x: np.ndarray, factor: int) -> np.ndarray:
+    """Bilinear, half-pixel centres, edges repeated: linear interpolation along the rows, then the columns."""
+    for axis in (2, 3):
+        size = x.shape[axis]
+        centres = (np.arange(size * factor) + 0.5) / factor - 0.5
+        x = np.apply_along_axis(lambda line: np.interp(centres, np.arange(size), line), axis, x)  # noqa: B023
+    return x
+
+
+def seg_head(fused: np.ndarray, stages: list[np.ndarray], w: Weights) -> np.ndarray:
+    """Eq 10."""
+    y = fused
+    for i in (4, 3, 2, 1):
+        rho = under(w, f"rho.{i - 1}")
+        for k in (1, 2):
+            y = batch_norm(np.maximum(convolution(y, rho, f"conv{k}"), 0), rho, f"bn{k}")
+        y = y if i == 4 else upsample(y, 2)
+        y = y + convolution(stages[i - 1], w, f"gamma.{i - 1}")
+    return y
+
+
+def sentence_mask_alignment(queries: np.ndarray, pixels: np.ndarray, sentence: np.ndarray, temperature: float,
+                            w: Weights):
+    """Eq 11, 12: M (B, h, w), Q_w (B, N), Y_N (B, N, h, w)."""
+    q_hat = linear(queries, w, "query_proj")
+    cosine = (q_hat @ sentence[:, :, None])[:, :, 0]
+    cosine /= np.linalg.norm(q_hat, axis=-1) * np.linalg.norm(sentence, axis=-1, keepdims=True)
+    weights = softmax(cosine / temperature)
+    y_hat = linear(pixels.transpose(0, 2, 3, 1), w, "pixel_proj")
+    masks = np.einsum("bhwd,bnd->bnhw", y_hat, q_hat)
+    return (masks * weights[:, :, None, None]).sum(1), weights, masks

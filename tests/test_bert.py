@@ -1,0 +1,50 @@
+"""The text encoder against Hugging Face's, in float64 with all weights random."""
+from __future__ import annotations
+
+import mindspore
+import numpy as np
+import pytest
+import torch
+from mindspore import Tensor
+
+from src.model.bert import BertModel
+from src.model.layers import padding_bias
+from tests.backbones import bert_weights, random_bert, set_weights
+from tests.conftest import assert_close
+
+SIZES = {"vocab_size": 50, "dim": 24, "heads": 3, "layers": 8, "max_positions": 12}
+TOKEN_MASK = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]], np.int32)
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    """The same encoder twice and its words: every layer's output by Hugging Face, ours, the words."""
+    theirs = random_bert(**SIZES)
+    ours = BertModel(**SIZES, dropout=0.1).set_train(False)
+    set_weights(ours, bert_weights(theirs))
+    token_ids = np.random.default_rng(1).integers(0, 50, TOKEN_MASK.shape).astype(np.int32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(token_ids).long(), torch.from_numpy(TOKEN_MASK), output_hidden_states=True)
+    return expected.hidden_states, ours, Tensor(token_ids)
+
+
+def test_every_layer_equals_hugging_face(encoders):
+    expected, ours, token_ids = encoders
+    x = ours.embeddings(token_ids)
+    assert_close(x, expected[0], relative=1e-5)
+    for layer, reference in zip(ours.encoder.layer, expected[1:], strict=True):
+        x = layer(x, padding_bias(Tensor(TOKEN_MASK)))
+        assert_close(x, reference, relative=1e-5)
+
+
+def test_a_stage_is_a_quarter_of_the_layers(encoders):
+    expected, ours, _ = encoders
+    for i in (1, 2, 3, 4):
+        x = Tensor(expected[2 * i - 2].numpy().astype(np.float32))
+        assert_close(ours.stage(x, padding_bias(Tensor(TOKEN_MASK)), i), expected[2 * i], relative=1e-5)
+
+
+def test_graph_mode_agrees(encoders):
+    expected, ours, token_ids = encoders
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    assert_close(ours(token_ids, padding_bias(Tensor(TOKEN_MASK))), expected[-1], relative=1e-5)

@@ -1,0 +1,139 @@
+"""The whole model against Hugging Face's encoders, stage by stage, with the paper's equations between them."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mindspore
+import numpy as np
+import pytest
+import torch
+from mindspore import Tensor
+
+from src.config import Config, load_config
+from src.model import CoupAlign, build_model
+from tests import equations
+from tests.backbones import bert_weights, random_bert, random_swin, swin_weights
+from tests.conftest import SMALLEST, TINY, assert_close
+from tests.equations import under
+
+TOKEN_MASK = np.array([[1] * 8, [1] * 5 + [0] * 3, [1] * 2 + [0] * 6])
+SWITCHES = {
+    "everything": {},
+    "words inform pixels": {"wpa_direction": "uni"},
+    "no alignment": {"wpa_direction": "none"},
+    "alignment at stages 2 and 4": {"wpa_stages": [2, 4]},
+    "one way at stage 3, one query, cold": {"wpa_direction": "uni", "wpa_stages": [3], "num_queries": 1,
+                                            "sma_temperature": 0.1},
+    "no SMA, twelve queries that do not exist": {"sma": False, "num_queries": 12},
+    "eight layers of text, windows of 7": {"bert_num_layers": 8, "swin_window_size": 7, "image_size": 96},
+}
+
+
+class Case(NamedTuple):
+    model: CoupAlign
+    inputs: list[np.ndarray]
+    weights: dict[str, np.ndarray]
+    encoders: tuple[torch.nn.Module, torch.nn.Module]
+
+    def tensors(self, rows=slice(None)) -> list[Tensor]:
+        return [Tensor(x[rows].astype(np.float32 if x.dtype.kind == "f" else np.int32)) for x in self.inputs]
+
+
+@pytest.fixture
+def make(random_cell):
+    """``make(config)``: a model in evaluation mode with random weights, the same weights in the references, inputs."""
+
+    def case(config: Config) -> Case:
+        swin = random_swin(image_size=config.image_size, window=config.swin_window_size, heads=config.swin_num_heads,
+                           embed_dim=config.swin_embed_dim, depths=config.swin_depths)
+        bert = random_bert(vocab_size=config.bert_vocab_size, dim=config.bert_hidden_size, heads=config.bert_num_heads,
+                           layers=config.bert_num_layers, max_positions=config.bert_max_positions)
+        shape = (3, 3, config.image_size, config.image_size)
+        cell, weights, image = random_cell(build_model(config), inputs=shape)
+        parameters = cell.cell.parameters_dict()
+        for prefix, values in (("image_encoder", swin_weights(swin)), ("text_encoder", bert_weights(bert))):
+            for name, value in values.items():
+                parameters[f"{prefix}.{name}"].set_data(Tensor(value.astype(np.float32)))
+        token_ids = np.random.default_rng(1).integers(0, config.bert_vocab_size, TOKEN_MASK.shape)
+        return Case(cell.cell, [image, token_ids, TOKEN_MASK], weights, (swin, bert))
+
+    return case
+
+
+def reference(config: Config, case: Case):
+    """Eq 1-12: logits, Y_1, Y_N, Q_w, and the attentions of stages with WPA, in float64."""
+    (image, token_ids, token_mask), w, (swin, bert) = case.inputs, case.weights, case.encoders
+    hidden_words = torch.from_numpy(np.where(token_mask, 0, -np.inf))[:, None, None]
+    side, per_stage = config.image_size // 4, config.bert_num_layers // 4
+    pixels = swin.embeddings(torch.from_numpy(image))[0].numpy()
+    words = bert.embeddings(torch.from_numpy(token_ids)).numpy()
+    stages, attentions = [], []
+    for i in (1, 2, 3, 4):
+        size = side // 2 ** (i - 1)
+        stages.append(as_map(pixels, size))
+        if config.wpa_direction != "none" and i in config.wpa_stages:
+            alignment = under(w, f"wpa.{i - 1}")
+            pixels, words, *attention = equations.word_pixel_alignment(pixels, words, token_mask, alignment)
+            attentions.append(attention)
+        pixels = swin.encoder.layers[i - 1](torch.from_numpy(pixels), (size, size))[0].numpy()
+        words = torch.from_numpy(words)
+        for layer in bert.encoder.layer[(i - 1) * per_stage:i * per_stage]:
+            words = layer(words, hidden_words)[0]
+        words = words.numpy()
+    v_o, l_o, l_g = swin.layernorm(torch.from_numpy(pixels)).numpy(), words, words[:, 0]
+    s_o = equations.cross_attention(v_o, l_o, token_mask, config.cross_attention_heads, under(w, "cross_attention"))
+    y_1 = equations.seg_head(as_map(s_o, side // 8), stages, under(w, "seg_head"))
+    if config.sma:
+        q_o = equations.mask_generator(s_o, config.decoder_layers, config.decoder_heads, under(w, "mask_generator"))
+        mask, q_w, y_n = equations.sentence_mask_alignment(q_o, y_1, l_g, config.sma_temperature, under(w, "sma"))
+    else:
+        y_n = equations.convolution(y_1, w, "mask_proj")
+        mask, q_w = y_n[:, 0], np.ones((len(image), 1))
+    return equations.upsample(mask[:, None], 4)[:, 0], y_1, y_n, q_w, attentions
+
+
+def as_map(tokens: np.ndarray, size: int) -> np.ndarray:
+    return tokens.swapaxes(1, 2).reshape(len(tokens), -1, size, size)
+
+
+@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
+@torch.no_grad()
+def test_the_model_is_eq_1_to_12(make, switches):
+    config = load_config(overrides={**SMALLEST, **switches})
+    case = make(config)
+    *expected, expected_attentions = reference(config, case)
+    *found, attentions = case.model.predict_all(*case.tensors())
+    for each, value in zip(found, expected, strict=True):
+        assert each.dtype == mindspore.float32
+        assert_close(each, value, relative=1e-5)
+    for (over_words, over_pixels), (words, pixels) in zip(attentions, expected_attentions, strict=True):
+        assert_close(over_words, words, relative=1e-5)
+        if config.wpa_direction == "bi":
+            assert_close(over_pixels, pixels, relative=1e-5)
+        else:
+            assert over_pixels is None
+
+
+@pytest.mark.parametrize("switches", [{}, {"wpa_direction": "uni", "wpa_stages": [2], "sma": False}],
+                         ids=["everything", "without"])
+def test_methods_and_modes_agree(make, switches):
+    """What training and pictures see is what the model gives, compiled or not."""
+    case = make(load_config(overrides={**SMALLEST, **switches}))
+    logits, pixels, *_ = case.model.predict_all(*case.tensors())
+    for each, same in zip(case.model.training_outputs(*case.tensors()), (logits, pixels), strict=True):
+        assert np.array_equal(each.asnumpy(), same.asnumpy())
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    assert_close(case.model(*case.tensors()), logits, relative=5e-6)
+
+
+def test_neither_padding_nor_the_rest_of_the_batch_nor_dropout_matters(make):
+    """A sample has the same logits in another batch and with other ids as padding; in training it has not."""
+    case = make(load_config(overrides=TINY))
+    image, token_ids, token_mask = case.inputs
+    logits = case.model(*case.tensors()).asnumpy()
+    padded_otherwise = np.where(token_mask, token_ids, (token_ids + 7) % 30522)
+    assert (padded_otherwise != token_ids).sum() == 9
+    case = case._replace(inputs=[x[[2, 1, 1]] for x in (image, padded_otherwise, token_mask)])
+    assert_close(case.model(*case.tensors()), logits[[2, 1, 1]], relative=5e-6)
+    first, second = case.model.set_train(True)(*case.tensors(slice(1, 3))).asnumpy()
+    assert np.abs(first - second).max() > 1e-2 * np.abs(logits).max()

@@ -1,0 +1,140 @@
+"""Names and shapes of all parameters, which checkpoints depend on, written out from the specification of the model."""
+from __future__ import annotations
+
+import pytest
+from mindspore.nn.utils import no_init_parameters
+
+from src.config import Config, load_config
+from src.model import build_model
+from tests.conftest import TINY
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def dense(name: str, out_dim: int, in_dim: int) -> Shapes:
+    return {f"{name}.weight": (out_dim, in_dim), f"{name}.bias": (out_dim,)}
+
+
+def norm(name: str, dim: int) -> Shapes:
+    return {f"{name}.gamma": (dim,), f"{name}.beta": (dim,)}
+
+
+def conv(name: str, out_dim: int, in_dim: int, kernel: int) -> Shapes:
+    return {f"{name}.weight": (out_dim, in_dim, kernel, kernel), f"{name}.bias": (out_dim,)}
+
+
+def swin(c: Config) -> Shapes:
+    """The official Swin checkpoint."""
+    dim = c.swin_embed_dim
+    shapes = {**conv("patch_embed.proj", dim, 3, 4), **norm("patch_embed.norm", dim)}
+    for i, (depth, heads) in enumerate(zip(c.swin_depths, c.swin_num_heads)):
+        window = min(c.swin_window_size, c.image_size // 4 // 2 ** i)
+        for j in range(depth):
+            block = f"layers.{i}.blocks.{j}"
+            shapes |= norm(f"{block}.norm1", dim) | dense(f"{block}.attn.qkv", 3 * dim, dim)
+            shapes |= {f"{block}.attn.relative_position_bias_table": ((2 * window - 1) ** 2, heads)}
+            shapes |= dense(f"{block}.attn.proj", dim, dim) | norm(f"{block}.norm2", dim)
+            shapes |= dense(f"{block}.mlp.fc1", 4 * dim, dim) | dense(f"{block}.mlp.fc2", dim, 4 * dim)
+        if i < 3:
+            shapes |= norm(f"layers.{i}.downsample.norm", 4 * dim)
+            shapes[f"layers.{i}.downsample.reduction.weight"] = (2 * dim, 4 * dim)
+            dim *= 2
+    return shapes | norm("norm", dim)
+
+
+def bert(c: Config) -> Shapes:
+    """Hugging Face's BertModel without its pooler."""
+    dim = c.bert_hidden_size
+    shapes = {
+        "embeddings.word_embeddings.embedding_table": (c.bert_vocab_size, dim),
+        "embeddings.position_embeddings.embedding_table": (c.bert_max_positions, dim),
+        "embeddings.token_type_embeddings.embedding_table": (2, dim),
+        **norm("embeddings.LayerNorm", dim),
+    }
+    for i in range(c.bert_num_layers):
+        layer = f"encoder.layer.{i}"
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            shapes |= dense(f"{layer}.attention.{part}", dim, dim)
+        shapes |= norm(f"{layer}.attention.output.LayerNorm", dim) | norm(f"{layer}.output.LayerNorm", dim)
+        shapes |= dense(f"{layer}.intermediate.dense", 4 * dim, dim) | dense(f"{layer}.output.dense", dim, 4 * dim)
+    return shapes
+
+
+def fusion(c: Config) -> Shapes:
+    """Everything between and after the encoders."""
+    text, joint = c.bert_hidden_size, c.wpa_dim
+    widths = [c.swin_embed_dim * 2 ** i for i in range(4)]
+    shapes = {}
+    for i, image in enumerate(widths):
+        if c.wpa_direction == "none" or i + 1 not in c.wpa_stages:
+            continue
+        wpa = f"wpa.{i}"
+        shapes |= dense(f"{wpa}.image_proj", joint, image) | dense(f"{wpa}.text_proj", joint, text)
+        shapes |= dense(f"{wpa}.text_to_image", image, joint)
+        shapes |= dense(f"{wpa}.image_gate.fc1", image, image) | dense(f"{wpa}.image_gate.fc2", image, image)
+        if c.wpa_direction == "bi":
+            shapes |= dense(f"{wpa}.image_to_text", text, joint)
+            shapes |= dense(f"{wpa}.text_gate.fc1", text, text) | dense(f"{wpa}.text_gate.fc2", text, text)
+
+    shapes["cross_attention.position_embedding"] = (1, (c.image_size // 32) ** 2, text)
+    shapes |= dense("cross_attention.image_proj", text, widths[3]) | dense("cross_attention.output", widths[3], text)
+    for part in ("text_proj", "query", "key", "value"):
+        shapes |= dense(f"cross_attention.{part}", text, text)
+
+    head = c.seg_head_dim
+    for i, image in enumerate(widths):
+        shapes |= conv(f"seg_head.rho.{i}.conv1", head, widths[3] if i == 3 else head, 3)
+        shapes |= conv(f"seg_head.rho.{i}.conv2", head, head, 3) | conv(f"seg_head.gamma.{i}", head, image, 1)
+        for part in ("gamma", "beta", "moving_mean", "moving_variance"):
+            shapes |= {f"seg_head.rho.{i}.bn{k}.{part}": (head,) for k in (1, 2)}
+    return shapes | (proposals(c) if c.sma else conv("mask_proj", 1, head, 1))
+
+
+def proposals(c: Config) -> Shapes:
+    """Mask generator and Sentence-Mask Alignment."""
+    dim = c.decoder_dim
+    shapes = {"mask_generator.queries": (c.num_queries, dim)}
+    shapes |= dense("mask_generator.memory_proj", dim, 8 * c.swin_embed_dim)
+    for i in range(c.decoder_layers):
+        layer = f"mask_generator.layers.{i}"
+        for attention in ("self_attention", "cross_attention"):
+            for part in ("query", "key", "value", "output"):
+                shapes |= dense(f"{layer}.{attention}.{part}", dim, dim)
+        shapes |= dense(f"{layer}.fc1", c.decoder_ffn_dim, dim) | dense(f"{layer}.fc2", dim, c.decoder_ffn_dim)
+        for k in (1, 2, 3):
+            shapes |= norm(f"{layer}.norm{k}", dim)
+    shapes |= dense("sma.query_proj", c.bert_hidden_size, dim)
+    return shapes | dense("sma.pixel_proj", c.bert_hidden_size, c.seg_head_dim)
+
+
+CASES = {
+    "paper": {},
+    "paper, window 12": {"swin_window_size": 12},
+    "tiny": TINY,
+    "words inform pixels": {**TINY, "wpa_direction": "uni"},
+    "no alignment": {**TINY, "wpa_direction": "none"},
+    "stages 2 and 4": {**TINY, "wpa_stages": [2, 4]},
+    "stage 3, one way": {**TINY, "wpa_stages": [3], "wpa_direction": "uni"},
+    "no SMA": {**TINY, "sma": False},
+    "more queries": {**TINY, "num_queries": 20, "decoder_layers": 3},
+}
+
+
+@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
+def test_parameters(overrides):
+    config = load_config(overrides=overrides)
+    expected = {f"image_encoder.{name}": shape for name, shape in swin(config).items()}
+    expected |= {f"text_encoder.{name}": shape for name, shape in bert(config).items()}
+    expected |= fusion(config)
+    with no_init_parameters():
+        parameters = build_model(config).parameters_dict()
+    assert {name: parameter.shape for name, parameter in parameters.items()} == expected
+    assert all(name == parameter.name for name, parameter in parameters.items())
+    fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    assert fixed == {name for name in expected if ".moving_" in name}
+
+
+def test_the_papers_model_has_229_5_million_parameters():
+    with no_init_parameters():
+        model = build_model(load_config())
+    assert sum(parameter.size for parameter in model.trainable_params()) == 229_499_192

@@ -1,0 +1,81 @@
+"""Every operator of model and losses is documented for Ascend, GPU and CPU by the installed MindSpore."""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.ops import auto_generate, operations
+from mindspore.train import mind_ir_pb2
+
+from src.config import load_config
+from src.loss import PixelContrastiveLoss, SegmentationLoss
+from src.model import build_model
+from tests.conftest import SMALLEST
+
+PLATFORMS = {"Ascend", "GPU", "CPU"}
+# What a graph consists of besides operators: parameters, tuples, the order of side effects.
+NO_OPERATORS = {"Load", "UpdateState", "Depend", "MakeTuple", "TupleGetItem"}
+# How MindSpore spells public functions inside; these operators have no page of their own.
+SPELLINGS = {"MatMulExt": "matmul", "Muls": "mul", "Divs": "div"}
+
+
+class Training(nn.Cell):
+    """All that is computed from a batch, dropout and losses included, and the N masks."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = build_model(load_config(overrides=SMALLEST))
+        self.segmentation, self.contrastive = SegmentationLoss(), PixelContrastiveLoss()
+
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
+        logits, pixels, masks, weights, _ = self.model.predict_all(image, token_ids, token_mask)
+        return self.segmentation(logits, mask), self.contrastive(pixels, mask), masks, weights
+
+
+class Spelled(nn.Cell):
+    """The public functions of SPELLINGS, two of them with a number."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.matmul(x, x) * 3.0 / 7.0
+
+
+def operators(cell: nn.Cell, inputs: list[Tensor], directory: Path) -> set[str]:
+    """Names of the operators in the graph of a cell."""
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    file = directory / "graph.mindir"
+    mindspore.export(cell, *inputs, file_name=str(file), file_format="MINDIR")
+    model = mind_ir_pb2.ModelProto()
+    model.ParseFromString(file.read_bytes())
+    return {primitive.op_type for primitive in model.primitives} - NO_OPERATORS
+
+
+def platforms(operator: str) -> set[str]:
+    """Those of the documentation of an operator, or of the function that its documentation refers to."""
+    text = (getattr(operations, operator, None) or getattr(auto_generate, operator)).__doc__ or ""
+    refers = re.search(r"Refer to :func:`mindspore\.ops\.(\w+)`", text)
+    function = SPELLINGS.get(operator) or (refers and refers[1])
+    if function:
+        text = getattr(ops, function).__doc__
+    line = re.search(r"Supported Platforms:\s*\n\s*(.*)", text)
+    return set(re.findall(r"``(\w+)``", line[1])) if line else set()
+
+
+def test_platforms_are_read_from_the_documentation():
+    assert platforms("Softmax") == platforms("Gather") == platforms("Concat") == PLATFORMS
+    assert platforms("BesselI0") == {"GPU", "CPU"}
+
+
+def test_spellings(tmp_path):
+    assert operators(Spelled(), [Tensor(np.ones((2, 2), np.float32))], tmp_path) == set(SPELLINGS)
+
+
+def test_every_operator_runs_on_every_platform(tmp_path):
+    config = load_config(overrides=SMALLEST)
+    size, words = config.image_size, np.ones((2, config.max_tokens), np.int32)
+    image, mask = np.zeros((2, 3, size, size), np.float32), np.zeros((2, size, size), np.float32)
+    found = operators(Training().set_train(), [Tensor(x) for x in (image, words, words, mask)], tmp_path)
+    assert {"Conv2D", "LayerNorm", "Softmax", "Gather", "Dropout", "Log"} <= found
+    assert {operator: platforms(operator) for operator in found} == dict.fromkeys(found, PLATFORMS)
