@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pytest
+from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from src.config import Config, load_config
@@ -138,3 +139,14 @@ def test_the_papers_model_has_229_5_million_parameters():
     with no_init_parameters():
         model = build_model(load_config())
     assert sum(parameter.size for parameter in model.trainable_params()) == 229_499_192
+
+
+def test_every_norm_has_its_epsilon():
+    """Features of common size would not tell 1e-12 from 1e-5; a pretrained encoder's rare small ones would."""
+    with no_init_parameters():
+        model = build_model(load_config(overrides=TINY))
+    found = {}
+    for name, cell in model.cells_and_names():
+        if isinstance(cell, (nn.LayerNorm, nn.BatchNorm2d)):
+            found.setdefault(name.split(".")[0], set()).add(getattr(cell, "epsilon", None) or cell.eps)
+    assert found == {"image_encoder": {1e-5}, "text_encoder": {1e-12}, "mask_generator": {1e-5}, "seg_head": {1e-5}}
