@@ -4,7 +4,9 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-FAR = -1e30  # stands for a pair that is not compared: its exponential is 0, its gradient too
+# A pair that is not compared is put this far away, squared: its exponential is 0, its gradient too. A larger number
+# would be infinite, and its product with 0 none, where a device multiplies float32 matrices in float16.
+FAR = 3e4
 EPSILON = 1e-6
 
 
@@ -43,8 +45,8 @@ class PixelContrastiveLoss(nn.Cell):
 
         own = ops.reduce_sum(features * ops.matmul(sides, prototypes), -1) / self.temperature
         # Two more columns put pairs of one side out of reach within the product itself; for the others they add 0.
-        others = ops.matmul(ops.concat((features / self.temperature, sides * FAR), -1),
-                            ops.concat((features, sides), -1).swapaxes(1, 2))
+        others = ops.matmul(ops.concat((features / self.temperature, sides * -FAR), -1),
+                            ops.concat((features, sides * FAR), -1).swapaxes(1, 2))
         largest = ops.stop_gradient(ops.maximum(own, others.max(axis=-1)))
         # A sum as a product with ones: several times faster than the reduction on the CPU.
         total = ops.matmul(ops.exp(others - ops.expand_dims(largest, -1)), ops.ones_like(largest[:, :, None]))
