@@ -1,7 +1,8 @@
 """CoupAlign: word-pixel alignment coupled with sentence-mask alignment (Zhang et al., NeurIPS 2022)."""
 from __future__ import annotations
 
-from mindspore import Tensor, nn
+import mindspore
+from mindspore import Tensor, nn, ops
 
 from src.model.bert import BertModel
 from src.model.cross_attention import CrossAttention
@@ -71,7 +72,7 @@ class CoupAlign(nn.Cell):
         else:
             proposals = self.mask_proj(pixels)
             mask = proposals.squeeze(1)
-            weights = (mask[:, :1, 0] * 0 + 1).astype("float32")
+            weights = ops.ones((mask.shape[0], 1), mindspore.float32)
         return self._full_size(mask), pixels, proposals, weights, attention
 
     def encode(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
