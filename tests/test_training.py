@@ -199,6 +199,16 @@ def test_epochs_see_every_row_once_or_one_of_each_referent(tiny_data, tmp_path):
     assert len({tuple(sorted(order)) for order in drawn}) == 4
 
 
+def test_epochs_can_keep_to_families(tiny_data, tmp_path):
+    config = run_config(tiny_data, tmp_path, train_families=["attribute", "ordinal"])
+    split = Split(config, "train")
+    family = split.records["family"]
+    expected = [row for row in range(300) if family[row] in ("attribute", "ordinal")]
+    assert sorted(epoch_order(config, split, 0)) == expected and 0 < len(expected) < 300
+    with pytest.raises(UserError, match="train_families has 'colour', but split train has: attribute, extreme"):
+        epoch_order(load_config(overrides={**config.as_dict(), "train_families": ["colour"]}), split, 0)
+
+
 def test_best_is_the_highest_score_so_far(tmp_path):
     record = Record(load_config(overrides={"output_dir": str(tmp_path / "run")}))
     cell = nn.Dense(1, 1)

@@ -31,15 +31,15 @@ class Record:
         config.save(self.directory / "config.yaml")
         self._best = -1.0
         for name, columns in (("steps.csv", STEP_COLUMNS), ("curve.csv", EPOCH_COLUMNS)):
-            self._append(name, [columns])
+            self._append(name, columns)
 
-    def steps(self, rows: Sequence[Sequence[float]]) -> None:
-        """Adds rows of STEP_COLUMNS; each figure with all its digits."""
-        self._append("steps.csv", rows)
+    def step(self, row: Sequence[float]) -> None:
+        """Adds a row of STEP_COLUMNS, at once, so that a run can be watched; each figure with all its digits."""
+        self._append("steps.csv", row)
 
     def epoch(self, values: dict[str, float]) -> None:
         """Adds a row of EPOCH_COLUMNS; what was not measured stays empty."""
-        self._append("curve.csv", [[values.get(column, "") for column in EPOCH_COLUMNS]])
+        self._append("curve.csv", [values.get(column, "") for column in EPOCH_COLUMNS])
 
     def checkpoint(self, model: nn.Cell, score: float | None = None) -> bool:
         """Writes last.ckpt, and best.ckpt too if score is the highest so far; returns whether it was."""
@@ -53,6 +53,6 @@ class Record:
                 mindspore.save_checkpoint(model, str(path))
         return is_best
 
-    def _append(self, name: str, rows: Sequence[Sequence]) -> None:
+    def _append(self, name: str, row: Sequence) -> None:
         with open(Path(self.directory, name), "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+            csv.writer(file).writerow(row)

@@ -69,8 +69,18 @@ def train(config: Config, progress: bool = True) -> Path:
 
 
 def epoch_order(config: Config, split: Split, epoch: int) -> np.ndarray:
-    """Rows of the split in the order in which an epoch (0, 1, …) sees them."""
+    """Rows of the split in the order in which an epoch (0, 1, …) sees them.
+
+    Raises: UserError where the split has no expressions of one of ``train_families``.
+    """
     rows = split.indices(config.train_sentences, config.seed + epoch)
+    if config.train_families:
+        families = split.records["family"]
+        unknown = sorted(set(config.train_families) - set(families))
+        if unknown:
+            known = ", ".join(sorted(set(families) - {""})) or "names no families"
+            raise UserError(f"train_families has {unknown[0]!r}, but split {config.train_split} has: {known}")
+        rows = rows[np.isin(families[rows], config.train_families)]
     return np.random.Generator(np.random.PCG64([config.seed, epoch])).permutation(rows)
 
 
@@ -87,8 +97,8 @@ def _train_epoch(config: Config, split: Split, step: TrainStep, record: Record, 
             losses, learning_rate = step(*(batch[column] for column in COLUMNS))
             number = epoch * steps_per_epoch + len(rows) + 1
             rows.append([number, *(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy())])
+            record.step(rows[-1])
             if not math.isfinite(rows[-1][1]):
-                record.steps(rows)
                 raise UserError(f"the loss is {rows[-1][1]} at step {number}: lower learning_rate, set max_grad_norm, "
                                 f"or look at {record.directory}/steps.csv for where it began")
             # The first step compiles: counting it would say nothing about the speed of the rest.
@@ -100,7 +110,6 @@ def _train_epoch(config: Config, split: Split, step: TrainStep, record: Record, 
             bar.update()
             bar.set_postfix_str(f"loss {rows[-1][1]:.4f} = seg {rows[-1][2]:.4f} + {config.aux_loss_weight:g} aux "
                                 f"{rows[-1][3]:.4f}, lr {rows[-1][4]:.2e}, {speed:.1f} samples/s", refresh=False)
-    record.steps(rows)
     means = dict(zip(STEP_COLUMNS, np.mean(rows, axis=0).tolist()))
     return {**means, "epoch": epoch + 1, "step": rows[-1][0], "samples": rows[-1][0] * config.batch_size,
             "learning_rate": rows[-1][4], "samples_per_second": round(speed, 1)}
