@@ -23,7 +23,8 @@ NOT_NEGATIVE = (
     "linear_init_std",
 )
 BELOW_ONE = ("swin_drop_path_rate", "bert_dropout", "threshold")
-NOT_EMPTY = ("output_dir", "dataset", "data_dir", "vocab_file", "train_split", "val_split", "eval_splits")
+NOT_EMPTY = ("output_dir", "dataset", "data_dir", "vocab_file", "train_split", "val_split", "eval_splits",
+             "train_families")
 
 
 def combination_error(values: Mapping[str, Any]) -> str | None:

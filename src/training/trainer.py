@@ -74,7 +74,7 @@ def epoch_order(config: Config, split: Split, epoch: int) -> np.ndarray:
     Raises: UserError where the split has no expressions of one of ``train_families``.
     """
     rows = split.indices(config.train_sentences, config.seed + epoch)
-    if config.train_families:
+    if config.train_families != ("all",):
         families = split.records["family"]
         unknown = sorted(set(config.train_families) - set(families))
         if unknown:
