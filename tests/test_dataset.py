@@ -172,3 +172,13 @@ def test_what_is_incomplete_is_refused_with_the_mend(config, tmp_path):
     (copy / "meta.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         Split(moved, "train")
+
+
+@pytest.mark.parametrize("overrides, message", [
+    ({"dataset": "refcoco"}, "holds refshapes, the configuration says dataset refcoco.*set --dataset refshapes"),
+    ({"bert_vocab_size": 3000}, "has word piece [0-9]+, beyond the model's: set bert_vocab_size above it"),
+])
+def test_data_of_another_name_or_of_unknown_words_are_refused(tiny_data, overrides, message):
+    config = load_config(overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data), **overrides})
+    with pytest.raises(UserError, match=message):
+        Split(config, "train")

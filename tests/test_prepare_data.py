@@ -112,7 +112,7 @@ def test_refshapes_is_made_once_and_read_by_the_same_reader(tmp_path, capsys):
     counts = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:5]}
     assert counts == {"train": "30", "val": "3", "testA": "3", "testB": "3"}
     refs = pickle.loads((output / "source/refs(refshapes).p").read_bytes())
-    config = load_config(overrides={"data_dir": str(output), "max_tokens": 20})
+    config = load_config(overrides={"dataset": "refshapes", "data_dir": str(output), "max_tokens": 20})
     for split in counts:
         expected = [sentence["sent"] for ref in refs if ref["split"] == split for sentence in ref["sentences"]]
         assert Split(config, split).records["expression"].tolist() == expected
