@@ -21,7 +21,7 @@ prepare_environment() {
     fi
 }
 
-# Prints the name of a Python that MindSpore 2.9 has packages for and the project was tested with.
+# Prints the name of a Python that MindSpore 2.9 has packages for, first of all the one the project was tested with.
 find_python() {
     local candidate
     for candidate in ${PYTHON:-} python3.11 python3.12 python3.10 python3 python; do
