@@ -4,10 +4,11 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from src.model.layers import unit
+
 # A pair that is not compared is put this far away, squared: its exponential is 0, its gradient too. A larger number
 # would be infinite, and its product with 0 none, where a device multiplies float32 matrices in float16.
 FAR = 3e4
-EPSILON = 1e-6
 
 
 class PixelContrastiveLoss(nn.Cell):
@@ -59,10 +60,7 @@ class PixelContrastiveLoss(nn.Cell):
         return (ops.reduce_sum(ops.expand_dims(loss, -1) * weights, (1, 2)) * both).mean()
 
     def _unit(self, x: Tensor) -> Tensor:
-        if not self.normalize:
-            return x
-        square = ops.reduce_sum(x * x, -1)
-        return x * ops.expand_dims(ops.rsqrt(ops.maximum(square, EPSILON ** 2)), -1)
+        return unit(x) if self.normalize else x
 
     @staticmethod
     def _nearest(mask: Tensor, height: int, width: int) -> Tensor:

@@ -5,6 +5,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, TruncatedNormal
 
 START = 0.02  # standard deviation of the starting weights, as in BERT and Swin
+EPSILON = 1e-6  # least length a vector is divided by
 MASKED = -1e9  # added to a score, makes its softmax exactly 0 in float32
 
 
@@ -25,6 +26,12 @@ def gelu(x: Tensor) -> Tensor:
     Written with ``erf`` because its gradient then costs four fifths of the fused operator's on the CPU.
     """
     return x * (ops.erf(x * 0.7071067811865476) * 0.5 + 0.5)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / max(|x|, 1e-6) over the last axis; at 0 both the value and the gradient are finite."""
+    square = ops.reduce_sum(x * x, -1)
+    return x * ops.expand_dims(ops.rsqrt(ops.maximum(square, EPSILON ** 2)), -1)
 
 
 def padding_bias(token_mask: Tensor) -> Tensor:

@@ -3,15 +3,7 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
-from src.model.layers import dense
-
-EPSILON = 1e-6
-
-
-def unit(x: Tensor) -> Tensor:
-    """x / max(|x|, 1e-6) over the last axis; at 0 both the value and the gradient are finite."""
-    square = ops.reduce_sum(x * x, -1)
-    return x * ops.expand_dims(ops.rsqrt(ops.maximum(square, EPSILON ** 2)), -1)
+from src.model.layers import dense, unit
 
 
 class SentenceMaskAlignment(nn.Cell):
