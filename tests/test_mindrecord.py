@@ -16,10 +16,11 @@ TOKENIZER = Tokenizer("assets/bert-base-uncased-vocab.txt", 10)
 
 
 def _write(handmade: Handmade, directory, split: str) -> tuple[list[dict], dict]:
-    """Rows, and the numbers that write_split returns."""
+    """Rows as written, and the numbers that the data set counts for the split."""
     handmade.write()
     dataset = read_refer(handmade.annotations, handmade.images, "unc")
-    counts = write_split(directory, split, dataset, TOKENIZER)
+    write_split(directory, split, dataset, TOKENIZER)
+    counts = dataset.counts(split)
     reader = FileReader(str(directory / f"{split}.mindrecord"))
     rows = list(reader.get_next())
     reader.close()

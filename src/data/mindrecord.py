@@ -35,14 +35,14 @@ def split_files(directory: Path, split: str) -> tuple[Path, Path, Path]:
     return record, record.with_name(f"{record.name}.db"), directory / f"{split}.npz"
 
 
-def write_split(directory: Path, split: str, dataset: ReferDataset, tokenizer: Tokenizer) -> dict[str, int]:
+def write_split(directory: Path, split: str, dataset: ReferDataset, tokenizer: Tokenizer) -> None:
     """Writes one row per referent and expression, in the order of referents, then of their sentences.
 
     Beside the MindRecord stands `<split>.npz` with all columns but image and mask: MindRecord reads whole rows,
     images included, whatever columns one asks for. A MindRecord knows its own name: its directory may be renamed,
     the file may not.
 
-    Returns: numbers of images, referents and expressions. Raises: UserError that names the image or annotation.
+    Raises: UserError that names the image or annotation.
     """
     referents = dataset.of_split(split)
     record, index, columns = split_files(directory, split)
@@ -65,8 +65,6 @@ def write_split(directory: Path, split: str, dataset: ReferDataset, tokenizer: T
     # MindRecord's own files are for their owner only; a data set is for all who may read beside it.
     for file in (record, index):
         shutil.copymode(columns, file)
-    return {"images": len({referent.image_id for referent in referents}), "referents": len(referents),
-            "expressions": len(small["sent_id"])}
 
 
 def _rows(referents: Iterable[Referent], dataset: ReferDataset, tokenizer: Tokenizer) -> Iterator[dict]:

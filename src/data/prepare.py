@@ -65,7 +65,7 @@ def prepare(config: Config, output: Path, annotations: Path | None, images: Path
     # First, because making RefShapes takes a while.
     tokenizer = Tokenizer(config.vocab_file, config.max_tokens)
     dataset = _read(config, output, annotations, images, split_by, expressions, workers, check)
-    counts = {split: _count(dataset, split) for split in dataset.splits}
+    counts = {split: dataset.counts(split) for split in dataset.splits}
     if check:
         return Prepared(counts, dataset.empty_sentences, written=False)
     meta = {"format": FORMAT, "dataset": config.dataset, "max_tokens": config.max_tokens,
@@ -115,12 +115,6 @@ def _read(config: Config, output: Path, annotations: Path | None, images: Path |
         raise UserError(f"{config.dataset} is not split by {split_by!r}: --split_by is one of "
                         f"{', '.join(SPLIT_BY[config.dataset])}")
     return read_refer(annotations, images, split_by)
-
-
-def _count(dataset: ReferDataset, split: str) -> dict[str, int]:
-    referents = dataset.of_split(split)
-    return {"images": len({referent.image_id for referent in referents}), "referents": len(referents),
-            "expressions": sum(len(referent.sentences) for referent in referents)}
 
 
 def _source_sha256(dataset: ReferDataset) -> str:

@@ -73,6 +73,12 @@ class ReferDataset:
         """Referents of a split, in the order of the refs file."""
         return [referent for referent in self.referents if referent.split == split]
 
+    def counts(self, split: str) -> dict[str, int]:
+        """Numbers of images, referents and expressions of a split."""
+        referents = self.of_split(split)
+        return {"images": len({referent.image_id for referent in referents}), "referents": len(referents),
+                "expressions": sum(len(referent.sentences) for referent in referents)}
+
     def mask(self, ann_id: int) -> np.ndarray:
         """The pixels of an annotation: (h, w) bool at its image's own size. Raises UserError."""
         annotation = self.annotations[ann_id]
