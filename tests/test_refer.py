@@ -33,7 +33,7 @@ def test_every_referent_and_every_sentence_is_kept(handmade):
     assert dataset.splits == ["train", "val"]
     assert [r.ref_id for r in dataset.of_split("val")] == [22]
     assert [r.category for r in dataset.referents] == ["cup", "cup", "dog"]
-    assert dataset.empty_sentences == 0
+    assert dataset.problems == ()
 
 
 def test_referents_that_share_an_annotation_both_stay(handmade):
@@ -65,7 +65,8 @@ def test_what_was_typed_stands_in_for_an_empty_sentence_and_one_without_a_word_i
     dataset = _read(handmade)
     assert [s.text for s in dataset.referents[0].sentences] == ["Left cup"]
     assert [r.ref_id for r in dataset.referents] == [20, 22]
-    assert dataset.empty_sentences == 2
+    assert [(problem.kind, problem.referents, problem.expressions) for problem in dataset.problems] == [
+        ("expression", 0, 1), ("expression", 1, 1)]
 
 
 def _drop(name):

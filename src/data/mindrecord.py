@@ -10,7 +10,7 @@ import numpy as np
 from mindspore.mindrecord import FileWriter
 from tqdm import tqdm
 
-from src.data.refer import Image, ReferDataset, Referent
+from src.data.referents import Image, ReferDataset, Referent
 from src.data.tokenizer import Tokenizer
 from src.data.transform import decode_image
 from src.errors import UserError

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from src.config import Config
 from src.data.mindrecord import split_files, write_split
-from src.data.refer import ReferDataset, read_refer
+from src.data.refer import read_refer
+from src.data.referents import ReferDataset
 from src.data.refshapes import RefShapesSettings, write_refshapes
 from src.data.tokenizer import Tokenizer
 from src.errors import UserError
@@ -67,12 +68,12 @@ def prepare(config: Config, output: Path, annotations: Path | None, images: Path
     dataset = _read(config, output, annotations, images, split_by, expressions, workers, check)
     counts = {split: dataset.counts(split) for split in dataset.splits}
     if check:
-        return Prepared(counts, dataset.empty_sentences, written=False)
+        return Prepared(counts, sum(problem.expressions for problem in dataset.problems), written=False)
     meta = {"format": FORMAT, "dataset": config.dataset, "max_tokens": config.max_tokens,
             "vocabulary_sha256": tokenizer.vocabulary_sha256, "source_sha256": _source_sha256(dataset),
             "splits": counts}
     if _is_complete(output, meta):
-        return Prepared(counts, dataset.empty_sentences, written=False)
+        return Prepared(counts, sum(problem.expressions for problem in dataset.problems), written=False)
     make_directory(output)
     temporary = output / f".unfinished.{uuid.uuid4().hex[:8]}"
     try:
@@ -91,7 +92,7 @@ def prepare(config: Config, output: Path, annotations: Path | None, images: Path
                         "--output") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Prepared(counts, dataset.empty_sentences, written=True)
+    return Prepared(counts, sum(problem.expressions for problem in dataset.problems), written=True)
 
 
 def _read(config: Config, output: Path, annotations: Path | None, images: Path | None, split_by: str | None,

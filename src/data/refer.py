@@ -3,90 +3,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from src.data.masks import annotation_mask
 from src.data.plain_pickle import load_plain_pickle
+from src.data.referents import Image, Problem, Problems, ReferDataset, Referent, Sentence
 from src.errors import UserError
 
 
-@dataclass(frozen=True)
-class Sentence:
-    """One expression; `family` is "" where the data set has none."""
-
-    sent_id: int
-    text: str
-    family: str
-
-
-@dataclass(frozen=True)
-class Referent:
-    """An object that expressions refer to."""
-
-    ref_id: int
-    ann_id: int
-    image_id: int
-    category: str
-    split: str
-    sentences: tuple[Sentence, ...]
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image on disk, with the size that the annotations were made for."""
-
-    path: Path
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class ReferDataset:
-    """A data set, checked: every referent has an annotation, an image that is listed, and an expression.
-
-    Attributes:
-        files: refs file and instances.json.
-        referents: in the order of the refs file.
-        images: by image_id, those of the referents.
-        annotations: as instances.json has them, by ann_id.
-        annotations_of: ann_ids by image_id.
-        empty_sentences: expressions without a word, which were left out.
-    """
-
-    files: tuple[Path, Path]
-    referents: tuple[Referent, ...]
-    images: Mapping[int, Image]
-    annotations: Mapping[int, Mapping[str, Any]]
-    annotations_of: Mapping[int, list[int]]
-    empty_sentences: int
-
-    @property
-    def splits(self) -> list[str]:
-        """In the order of the refs file's first mention."""
-        return list(dict.fromkeys(referent.split for referent in self.referents))
-
-    def of_split(self, split: str) -> list[Referent]:
-        """Referents of a split, in the order of the refs file."""
-        return [referent for referent in self.referents if referent.split == split]
-
-    def counts(self, split: str) -> dict[str, int]:
-        """Numbers of images, referents and expressions of a split."""
-        referents = self.of_split(split)
-        return {"images": len({referent.image_id for referent in referents}), "referents": len(referents),
-                "expressions": sum(len(referent.sentences) for referent in referents)}
-
-    def mask(self, ann_id: int) -> np.ndarray:
-        """The pixels of an annotation: (h, w) bool at its image's own size. Raises UserError."""
-        annotation = self.annotations[ann_id]
-        image = self.images[annotation["image_id"]]
-        return annotation_mask(annotation, image.height, image.width)
-
-
-def read_refer(annotations: Path, images: Path, split_by: str) -> ReferDataset:
+def read_refer(annotations: Path, images: Path, split_by: str, skip: bool = False) -> ReferDataset:
     """Reads and checks a data set; images are only looked for, not opened.
 
     Args:
@@ -109,11 +34,8 @@ def read_refer(annotations: Path, images: Path, split_by: str) -> ReferDataset:
     refs = load_plain_pickle(refs_file)
     if not isinstance(refs, list) or not refs:
         raise UserError(f"{refs_file} holds no list of referents: take the REFER tool's own file")
-    referents, empty = [], 0
-    for ref in refs:
-        referent, left_out = _referent(ref, refs_file, by_id, image_entries, categories)
-        referents.append(referent)
-        empty += left_out
+    problems = Problems(skip)
+    referents = [_referent(ref, refs_file, by_id, image_entries, categories, problems) for ref in refs]
     _refuse_repeated((referent.ref_id for referent in referents), f"{refs_file}: ref_id")
     used = _images({referent.image_id for referent in referents}, image_entries, images, instances_file)
     annotations_of: dict[int, list[int]] = {image_id: [] for image_id in used}
@@ -121,7 +43,7 @@ def read_refer(annotations: Path, images: Path, split_by: str) -> ReferDataset:
         if annotation.get("image_id") in annotations_of:
             annotations_of[annotation["image_id"]].append(ann_id)
     return ReferDataset((refs_file, instances_file), tuple(r for r in referents if r.sentences), used, by_id,
-                        annotations_of, empty)
+                        annotations_of, tuple(problems.found))
 
 
 def _read_instances(path: Path) -> dict[str, Any]:
@@ -154,8 +76,8 @@ def _refuse_repeated(values: Iterable[int], what: str) -> None:
 
 
 def _referent(ref: Any, file: Path, annotations: Mapping[int, Any], images: Mapping[int, Any],
-              categories: Mapping[int, str]) -> tuple[Referent, int]:
-    """A referent with all its sentences that have a word, and the number of those that have none."""
+              categories: Mapping[int, str], problems: Problems) -> Referent:
+    """A referent with all its sentences that have a word."""
     if not isinstance(ref, dict):
         raise UserError(f"{file} holds something else than referents: take the REFER tool's own file")
     where = f"{file}: referent {ref.get('ref_id')}"
@@ -175,8 +97,12 @@ def _referent(ref: Any, file: Path, annotations: Mapping[int, Any], images: Mapp
         raise UserError(f"{where}: category {ref['category_id']} is not in instances.json: {mend}")
     sentences = tuple(_sentence(sentence, where) for sentence in ref["sentences"])
     kept = tuple(sentence for sentence in sentences if sentence.text)
+    for sentence in sentences:
+        if not sentence.text:
+            problems.found.append(Problem("expression", f"referent {ref['ref_id']}, sentence {sentence.sent_id}",
+                                          f"{where}: sentence {sentence.sent_id} has no word", int(not kept), 1))
     return Referent(ref["ref_id"], ref["ann_id"], ref["image_id"], categories[ref["category_id"]], str(ref["split"]),
-                    kept), len(sentences) - len(kept)
+                    kept)
 
 
 def _sentence(sentence: Any, where: str) -> Sentence:

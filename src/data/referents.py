@@ -1,0 +1,121 @@
+"""What every data set is read into, whatever its files look like."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.data.masks import annotation_mask
+from src.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One expression; `family` is "" where the data set has none."""
+
+    sent_id: int
+    text: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Referent:
+    """An object that expressions refer to."""
+
+    ref_id: int
+    ann_id: int
+    image_id: int
+    category: str
+    split: str
+    sentences: tuple[Sentence, ...]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image on disk, with the size that the annotations were made for."""
+
+    path: Path
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something of a data set that cannot be used, and is left out.
+
+    Attributes:
+        kind: "image", "mask", "referent" or "expression".
+        name: what it is called: an image's path, "referent 17", "line 12".
+        message: one line, as a UserError's: what is wrong, where, and the mend.
+        referents: how many referents are lost by it.
+        expressions: how many expressions are lost by it.
+    """
+
+    kind: str
+    name: str
+    message: str
+    referents: int
+    expressions: int
+
+
+class Problems:
+    """Collects problems, or raises the first one.
+
+    Args:
+        skip: go on, without what cannot be used.
+    """
+
+    def __init__(self, skip: bool):
+        self.found: list[Problem] = []
+        self._skip = skip
+
+    def add(self, problem: Problem) -> None:
+        """Raises UserError with the problem's message unless problems are skipped."""
+        if not self._skip:
+            raise UserError(problem.message)
+        self.found.append(problem)
+
+
+@dataclass(frozen=True)
+class ReferDataset:
+    """A data set, checked: every referent has an annotation, an image that is there, and an expression.
+
+    Attributes:
+        files: the annotation files that were read.
+        referents: in the order of the files.
+        images: by image_id, those of the referents.
+        annotations: by ann_id, of those images: id, image_id, category_id, segmentation.
+        annotations_of: ann_ids by image_id.
+        problems: what was left out.
+    """
+
+    files: tuple[Path, ...]
+    referents: tuple[Referent, ...]
+    images: Mapping[int, Image]
+    annotations: Mapping[int, Mapping[str, Any]]
+    annotations_of: Mapping[int, list[int]]
+    problems: tuple[Problem, ...]
+
+    @property
+    def splits(self) -> list[str]:
+        """In the order of their first mention."""
+        return list(dict.fromkeys(referent.split for referent in self.referents))
+
+    def of_split(self, split: str) -> list[Referent]:
+        """Referents of a split, in the order of the files."""
+        return [referent for referent in self.referents if referent.split == split]
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Numbers of images, referents and expressions of a split."""
+        referents = self.of_split(split)
+        return {"images": len({referent.image_id for referent in referents}), "referents": len(referents),
+                "expressions": sum(len(referent.sentences) for referent in referents)}
+
+    def mask(self, ann_id: int) -> np.ndarray:
+        """The pixels of an annotation: (h, w) bool at its image's own size. Raises UserError."""
+        annotation = self.annotations[ann_id]
+        image = self.images[annotation["image_id"]]
+        return annotation_mask(annotation, image.height, image.width)
