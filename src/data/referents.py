@@ -35,11 +35,16 @@ class Referent:
 
 @dataclass(frozen=True)
 class Image:
-    """An image on disk, with the size that the annotations were made for."""
+    """An image on disk, with the size that the annotations were made for.
+
+    Attributes:
+        as_stored: whether they were made for the pixels as stored, whatever EXIF says about them, as COCO's were.
+    """
 
     path: Path
     height: int
     width: int
+    as_stored: bool = True
 
 
 @dataclass(frozen=True)
