@@ -1,6 +1,7 @@
 """Files that are either whole or not there, and where relative paths lead."""
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -35,6 +36,15 @@ def make_directory(path: str | os.PathLike) -> Path:
     except OSError as error:
         raise UserError(f"{path} cannot be made ({error.strerror}): choose another path") from error
     return path
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -124,3 +124,8 @@ class ReferDataset:
         annotation = self.annotations[ann_id]
         image = self.images[annotation["image_id"]]
         return annotation_mask(annotation, image.height, image.width)
+
+    def mask_files(self) -> list[Path]:
+        """Files that annotations name as their masks."""
+        segmentations = (annotation.get("segmentation") for annotation in self.annotations.values())
+        return [Path(each["png"]) for each in segmentations if isinstance(each, Mapping) and "png" in each]
