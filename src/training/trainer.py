@@ -13,7 +13,7 @@ from src.config import Config
 from src.data.dataset import Split
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_split
-from src.inference.checkpoint import load_checkpoint
+from src.inference.checkpoint import start_from
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.training.optimizer import make_optimizer
@@ -44,7 +44,7 @@ def train(config: Config, progress: bool = True) -> Path:
                         "make it smaller")
     model = build_model(config)
     if config.init_checkpoint:
-        load_checkpoint(config.init_checkpoint, model)
+        print(start_from(config.init_checkpoint, model), flush=True)
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
