@@ -140,8 +140,8 @@ def make_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """Directory of a RefShapes data set of 300 expressions, 30 in each split but train, for ``TINY``."""
-    from src.data.prepare import prepare
+    from src.data.prepare import Source, prepare
     directory = tmp_path_factory.mktemp("data")
     config = load_config(overrides={**TINY, "dataset": "refshapes"})
-    prepare(config, directory, None, None, None, expressions=300, workers=1, check=False)
+    prepare(config, directory, Source(expressions=300), workers=1)
     return directory

@@ -10,7 +10,7 @@ import pytest
 
 from src.config import load_config
 from src.data.dataset import Split
-from src.data.prepare import prepare
+from src.data.prepare import Source, prepare
 from src.data.transform import load_image, prepare_image
 from src.errors import UserError
 from tests.conftest import TINY
@@ -31,7 +31,7 @@ def handmade(tmp_path_factory) -> Handmade:
 def config(handmade, tmp_path_factory):
     directory = tmp_path_factory.mktemp("data")
     config = load_config(overrides={**TINY, "dataset": "refcoco", "data_dir": str(directory), "image_size": SIZE})
-    prepare(config, directory, handmade.annotations, handmade.images, "unc", 0, 1, check=False)
+    prepare(config, directory, Source(handmade.annotations, handmade.images), workers=1)
     return config
 
 
@@ -53,9 +53,8 @@ def _expected(handmade, split: Split, row: int) -> tuple[np.ndarray, np.ndarray,
 @pytest.mark.parametrize("workers", [1, 2, 999])
 def test_samples_are_what_the_files_hold_in_the_order_asked_for(config, handmade, workers):
     split = Split(config, "train")
-    samples = [sample for order in ([2, 0, 1], [1, 2, 1]) for sample in split.samples(order, workers)]
-    assert len(samples) == 6
-    for row, sample in zip([2, 0, 1, 1, 2, 1], samples, strict=True):
+    samples = [sample for order in ([2, 0, 1], [1, 2, 1, 1, 0]) for sample in split.samples(order, workers)]
+    for row, sample in zip([2, 0, 1, 1, 2, 1, 1, 0], samples, strict=True):
         image, target, input_target = _expected(handmade, split, row)
         np.testing.assert_allclose(sample["image"], image, atol=1e-5)
         np.testing.assert_array_equal(sample["target"], target)
@@ -154,7 +153,7 @@ def test_what_cannot_be_opened_is_refused_with_the_mend(config, tmp_path):
     vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\ndog\n")
     with pytest.raises(UserError, match="another vocabulary than .*--vocab_file"):
         Split(_with(config, vocab_file=str(vocabulary)), "val")
-    with pytest.raises(UserError, match=r"meta\.json is missing, .*prepare_data\.py"):
+    with pytest.raises(UserError, match=r"meta\.json is missing or broken, .*prepare_data\.py"):
         Split(_with(config, data_dir=str(tmp_path)), "val")
 
 
@@ -162,15 +161,19 @@ def test_what_is_incomplete_is_refused_with_the_mend(config, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(config.data_dir, copy)
     moved = _with(config, data_dir=str(copy))
-    (copy / "val.mindrecord.db").unlink()
-    with pytest.raises(UserError, match=r"val\.mindrecord\.db is missing: run prepare_data\.py again"):
+    with open(copy / "val.masks.mindrecord", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(UserError, match=r"val\.masks\.mindrecord is missing, or not the file that was made: run prepare"):
         Split(moved, "val")
+    (copy / "train.images.mindrecord.db").unlink()
+    with pytest.raises(UserError, match=r"train\.images\.mindrecord\.db is missing"):
+        Split(moved, "train")
     meta = json.loads((copy / "meta.json").read_text())
     (copy / "meta.json").write_text(json.dumps({**meta, "format": 0}))
     with pytest.raises(UserError, match="another version"):
         Split(moved, "train")
     (copy / "meta.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="meta.json is missing or broken"):
         Split(moved, "train")
 
 

@@ -1,4 +1,4 @@
-"""The rows of a MindRecord, read with MindSpore's own reader."""
+"""What is drawn of a data set and written to MindRecord, read with MindSpore's own reader."""
 from __future__ import annotations
 
 import cv2
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from mindspore.mindrecord import FileReader
 
-from src.data.mindrecord import split_files, write_split
+from src.data.convert import SCENES_AT_ONCE, convert, read_pixels, scenes_of
+from src.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, record_file, split_files, write_split
 from src.data.refer import read_refer
 from src.data.tokenizer import Tokenizer
 from src.errors import UserError
@@ -15,16 +16,23 @@ from tests.handmade_refer import Handmade, rectangle
 TOKENIZER = Tokenizer("assets/bert-base-uncased-vocab.txt", 10)
 
 
-def _write(handmade: Handmade, directory, split: str) -> tuple[list[dict], dict]:
-    """Rows as written, and the numbers that the data set counts for the split."""
+def _write(handmade: Handmade, directory, split: str, skip: bool = False):
+    """Expressions with the image and the mask they point at; and what was written of it."""
     handmade.write()
-    dataset = read_refer(handmade.annotations, handmade.images, "unc")
-    write_split(directory, split, dataset, TOKENIZER)
-    counts = dataset.counts(split)
-    reader = FileReader(str(directory / f"{split}.mindrecord"))
+    scenes = scenes_of(read_refer(handmade.annotations, handmade.images, "unc", skip), split)
+    parts = [part for part, _ in convert(scenes, directory, split, skip, 1)]
+    pixels = [each for part in parts for each in read_pixels(part)]
+    written = write_split(directory, split, zip(scenes, pixels, strict=True), TOKENIZER, "a test")
+    images, masks, rows = (_read(record_file(directory, split, part)) for part in (IMAGES, MASKS, EXPRESSIONS))
+    assert (written.images, written.referents, written.expressions) == (len(images), len(masks), len(rows))
+    return [{**row, **images[row["image_row"]], **masks[row["mask_row"]]} for row in rows], written
+
+
+def _read(path) -> list[dict]:
+    reader = FileReader(str(path))
     rows = list(reader.get_next())
     reader.close()
-    return rows, counts
+    return rows
 
 
 @pytest.fixture
@@ -33,12 +41,20 @@ def handmade(tmp_path) -> Handmade:
 
 
 def test_every_sentence_of_every_referent_is_a_row_in_order(handmade, tmp_path):
-    rows, counts = _write(handmade, tmp_path, "train")
+    rows, written = _write(handmade, tmp_path, "train")
     assert [(row["ref_id"], row["sent_id"], row["expression"]) for row in rows] == [
         (20, 200, "the left cup"), (20, 201, "upper cup"), (21, 210, "cup that is on top of the other one")]
-    assert counts == {"images": 1, "referents": 2, "expressions": 3}
+    assert (written.images, written.referents, written.expressions, written.problems) == (1, 2, 3, [])
     assert {(row["image_id"], row["ann_id"], row["category"], row["family"], row["height"], row["width"])
             for row in rows} == {(7, 1, "cup", "", 40, 60)}
+
+
+def test_what_belongs_to_an_image_stays_together(handmade, tmp_path):
+    handmade.refs += [handmade.ref(23, 4, 9, 2, "train", {230: "the dog"}),
+                      handmade.ref(24, 3, 7, 2, "train", {240: "a dog"})]
+    rows, written = _write(handmade, tmp_path, "train")
+    assert [row["sent_id"] for row in rows] == [200, 201, 210, 240, 230]
+    assert (written.images, written.referents) == (2, 4)
 
 
 def test_image_is_the_file_and_mask_the_annotation(handmade, tmp_path):
@@ -47,6 +63,16 @@ def test_image_is_the_file_and_mask_the_annotation(handmade, tmp_path):
             assert bytes(row["image"]) == (handmade.images / name).read_bytes()
             mask = cv2.imdecode(np.frombuffer(row["mask"], np.uint8), cv2.IMREAD_UNCHANGED)
             np.testing.assert_array_equal(mask, handmade.masks[ann_id] * np.uint8(255))
+
+
+def test_images_that_decoders_differ_on_are_written_as_png(handmade, tmp_path):
+    picture = handmade.pixels[9]
+    handmade.instances["images"][1]["file_name"] = "b.webp"
+    cv2.imwrite(str(handmade.images / "b.webp"), picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 101])  # lossless
+    rows, _ = _write(handmade, tmp_path, "val")
+    image = bytes(rows[0]["image"])
+    assert image.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], picture)
 
 
 def test_words_are_the_tokenizers(handmade, tmp_path):
@@ -73,21 +99,28 @@ def test_baselines_where_objects_overlap_and_one_has_no_inside(handmade, tmp_pat
     assert rows[0]["baselines"].tolist() == [200, 1300, 100, 1300]
 
 
-def test_small_columns_equal_the_rows(handmade, tmp_path):
-    rows, _ = _write(handmade, tmp_path, "train")
-    with np.load(split_files(tmp_path, "train")[2]) as columns:
-        assert set(columns.files) == set(rows[0]) - {"image", "mask"}
-        for name in columns.files:
-            assert columns[name].tolist() == [np.asarray(row[name]).tolist() for row in rows], name
-        assert columns["token_ids"].dtype == columns["height"].dtype == np.int32
-        assert columns["baselines"].dtype == columns["sent_id"].dtype == np.int64
-
-
 def test_more_rows_than_are_written_at_once(handmade, tmp_path):
     handmade.refs[0] = handmade.ref(20, 1, 7, 1, "train", {i: f"cup number {i}" for i in range(600)})
-    rows, counts = _write(handmade, tmp_path, "train")
+    rows, _ = _write(handmade, tmp_path, "train")
     assert [row["expression"] for row in rows[:600]] == [f"cup number {i}" for i in range(600)]
-    assert counts["expressions"] == len(rows) == 601
+    assert len(rows) == 601
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_scenes_stay_in_order_whoever_draws_them(handmade, tmp_path, workers):
+    handmade.write()
+    train, val = (scenes_of(read_refer(handmade.annotations, handmade.images, "unc"), split)[0]
+                  for split in ("train", "val"))
+    scenes = ([train] + [val] * 2) * SCENES_AT_ONCE
+    parts = list(convert(scenes, tmp_path, "x", False, workers))
+    assert [count for _, count in parts] == [SCENES_AT_ONCE] * 3
+    drawn = [pixels for part, _ in parts for pixels in read_pixels(part)]
+    assert [list(pixels.masks) for pixels in drawn] == [[20, 21], [22], [22]] * SCENES_AT_ONCE
+    before = {part: part.stat().st_mtime_ns for part, _ in parts}
+    parts[1][0].unlink()
+    assert list(convert(scenes, tmp_path, "x", False, workers)) == parts
+    again = {part for part, time in before.items() if part.stat().st_mtime_ns != time}
+    assert again == {parts[1][0]}
 
 
 def test_others_may_read_what_they_may_read_beside_it(handmade, tmp_path):
@@ -96,16 +129,36 @@ def test_others_may_read_what_they_may_read_beside_it(handmade, tmp_path):
     assert {path.stat().st_mode for path in split_files(tmp_path, "val")} == {(tmp_path / "beside").stat().st_mode}
 
 
-def test_images_that_do_not_fit_are_refused_by_name(handmade, tmp_path):
-    handmade.instances["images"][0].update(height=60, width=40)
-    with pytest.raises(UserError, match=r"a\.jpg is 40 x 60 pixels \(height x width\), instances\.json says 60 x 40"):
-        _write(handmade, tmp_path, "train")
+def _other_size(handmade):
+    handmade.instances["images"][1].update(height=30, width=50)
+
+
+def _no_image(handmade):
     (handmade.images / "b.png").write_bytes(b"\x89PNG no")
-    with pytest.raises(UserError, match=r"b\.png is no image"):
-        _write(handmade, tmp_path, "val")
 
 
-def test_a_target_without_inside_is_refused_by_name(handmade, tmp_path):
+def _no_inside(handmade):
     handmade.instances["annotations"][3]["segmentation"] = [[1, 1, 2, 2]]
-    with pytest.raises(UserError, match="annotation 4 has no polygon"):
+
+
+@pytest.mark.parametrize(("spoil", "kind", "message"), [
+    (_other_size, "image", r"b\.png is 50 x 30 pixels \(height x width\), its annotations are for 30 x 50"),
+    (_no_image, "image", r"b\.png is no image"),
+    (_no_inside, "mask", "annotation 4 covers no pixel"),
+])
+def test_what_cannot_be_used_is_refused_by_name_or_left_out(handmade, tmp_path, spoil, kind, message):
+    handmade.refs.append(handmade.ref(23, 1, 7, 1, "val", {230: "the cup"}))
+    spoil(handmade)
+    with pytest.raises(UserError, match=message):
         _write(handmade, tmp_path, "val")
+    rows, written = _write(handmade, tmp_path, "val", skip=True)
+    assert [row["sent_id"] for row in rows] == [230]
+    assert [(problem.kind, problem.referents, problem.expressions) for problem in written.problems] == [(kind, 1, 3)]
+
+
+def test_expressions_without_a_word_are_left_out_and_told(handmade, tmp_path):
+    handmade.refs[2]["sentences"][1]["sent"] = "\u200b"
+    rows, written = _write(handmade, tmp_path, "val")
+    assert [row["sent_id"] for row in rows] == [220, 222]
+    assert [(problem.kind, problem.expressions) for problem in written.problems] == [("expression", 1)]
+    assert "sentence 221 of referent 22" in written.problems[0].message

@@ -1,15 +1,25 @@
 """prepare_data.py from its arguments to its files."""
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import pickle
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from mindspore.mindrecord import FileReader
 
 import prepare_data
 from src.config import load_config
 from src.data import prepare as prepare_module
+from src.data.convert import SCENES_AT_ONCE
 from src.data.dataset import Split
 from tests.handmade_refer import Handmade
 
@@ -41,7 +51,8 @@ def test_refer_data_take_the_road_to_mindrecord(arguments, tmp_path, capsys):
         ["split", "images", "referents", "expressions"], ["train", "1", "2", "3"], ["val", "1", "1", "3"]]
     data = tmp_path / "data"
     assert {path.name for path in data.iterdir()} == {
-        f"{split}.{end}" for split in ("train", "val") for end in ("mindrecord", "mindrecord.db", "npz")} | {"meta.json"}
+        f"{split}.{part}.{end}" for split in ("train", "val") for part in ("images", "masks", "expressions")
+        for end in ("mindrecord", "mindrecord.db")} | {"meta.json", "skipped.jsonl"}
     meta = json.loads((data / "meta.json").read_text())
     assert meta["dataset"] == "refcoco"
     assert meta["max_tokens"] == 30
@@ -74,11 +85,19 @@ def _other_mask(arguments, handmade, data):
     handmade.write()
 
 
+def _other_picture(arguments, handmade, data):
+    cv2.imwrite(str(handmade.images / "b.png"), 255 - cv2.imread(str(handmade.images / "b.png")))
+
+
 def _lost_file(arguments, handmade, data):
-    (data / "val.npz").unlink()
+    (data / "val.masks.mindrecord").unlink()
 
 
-@pytest.mark.parametrize("change", [_more_tokens, _other_words, _other_mask, _lost_file])
+def _cut_file(arguments, handmade, data):
+    os.truncate(data / "val.images.mindrecord", 1000)
+
+
+@pytest.mark.parametrize("change", [_more_tokens, _other_words, _other_mask, _other_picture, _lost_file, _cut_file])
 def test_what_changed_is_written_anew(arguments, handmade, tmp_path, capsys, change):
     prepare_data.main(arguments)
     before = _state(tmp_path / "data")
@@ -133,31 +152,128 @@ def test_nothing_half_made_is_taken_for_whole(arguments, tmp_path, monkeypatch, 
     prepare_data.main(arguments)
     before = _state(tmp_path / "data")
 
-    def failing(directory, split, dataset, tokenizer):
-        (directory / f"{split}.mindrecord").write_bytes(b"half")
+    def failing(directory, split, *_):
+        (directory / f"{split}.images.mindrecord").write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(prepare_module, "write_split", failing)
-    status = prepare_data.main([*arguments, "--max_tokens", "31"])
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_split", failing)
+        status = prepare_data.main([*arguments, "--max_tokens", "31"])
     assert status == (130 if error is KeyboardInterrupt else 2)
-    assert _state(tmp_path / "data") == before
+    assert {name: state for name, state in _state(tmp_path / "data").items() if not name.startswith(".")} == before
     if status == 2:
         assert "No space left on device" in capsys.readouterr().err
+    assert prepare_data.main([*arguments, "--max_tokens", "31"]) == 0
+    assert _rows(tmp_path / "data", 31) == _rows_of_a_fresh_directory(arguments, tmp_path, 31)
+    assert not list((tmp_path / "data").glob(".*"))
 
 
-def test_interrupted_between_old_and_new_is_no_data_set(arguments, tmp_path, monkeypatch):
+def test_interrupted_between_old_and_new_is_no_data_set_until_the_next_run(arguments, tmp_path, monkeypatch):
     prepare_data.main(arguments)
+    replace, moved = Path.replace, []
 
     def interrupted(path, target):
-        raise KeyboardInterrupt
+        if len(moved) == 5:
+            raise KeyboardInterrupt
+        moved.append(replace(path, target))
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", interrupted)
         assert prepare_data.main([*arguments, "--max_tokens", "31"]) == 130
     assert not (tmp_path / "data/meta.json").exists()
-    assert not [path for path in (tmp_path / "data").iterdir() if path.is_dir()]
     assert prepare_data.main([*arguments, "--max_tokens", "31"]) == 0
-    assert len(Split(load_config(overrides={"data_dir": str(tmp_path / "data"), "max_tokens": 31}), "val")) == 3
+    assert _rows(tmp_path / "data", 31) == _rows_of_a_fresh_directory(arguments, tmp_path, 31)
+
+
+def test_what_other_settings_left_unfinished_is_removed(arguments, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_split", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert prepare_data.main(arguments) == 130
+    assert len(list((tmp_path / "data").glob(".unfinished-*/train.00000.pkl"))) == 1
+    assert prepare_data.main([*arguments, "--max_tokens", "31"]) == 0
+    assert not list((tmp_path / "data").glob(".*"))
+
+
+def test_two_at_once_are_refused(arguments, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    handle = os.open(tmp_path / "data", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert prepare_data.main(arguments) == 2
+    assert "another prepare_data.py is at work in" in capsys.readouterr().err
+    os.close(handle)
+    assert prepare_data.main(arguments) == 0
+
+
+def test_a_full_disk_leaves_nothing_that_looks_finished(arguments, tmp_path):
+    # A limit on the size of files is met like a full disk: in the midst of writing, and by every writer.
+    program = ("import resource, signal, sys, prepare_data; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+               "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY)); "
+               "sys.exit(prepare_data.main(sys.argv[1:]))")
+    ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert ended.returncode == 2, ended.stderr
+    assert "cannot be written" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "data/meta.json").exists()
+    assert prepare_data.main(arguments) == 0
+    assert _rows(tmp_path / "data", 30) == _rows_of_a_fresh_directory(arguments, tmp_path, 30)
+
+
+def test_killed_again_and_again_it_ends_with_the_same_content(handmade, arguments, tmp_path):
+    # Several files of drawn scenes a split, so that there is something to go on with.
+    random.seed(0)
+    for number in range(SCENES_AT_ONCE * 5):
+        name = f"{number}.png"
+        (handmade.images / name).write_bytes((handmade.images / "b.png").read_bytes())
+        handmade.instances["images"].append({"id": 100 + number, "file_name": name, "height": 50, "width": 30})
+        handmade.instances["annotations"].append({**handmade.instances["annotations"][3], "id": 100 + number,
+                                                  "image_id": 100 + number})
+        handmade.refs.append(handmade.ref(100 + number, 100 + number, 100 + number, 2, "train",
+                                          {1000 + number: f"dog number {number}"}))
+    handmade.write()
+    command = [sys.executable, "prepare_data.py", *arguments, "--workers", "2"]
+    work = tmp_path / "data"
+    for _ in range(5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list(work.glob(".unfinished-*")):
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 3))
+        process.kill()
+        process.wait()
+    assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    assert _rows(work, 30) == _rows_of_a_fresh_directory(arguments, tmp_path, 30)
+
+
+def test_what_is_left_out_is_listed_and_counted(arguments, handmade, tmp_path, capsys):
+    handmade.refs.append(handmade.ref(23, 1, 7, 1, "val", {230: "the cup"}))
+    handmade.write()
+    (handmade.images / "b.png").write_bytes(b"no image")
+    assert prepare_data.main(arguments) == 2
+    assert "b.png is no image" in capsys.readouterr().err
+    for _ in range(2):  # made, and found complete
+        assert prepare_data.main([*arguments, "--on_error", "skip"]) == 0
+        out = capsys.readouterr().out
+        assert "left out: 1 x image; with them 1 referents and 3 expressions" in out
+        assert ["val", "1", "1", "1"] in [line.split() for line in out.splitlines()]
+    problem, = [json.loads(line) for line in (tmp_path / "data/skipped.jsonl").read_text().splitlines()]
+    assert (problem["kind"], problem["name"]) == ("image", str(handmade.images / "b.png"))
+
+
+def _rows(directory: Path, max_tokens: int) -> str:
+    """All content of a prepared data set."""
+    content = []
+    for split in json.loads((directory / "meta.json").read_text())["splits"]:
+        for part in ("images", "masks", "expressions"):
+            reader = FileReader(str(directory / f"{split}.{part}.mindrecord"))
+            content += [{name: np.asarray(value).tolist() for name, value in row.items()} for row in reader.get_next()]
+            reader.close()
+    assert {len(row["token_ids"]) for row in content if "token_ids" in row} == {max_tokens}
+    return repr(content)
+
+
+def _rows_of_a_fresh_directory(arguments: list[str], tmp_path: Path, max_tokens: int) -> str:
+    fresh = tmp_path / "fresh"
+    assert prepare_data.main([*arguments, "--output", str(fresh), "--max_tokens", str(max_tokens)]) == 0
+    return _rows(fresh, max_tokens)
 
 
 @pytest.mark.parametrize(("given", "message"), [

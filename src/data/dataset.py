@@ -1,10 +1,9 @@
 """Splits made by prepare_data.py, as mindspore.dataset pipelines."""
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Sequence
 from multiprocessing import cpu_count
-from pathlib import Path
 
 import mindspore
 import numpy as np
@@ -12,8 +11,8 @@ from mindspore import dataset as ds
 from mindspore.dataset import transforms, vision
 
 from src.config import Config
-from src.data.mindrecord import split_files
-from src.data.prepare import FORMAT, META_FILE
+from src.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, record_file
+from src.data.prepare import FORMAT, META_FILE, missing_files, read_meta
 from src.data.tokenizer import Tokenizer
 from src.data.transform import foreground, image_transforms, mask_decoding, mask_resizing
 from src.errors import UserError
@@ -24,17 +23,21 @@ class Split:
     """One split of a prepared data set. A row is one expression of one referent.
 
     Attributes:
-        records: the columns but image and mask, in row order: name -> (rows, …) array. ref_id, image_id, ann_id,
-            sent_id int64; height, width int32; expression, family, category str; token_ids, token_mask (rows, T)
-            int32; baselines (rows, 4) int64.
+        records: the columns of expressions, in row order: name -> (rows, …) array. ref_id, image_id, ann_id, sent_id
+            int64; height, width int32; expression, family, category str; token_ids, token_mask (rows, T) int32;
+            image_row, mask_row int64, in the files of images and masks; baselines (rows, 4) int64, pixels of the image:
+            intersection and union of the target with all objects of its class, and with the image's largest object.
 
     Raises: UserError if the split is missing, or was made for other words.
     """
 
     def __init__(self, config: Config, split: str):
         directory = find_file(config.data_dir)
-        meta = _read_meta(directory)
+        meta = read_meta(directory)
         again = f"run prepare_data.py again with --output {directory}"
+        if not meta:
+            raise UserError(f"{directory / META_FILE} is missing or broken, so {directory} holds no complete data set: "
+                            f"make one with prepare_data.py --output {directory}, or set data_dir")
         if meta.get("format") != FORMAT:
             raise UserError(f"{directory} was made by another version of this program: {again}")
         if split not in meta["splits"]:
@@ -48,15 +51,15 @@ class Split:
         if meta["vocabulary_sha256"] != Tokenizer(config.vocab_file, config.max_tokens).vocabulary_sha256:
             raise UserError(f"{directory} was made with another vocabulary than {config.vocab_file}: {again} "
                             f"--vocab_file {config.vocab_file}")
-        files = split_files(directory, split)
-        for file in files:
-            if not file.is_file():
-                raise UserError(f"{file} is missing: {again}")
+        missing = missing_files(directory, meta)
+        if missing:
+            raise UserError(f"{missing[0]} is missing, or not the file that was made: {again}")
         self.name = split
-        self._file = str(files[0])
+        self._files = {part: str(record_file(directory, split, part)) for part in (IMAGES, MASKS, EXPRESSIONS)}
         self._image_size = config.image_size
-        with np.load(files[2], allow_pickle=False) as columns:
-            self.records = {name: columns[name] for name in columns.files}
+        self._counts = {IMAGES: meta["splits"][split]["images"], MASKS: meta["splits"][split]["referents"],
+                        EXPRESSIONS: meta["splits"][split]["expressions"]}
+        self.records = _columns(self._files[EXPRESSIONS])
         largest = self.records["token_ids"].max(initial=0)
         if largest >= config.bert_vocab_size:
             raise UserError(f"split {split} of {directory} has word piece {largest}, beyond the model's: set "
@@ -86,7 +89,7 @@ class Split:
         """Rows in the order of `indices`, in batches; a last one that is not full is left out.
 
         Args:
-            indices: row numbers, no more than there are rows.
+            indices: row numbers.
             num_workers: threads; more than there are processors is the same as all of them.
 
         Columns: image (B, 3, S, S) float32; token_ids, token_mask (B, T) int32; mask (B, S, S) float32, 0 or 1.
@@ -110,24 +113,27 @@ class Split:
 
     def _rows(self, indices: Sequence[int], num_workers: int) -> ds.Dataset:
         """Rows with the image ready and the mask as it is in the file."""
-        data = ds.MindDataset(self._file, ["image", "token_ids", "token_mask", "mask"],
-                              sampler=ds.SubsetSampler([int(i) for i in indices]),
+        rows = np.asarray(indices)
+        images = self._read(IMAGES, ["image"], self.records["image_row"][rows], num_workers)
+        images = _map(images, [vision.Decode(), *image_transforms(self._image_size)], "image", num_workers)
+        words = self._read(EXPRESSIONS, ["token_ids", "token_mask"], rows, num_workers)
+        return ds.zip((images, words, self._read(MASKS, ["mask"], self.records["mask_row"][rows], num_workers)))
+
+    def _read(self, part: str, columns: list[str], rows: np.ndarray, num_workers: int) -> ds.Dataset:
+        # A sampler may name a row twice, but no more rows than there are: naming the file again raises that number.
+        times = math.ceil(len(rows) / self._counts[part])
+        return ds.MindDataset([self._files[part]] * times, columns, sampler=ds.SubsetSampler(rows.tolist()),
                               num_parallel_workers=min(num_workers, cpu_count()))
-        return _map(data, [vision.Decode(), *image_transforms(self._image_size)], "image", num_workers)
+
+
+def _columns(file: str) -> dict[str, np.ndarray]:
+    """All rows of a MindRecord file, column by column."""
+    data = ds.MindDataset(file, shuffle=False, num_parallel_workers=1).batch(1024)
+    blocks = list(data.create_dict_iterator(num_epochs=1, output_numpy=True))
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _map(data: ds.Dataset, operations: list, column: str, num_workers: int, into: list[str] | None = None) -> ds.Dataset:
     # MindSpore refuses more threads than processors.
     return data.map(operations, column, into, num_parallel_workers=min(num_workers, cpu_count()))
 
-
-def _read_meta(directory: Path) -> dict:
-    """What prepare_data.py wrote down last."""
-    path = directory / META_FILE
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing, so {directory} holds no complete data set: make one with prepare_data.py "
-                        f"--output {directory}, or set data_dir") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): run prepare_data.py --output {directory} again") from error

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from mindspore.dataset import transforms, vision
 
+from src.data.images import plain_image
 from src.errors import UserError
 
 # ImageNet, RGB, on 0 .. 255.
@@ -39,28 +40,20 @@ def foreground(dtype) -> transforms.Mask:
 
 
 def load_image(path: str | os.PathLike) -> np.ndarray:
-    """The image of a file: (H, W, 3) uint8, RGB, decoded as in the pipeline.
+    """The image of a file: (H, W, 3) uint8, RGB, upright, decoded as in the pipeline.
 
     Raises: UserError for a file that is missing or no image.
     """
     try:
-        content = np.fromfile(path, np.uint8)
+        with open(path, "rb") as file:
+            content = file.read()
     except OSError as error:
         raise UserError(f"image {path} cannot be read ({error.strerror}): check its path") from error
-    return decode_image(content, path)
-
-
-def decode_image(content: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    """The bytes (n,) uint8 of an image file as (H, W, 3) uint8, RGB. Raises: UserError that names `path`."""
-    # MindSpore's decoder takes JPEGs that end early; and after one with no pixels at all it leaves a file in the
-    # working directory and refuses the next JPEG, however good. OpenCV sorts both out first.
+    plain = np.frombuffer(plain_image(content, path), np.uint8)
     try:
-        if len(content) and cv2.imdecode(content, cv2.IMREAD_COLOR) is not None:
-            return vision.Decode()(content)
-        error = None
-    except (RuntimeError, cv2.error) as raised:
-        error = raised
-    raise UserError(f"image {path} is no image, or a damaged one: use a JPEG or PNG file") from error
+        return vision.Decode()(plain)
+    except RuntimeError as error:
+        raise UserError(f"image {path} is no image, or a damaged one: use a JPEG or PNG file") from error
 
 
 def prepare_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
