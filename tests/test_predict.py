@@ -16,11 +16,11 @@ from mindspore import Tensor
 
 import predict as program
 from src.config import load_config
+from src.data.overlay import COLOUR, overlay, write_png
 from src.data.tokenizer import Tokenizer
 from src.data.transform import prepare_image
 from src.errors import UserError
 from src.files import REPOSITORY, find_file
-from src.inference.overlay import COLOUR, overlay, write_png
 from src.inference.predict import _slug, box
 from src.inference.predictor import Predictor, Proposals, probabilities
 from src.model import build_model

@@ -94,7 +94,7 @@ class Split:
 
         Columns: image (B, 3, S, S) float32; token_ids, token_mask (B, T) int32; mask (B, S, S) float32, 0 or 1.
         """
-        data = self._rows(indices, num_workers)
+        data = self._rows(indices, num_workers, image_transforms(self._image_size))
         data = _map(data, [*mask_decoding(), *mask_resizing(self._image_size), foreground(mindspore.float32)], "mask",
                     num_workers)
         return data.batch(batch_size, drop_remainder=True)
@@ -105,17 +105,29 @@ class Split:
         Yields: image (3, S, S) float32; token_ids, token_mask (T,) int32; target (h, w) bool at the image's own size;
             input_target (S, S) bool.
         """
-        data = self._rows(indices, num_workers)
+        data = self._rows(indices, num_workers, image_transforms(self._image_size))
         data = _map(data, [*mask_decoding(), transforms.Duplicate()], "mask", num_workers, ["target", "input_target"])
         data = _map(data, [foreground(mindspore.bool_)], "target", num_workers)
         data = _map(data, [*mask_resizing(self._image_size), foreground(mindspore.bool_)], "input_target", num_workers)
         return data.create_dict_iterator(num_epochs=1, output_numpy=True)
 
-    def _rows(self, indices: Sequence[int], num_workers: int) -> ds.Dataset:
-        """Rows with the image ready and the mask as it is in the file."""
+    def pictures(self, indices: Sequence[int], num_workers: int) -> Iterator[dict[str, np.ndarray]]:
+        """Rows in the order of `indices`, at the image's own size: image (h, w, 3) uint8, RGB; target (h, w) bool."""
+        data = self._rows(indices, num_workers, [])
+        data = _map(data, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers, ["target"])
+        return data.project(["image", "target"]).create_dict_iterator(num_epochs=1, output_numpy=True)
+
+    def areas(self, num_workers: int) -> np.ndarray:
+        """Share of its image that each referent covers, (referents,) float64, in the order of their rows."""
+        masks = self._read(MASKS, ["mask"], np.arange(self._counts[MASKS]), num_workers)
+        masks = _map(masks, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers)
+        return np.array([row["mask"].mean() for row in masks.create_dict_iterator(num_epochs=1, output_numpy=True)])
+
+    def _rows(self, indices: Sequence[int], num_workers: int, transform: list) -> ds.Dataset:
+        """Rows with the image decoded and transformed, and the mask as it is in the file."""
         rows = np.asarray(indices)
         images = self._read(IMAGES, ["image"], self.records["image_row"][rows], num_workers)
-        images = _map(images, [vision.Decode(), *image_transforms(self._image_size)], "image", num_workers)
+        images = _map(images, [vision.Decode(), *transform], "image", num_workers)
         words = self._read(EXPRESSIONS, ["token_ids", "token_mask"], rows, num_workers)
         return ds.zip((images, words, self._read(MASKS, ["mask"], self.records["mask_row"][rows], num_workers)))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from src.config import Config
+from src.data.overlay import overlay, write_png
 from src.data.transform import load_image
 from src.files import make_directory
-from src.inference.overlay import overlay, write_png
 from src.inference.predictor import Predictor
 
 
