@@ -50,6 +50,43 @@ def test_equals_hugging_face_on_any_text(expression):
         assert (ours[0].tolist(), ours[1].tolist()) == (ids, mask)
 
 
+_WORDS = (
+    "left LEFT leftmost man's woman-in-red skateboarder unaffable 2nd 3.5 10,000 café naïve Ångström "
+    "ÉCOLE jalapeño façade Zürich straße ﬁsh ½ № 狗 红色的狗 左から二番目 ネコ 개 красный собака κύων الكلب कुत्ता "
+    "หมา 🐶 ❤️ ☕ … — “quoted” ’tis ¿que? #1 @home $5 50% a/b (parens) [SEP] [CLS] [MASK] [UNK] ##ing ~ "
+    "` ^ & * _under_score C++ zebra.in.the.middle supercalifragilisticexpialidocious "
+).split() + ["e\u0301", "n\u0303", "👩\u200d👩\u200d👧", "\u200b", "\ufeff", "\t", "\n", "\u3000", "\u00a0", "\x00",
+             "\x07", "x" * 120]
+_MARKS = ["", "", "", ",", ".", "!", "?", "...", "'", '"', ";", " - "]
+
+
+def _sentences(count: int) -> list[str]:
+    """Expressions as people might type them, from a seed; some without a word, some very long."""
+    random = np.random.default_rng(0)
+    sentences = []
+    for _ in range(count):
+        length = random.choice([0, 1, 2, 3, 5, 8, 13, 60], p=[.04, .1, .16, .2, .2, .16, .1, .04])
+        words = [_WORDS[i] + _MARKS[j] for i, j in random.integers((len(_WORDS), len(_MARKS)), size=(length, 2))]
+        sentences.append((" ", "  ", "")[random.choice(3, p=[.8, .1, .1])].join(words))
+    return sentences
+
+
+def test_five_thousand_sentences_equal_hugging_faces():
+    """The Python tokenizer of Hugging Face's, and in ours an error exactly where it finds no word."""
+    sentences = _sentences(5000)
+    empty = 0
+    for sentence in sentences:
+        ids, mask = _theirs(sentence)
+        if sum(mask) == 2:
+            empty += 1
+            with pytest.raises(UserError):
+                OURS.encode(sentence)
+        else:
+            ours = OURS.encode(sentence)
+            assert (ours[0].tolist(), ours[1].tolist()) == (ids, mask), repr(sentence)
+    assert 100 < empty < 500 and len(set(sentences)) > 4000
+
+
 def test_slots_by_hand():
     ids, mask = OURS.encode("the dog")
     assert ids.dtype == mask.dtype == np.int32

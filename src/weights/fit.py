@@ -17,7 +17,8 @@ def fit(name: str, value: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarra
     if value.ndim != len(shape):
         return None
     if name.endswith("relative_position_bias_table") and value.shape[1] == shape[1]:
-        return _resized(value, shape)
+        # (2 window - 1)^2 rows: no window has an even side.
+        return _resized(value, shape) if len(value) % 2 else None
     if name.endswith("position_embedding") and (value.shape[0], value.shape[2]) == (1, shape[2]):
         resized = _resized(value[0], shape[1:])
         return resized and (resized[0][None], resized[1])

@@ -1,0 +1,234 @@
+"""PyTorch's files read without PyTorch, against PyTorch; and what must not happen while reading one."""
+from __future__ import annotations
+
+import argparse
+import collections
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save as save_safetensors
+
+from src.errors import UserError
+from src.weights import torch_file
+from src.weights.source import read_weights
+from src.weights.torch_file import read_torch_file
+
+FORMATS = {"zip": True, "legacy": False}
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    """One of every type, and every way to lie in a storage."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(6, 5, 4, generator=generator)
+    each = {str(kind): (10 * base).to(kind) for kind in
+            (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
+             torch.int8, torch.uint8, torch.bool)}
+    return each | {"transposed": base.permute(2, 0, 1), "offset": base[2:, 1:3], "strided": base[::2, ::3, 1::2],
+                   "shared": base, "scalar": torch.tensor(3.5), "empty": torch.zeros(0, 3),
+                   "parameter": torch.nn.Parameter(base * 2)}
+
+
+def saved(path, content, is_zip: bool):
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    return path
+
+
+@pytest.mark.parametrize("is_zip", FORMATS.values(), ids=FORMATS)
+def test_equals_pytorch(tmp_path, is_zip):
+    path = saved(tmp_path / "a.pth", collections.OrderedDict(tensors()), is_zip)
+    found, beside = read_torch_file(path)
+    expected = torch.load(path, weights_only=True)
+    assert list(found) == list(expected) and beside == []
+    for name, tensor in expected.items():
+        tensor = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
+        assert found[name].dtype == tensor.numpy().dtype
+        np.testing.assert_array_equal(found[name], tensor.numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("is_zip", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_what_training_scripts_leave_beside_the_weights_is_not_built(tmp_path, is_zip, key):
+    """A module's state dict, which carries metadata, beside an optimizer's state and a configuration."""
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.randn(4, 3)).sum().backward()
+    optimizer.step()
+    content = {"epoch": 3, key: module.state_dict(), "optimizer": optimizer.state_dict(),
+               "config": argparse.Namespace(lr=1.0, nested=argparse.Namespace(names=["a"]))}
+    found, beside = read_torch_file(saved(tmp_path / "a.pth", content, is_zip))
+    assert beside == ["epoch", "optimizer", "config"]
+    assert list(found) == list(module.state_dict())
+    for name, tensor in module.state_dict().items():
+        np.testing.assert_array_equal(found[name], tensor.numpy())
+
+
+class CfgNode(dict):
+    """Stands for yacs's, which official Swin checkpoints of one's own hold."""
+
+
+@pytest.mark.parametrize("is_zip", FORMATS.values(), ids=FORMATS)
+def test_a_yacs_configuration_is_left_unbuilt(tmp_path, is_zip, monkeypatch):
+    monkeypatch.setattr(CfgNode, "__module__", "yacs.config")
+    monkeypatch.setitem(__import__("sys").modules, "yacs", argparse)  # pickle only asks that the name leads there
+    monkeypatch.setitem(__import__("sys").modules, "yacs.config", __import__(__name__, fromlist=["CfgNode"]))
+    config = CfgNode(model=CfgNode(depths=[2, 2]), lr=1.0)
+    config.__dict__["frozen"] = True
+    path = saved(tmp_path / "a.pth", {"model": {"w": torch.ones(2)}, "config": config}, is_zip)
+    assert read_torch_file(path)[1] == ["config"]
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("is_zip", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("name", ["a.pth", "pytorch_model.bin"])
+@pytest.mark.parametrize("place", ["tensor", "beside", "whole"])
+def test_a_file_that_asks_to_run_something_is_refused_and_leaves_no_trace(tmp_path, is_zip, name, place):
+    evil = Evil(f"touch {tmp_path}/trace")
+    content = {"tensor": {"model": {"w": evil}}, "beside": {"model": {"w": torch.ones(2)}, "config": evil},
+               "whole": evil}[place]
+    path = saved(tmp_path / name, content, is_zip)
+    with pytest.raises(UserError, match=r"asks to run posix\.system, .*do not trust") as caught:
+        read_weights(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == [name]
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "trace").exists(), "the file would have run it"
+
+
+@pytest.mark.parametrize("asked", [
+    b"cbuiltins\neval\n", b"cbuiltins\ngetattr\n", b"ctorch\nload\n", b"ctorch.hub\nload\n", b"cos\nsystem\n",
+    b"ctorch.FloatStorage\n__init__\n", b"ccollections\nabc\n",
+])
+def test_nothing_but_tensors_is_known(tmp_path, asked):
+    pickled = b"\x80\x02" + asked + b"(X\x01\x00\x00\x001tR."
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    with pytest.raises(UserError, match="asks to run"):
+        read_torch_file(tmp_path / "a.pth")
+
+
+def test_a_pickle_cannot_change_the_reader(tmp_path):
+    """BUILD sets attributes on whatever is on the stack: functions and classes of the reader, too."""
+    for asked in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"cyacs.config\nCfgNode\n", b"ccollections\nOrderedDict\n"):
+        pickled = b"\x80\x02" + asked + b"N}X\x07\x00\x00\x00changedK\x01s\x86b."
+        with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+            archive.writestr("archive/data.pkl", pickled)
+        with pytest.raises(UserError):
+            read_torch_file(tmp_path / "a.pth")
+    for thing in (torch_file._Beside, torch_file._Call, torch_file._Unpickler, collections.OrderedDict):
+        assert not hasattr(thing, "changed")
+
+
+@pytest.mark.parametrize(("shape", "stride", "offset"), [
+    ((3,), (1,), 2), ((2, 3), (3, 1), 0), ((1,), (1,), -1), ((2,), (-1,), 0), ((2,), (10 ** 12,), 0),
+    ((10 ** 12,), (0,), 0), ((8,), (0,), 0),
+])
+def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path, monkeypatch, shape, stride, offset):
+    class Tensor:
+        def __reduce__(self):
+            storage = torch.arange(4.0).storage()
+            return torch._utils._rebuild_tensor_v2, (storage, offset, shape, stride, False, collections.OrderedDict())
+
+    with pytest.raises(UserError, match="damaged"):
+        read_torch_file(saved(tmp_path / "a.pth", {"w": Tensor()}, True))
+
+
+def test_a_memo_of_all_memory_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}r\xff\xff\xff\xff.")
+    with pytest.raises(UserError, match="memo"):
+        read_torch_file(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ({"w": 3}, "'w' is none"), ([torch.ones(2)], "no tensors by name"), ({}, "no tensors"), (torch.ones(2), "by name"),
+    ({"model": {"w": torch.ones(2), "n": 3}}, "'n' is none"),
+])
+def test_content_that_is_no_state_dict_is_refused(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        read_torch_file(saved(tmp_path / "a.pth", content, True))
+
+
+def test_a_whole_module_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"torch\.nn\.modules\.linear\.Linear.*state_dict\(\)"):
+        read_torch_file(saved(tmp_path / "a.pth", torch.nn.Linear(2, 2), True))
+
+
+def test_files_that_hold_no_weights(tmp_path):
+    for content, message in {
+        b"<!DOCTYPE html><html>": "is a web page", b"\n <html>": "is a web page",
+        b"version https://git-lfs.github.com/spec/v1\n": "Git LFS", b"\x1f\x8b\x08": "unpack", b"": "neither",
+        b"garbage" * 9: "neither", pickle.dumps({"w": np.ones(2)}): "neither",
+        b"\x10\0\0\0\0\0\0\0{broken header}}": "safetensors", b"\xff\xff\xff\xff\xff\xff\xff\x7f{": "safetensors",
+        save_safetensors({}): "no tensors",
+    }.items():
+        path = tmp_path / "weights.pth"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message) as caught:
+            read_weights(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    with zipfile.ZipFile(tmp_path / "photos.pth", "w") as archive:
+        archive.writestr("photos/a.jpg", b"")
+    for name, message in [("photos.pth", "none of PyTorch's"), ("none.pth", "check the path"), (".", "check the path")]:
+        with pytest.raises(UserError, match=message):
+            read_weights(tmp_path / name)
+
+
+def test_safetensors_of_every_type_equal_pytorch(tmp_path):
+    expected = {name: tensor.detach().contiguous().clone() for name, tensor in tensors().items()}
+    (tmp_path / "a.bin").write_bytes(save_safetensors(expected))
+    found = read_weights(tmp_path / "a.bin").tensors
+    assert sorted(found) == sorted(expected)
+    for name, tensor in expected.items():
+        tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        np.testing.assert_array_equal(found[name], tensor.numpy(), err_msg=name)
+
+
+def _small(is_zip: bool) -> bytes:
+    buffer = io.BytesIO()
+    saved(buffer, {"model": {"a": torch.ones(3, 2), "b": torch.ones(2).half()}, "epoch": 1}, is_zip)
+    return buffer.getvalue()
+
+
+SMALL = {**{name: _small(is_zip) for name, is_zip in FORMATS.items()},
+         "safetensors": save_safetensors({"a": torch.ones(3, 2), "b": torch.ones(2).half()})}
+
+
+@pytest.mark.parametrize("whole", SMALL.values(), ids=SMALL)
+def test_a_file_cut_short_is_refused(tmp_path, whole):
+    for length in range(0, len(whole), max(1, len(whole) // 60)):
+        (tmp_path / "a.pth").write_bytes(whole[:length])
+        with pytest.raises(UserError):
+            read_weights(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("whole", SMALL.values(), ids=SMALL)
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused(tmp_path_factory, whole, data):
+    changed = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "a.pth"
+    path.write_bytes(changed)
+    try:
+        found = read_weights(path).tensors
+    except UserError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    else:
+        assert all(isinstance(value, np.ndarray) for value in found.values())
