@@ -1,15 +1,12 @@
 """The reader of REFER's layout: nothing lost, nothing run, and mistakes named."""
 from __future__ import annotations
 
-import os
-import pickle
-import pickletools
-import subprocess
+import shutil
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco
 
-from src.data.plain_pickle import load_plain_pickle
 from src.data.refer import read_refer
 from src.errors import UserError
 from tests.handmade_refer import Handmade
@@ -20,9 +17,9 @@ def handmade(tmp_path) -> Handmade:
     return Handmade(tmp_path)
 
 
-def _read(handmade: Handmade):
+def _read(handmade: Handmade, skip: bool = False):
     handmade.write()
-    return read_refer(handmade.annotations, handmade.images, "unc")
+    return read_refer(handmade.annotations, handmade.images, "unc", skip)
 
 
 def test_every_referent_and_every_sentence_is_kept(handmade):
@@ -73,36 +70,168 @@ def _drop(name):
     return lambda data: data.refs[0].pop(name)
 
 
+def _set(**fields):
+    return lambda data: data.refs[0].update(fields)
+
+
+def _said(**fields):
+    return lambda data: data.refs[0]["sentences"][0].update(fields)
+
+
+# What is wrong, its message, and the referents that are left when it is skipped.
+LOST = [
+    (lambda data: data.refs[2].update(ann_id=99), r"referent 22 ann_id 99 is not in instances\.json", [20, 21]),
+    (lambda data: data.refs[2].update(image_id=99), r"referent 22 image_id 99 is not in instances\.json", [20, 21]),
+    (lambda data: data.refs[2].update(image_id=7), "referent 22 annotation 4 is on image 9, not on 7", [20, 21]),
+    (_set(category_id=8), "referent 20 category_id 8 is not in", [21, 22]),
+    (lambda data: data.refs[1].update(ref_id=20), "ref_id 20 occurs twice", [22]),
+    (_drop("ann_id"), "referent 20 has no ann_id", [21, 22]), (_drop("sentences"), "20 has no sentences", [21, 22]),
+    (_drop("split"), "referent 20 has no split", [21, 22]), (_drop("ref_id"), "entry 0 has no ref_id", [21, 22]),
+    (_set(ref_id=True), "entry 0 has bool for its ref_id", [21, 22]),
+    (_set(ref_id=20.0), "entry 0 has float for its ref_id", [21, 22]),
+    (_set(ref_id=2**63), "entry 0 has int for its ref_id", [21, 22]),
+    (_set(ann_id=float("nan")), "20 has float for its ann_id", [21, 22]),
+    (_set(image_id=[7]), "20 has list for its image_id", [21, 22]),
+    (_set(split="../../train"), r"20 has '\.\./\.\./train' for its split", [21, 22]),
+    (_set(split=None), "20 has NoneType for its split", [21, 22]),
+    (_set(sentences=[]), "20 has list for its sentences", [21, 22]),
+    (_set(sentences="cup"), "20 has 'cup' for its sentences", [21, 22]),
+    (lambda data: data.refs.append(5), "entry 3 is a int, no referent", [20, 21, 22]),
+    (lambda data: data.instances["images"][0].pop("height"), "image 7 has no height", [22]),
+    (lambda data: data.instances["images"][0].update(width=0), "image 7 has no width", [22]),
+    (lambda data: data.instances["images"][0].update(file_name=None), "image 7 has no file_name", [22]),
+    (lambda data: (data.images / "b.png").unlink(), r"b\.png is missing: .*--images", [20, 21]),
+]
+
+
+@pytest.mark.parametrize(("change", "message", "left"), LOST)
+def test_what_does_not_fit_is_refused_by_name_or_left_out_and_counted(handmade, change, message, left):
+    change(handmade)
+    with pytest.raises(UserError, match=message) as caught:
+        _read(handmade)
+    dataset = _read(handmade, skip=True)
+    assert [referent.ref_id for referent in dataset.referents] == left
+    assert dataset.problems[0].message == str(caught.value)
+    assert set(dataset.images) == {7 if ref_id < 22 else 9 for ref_id in left}
+    assert {annotation["image_id"] for annotation in dataset.annotations.values()} == set(dataset.images)
+    assert sum(problem.referents for problem in dataset.problems) == len(handmade.refs) - len(left)
+    said = sum(len(ref["sentences"]) for ref in handmade.refs
+               if isinstance(ref, dict) and isinstance(ref.get("sentences"), list))
+    assert sum(problem.expressions for problem in dataset.problems) == said - sum(
+        len(referent.sentences) for referent in dataset.referents)
+
+
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda data: data.refs[2].update(ann_id=99), r"referent 22: annotation 99 is not in instances\.json"),
-    (lambda data: data.refs[2].update(image_id=99), r"referent 22: image 99 is not in instances\.json"),
-    (lambda data: data.refs[2].update(image_id=7), "referent 22: annotation 4 is on image 9, not on 7"),
-    (lambda data: data.refs[0].update(category_id=8), "referent 20: category 8"),
-    (lambda data: data.refs[1].update(ref_id=20), "ref_id 20 occurs twice"),
-    (_drop("ann_id"), "referent 20 has no ann_id"), (_drop("sentences"), "referent 20 has no sentences"),
-    (_drop("split"), "referent 20 has no split"),
-    (lambda data: data.refs[0]["sentences"][0].pop("sent_id"), "referent 20 has a sentence without sent_id"),
-    (lambda data: data.refs.clear(), "no list of referents"), (lambda data: data.refs.append(5), "something else"),
-    (lambda data: data.instances.pop("categories"), "no list of categories"),
-    (lambda data: data.instances["images"][0].pop("height"), "image 7 has no height"),
-    (lambda data: data.instances["annotations"][1].pop("id"), "annotation number 1 has no id"),
-    (lambda data: data.instances["annotations"][1].update(id=1), "annotation id 1 occurs twice"),
-    (lambda data: (data.images / "b.png").unlink(), r"b\.png is missing: .*--images"),
-    (lambda data: [path.unlink() for path in data.images.iterdir()], r"a\.jpg is missing, and 1 images more: "),
+    (lambda data: data.refs[0]["sentences"][0].pop("sent_id"), "referent 20: sentence 0 has no sent_id"),
+    (_said(sent_id="x"), "referent 20: sentence 0 has no sent_id that is a number"),
+    (_said(sent=5, raw=None), "referent 20: sentence 0 has no text"),
+    (lambda data: data.refs[0]["sentences"].__setitem__(0, "cup"), "referent 20: sentence 0 has no sent_id"),
 ])
-def test_what_does_not_fit_is_refused_by_name(handmade, change, message):
+def test_a_sentence_that_is_none_costs_only_itself(handmade, change, message):
     change(handmade)
     with pytest.raises(UserError, match=message):
         _read(handmade)
+    dataset = _read(handmade, skip=True)
+    assert [(problem.kind, problem.referents, problem.expressions) for problem in dataset.problems] == [
+        ("expression", 0, 1)]
+    assert [sentence.sent_id for sentence in dataset.referents[0].sentences] == [201]
+
+
+def test_images_that_are_missing_are_counted_together(handmade):
+    for path in handmade.images.iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"a\.jpg is missing, and 1 more: "):
+        _read(handmade)
+    with pytest.raises(UserError, match=r"no referent of .*refs\(unc\)\.p can be used.*a\.jpg is missing"):
+        _read(handmade, skip=True)
+    handmade.write()
+    dataset = read_refer(handmade.annotations, None, "unc")
+    assert dataset.counts("train") == {"images": 1, "referents": 2, "expressions": 3}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda data: data.refs.clear(), "no list of referents"),
+    (lambda data: data.instances.pop("categories"), "no list of categories"),
+    (lambda data: data.instances["annotations"][1].pop("id"), "annotation number 1 has no id"),
+    (lambda data: data.instances["annotations"][1].update(id=[1]), "annotation number 1 has list for its id"),
+    (lambda data: data.instances["annotations"][1].update(image_id=None), "number 1 has NoneType for its image_id"),
+    (lambda data: data.instances["annotations"][1].update(id=1), "annotation id 1 occurs twice"),
+    (lambda data: data.instances["categories"][1].update(name={}), "category number 1 has dict for its name"),
+])
+@pytest.mark.parametrize("skip", [False, True])
+def test_files_that_are_wrong_as_a_whole_are_refused(handmade, change, message, skip):
+    change(handmade)
+    with pytest.raises(UserError, match=message):
+        _read(handmade, skip)
+
+
+@pytest.mark.parametrize(("place", "file_name"), [
+    ("{name}", "{name}"), ("train2014/{name}", "{name}"), ("saiapr_tc-12/{name}", "{name}"),
+    ("00/images/{name}", "00/images/{name}"), ("saiapr_tc-12/00/images/{name}", "00/images/{name}"),
+    ("{name}", "saiapr_tc-12/00/images/{name}"), ("saiapr_tc-12/{name}", "00/images/{name}"),
+    ("00/images/{name}", "{name}"), ("saiapr_tc-12/00/images/{name}", "{name}"),
+])
+def test_images_are_found_as_people_unpack_them(handmade, place, file_name):
+    expected = {}
+    for image in handmade.instances["images"]:
+        name = image["file_name"]
+        path = expected[image["id"]] = handmade.images / place.format(name=name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(handmade.images / name, path)
+        # IAPR TC-12 has drawings of its own, of the same names, beside.
+        (path.parent.parent / "segmented_images").mkdir(exist_ok=True)
+        shutil.copy(path, path.parent.parent / "segmented_images")
+        image["file_name"] = file_name.format(name=name)
+    assert {image_id: image.path for image_id, image in _read(handmade).images.items()} == expected
+
+
+def test_ids_of_annotations_that_are_text_become_places(handmade):
+    for annotation in handmade.instances["annotations"]:
+        mask = np.asfortranarray(handmade.masks[annotation["id"]].astype(np.uint8))
+        annotation["id"] = f"{annotation['image_id']}_{annotation['id']}"
+        annotation["segmentation"] = [{**coco.encode(mask), "counts": coco.encode(mask)["counts"].decode()}]
+    for ref in handmade.refs:
+        ref["ann_id"] = f"{ref['image_id']}_{ref['ann_id']}"
+    dataset = _read(handmade)
+    assert [referent.ann_id for referent in dataset.referents] == [0, 0, 3]
+    assert dataset.annotations_of == {7: [0, 1, 2], 9: [3]}
+    for place, ann_id in enumerate((1, 2, 3, 4)):
+        np.testing.assert_array_equal(dataset.mask(place), handmade.masks[ann_id])
+
+
+def test_annotations_of_images_without_referents_and_what_nobody_reads_are_not_kept(handmade):
+    handmade.instances["images"].append({"id": 11, "file_name": "c.jpg", "height": 5, "width": 5})
+    handmade.instances["annotations"].append({"id": 5, "image_id": 11, "category_id": 1, "segmentation": [[0] * 6]})
+    handmade.instances["annotations"][0].update(area=5.0, bbox=[1, 2, 3, 4])
+    dataset = _read(handmade)
+    assert sorted(dataset.annotations) == [1, 2, 3, 4]
+    assert {frozenset(annotation) for annotation in dataset.annotations.values()} == {
+        frozenset({"id", "image_id", "category_id", "segmentation"})}
+
+
+def test_text_of_python_2_and_characters_that_are_none(handmade):
+    handmade.refs[0]["sentences"][0]["sent"] = "cup \ud83d\ude00 \udc80 here"
+    assert _read(handmade).referents[0].sentences[0].text == "cup \U0001f600 \ufffd here"
+
+
+def test_directories_that_are_not_the_one_say_which_is(handmade):
+    handmade.write("google")
+    with pytest.raises(UserError, match=r"holds refs\(google\)\.p: set --split_by google"):
+        read_refer(handmade.annotations, handmade.images, "umd")
+    with pytest.raises(UserError, match=r"refs\(google\)\.p is missing, but is in .*annotations: name .*--annotations"):
+        read_refer(handmade.annotations.parent, handmade.images, "google")
+    with pytest.raises(UserError, match="nowhere is no directory.*--annotations"):
+        read_refer(handmade.annotations / "nowhere", handmade.images, "unc")
 
 
 def test_missing_and_damaged_files_are_named(handmade):
     with pytest.raises(UserError, match=r"refs\(unc\)\.p is missing.*--annotations"):
         read_refer(handmade.annotations, handmade.images, "unc")
     handmade.write()
-    with pytest.raises(UserError, match=r"refs\(google\)\.p is missing"):
-        read_refer(handmade.annotations, handmade.images, "google")
     (handmade.annotations / "instances.json").write_text("{")
+    with pytest.raises(UserError, match=r"instances\.json cannot be read as JSON"):
+        read_refer(handmade.annotations, handmade.images, "unc")
+    (handmade.annotations / "instances.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match=r"instances\.json cannot be read as JSON"):
         read_refer(handmade.annotations, handmade.images, "unc")
     (handmade.annotations / "refs(unc).p").write_bytes(b"")
@@ -110,73 +239,3 @@ def test_missing_and_damaged_files_are_named(handmade):
     (handmade.annotations / "instances.json").write_text('{"images": [], "annotations": [], "categories": []}')
     with pytest.raises(UserError, match="no pickle, or a damaged one"):
         read_refer(handmade.annotations, handmade.images, "unc")
-
-
-PLAIN = [{"a": [1, -2**40, 1.5, True, None, "é", b"bytes\xff", b""], "b": ({1, 2}, frozenset([3])), "c": (4, "x" * 300)}]
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_plain_pickles_are_read_whole(tmp_path, protocol):
-    path = tmp_path / "refs.p"
-    path.write_bytes(pickle.dumps(PLAIN, protocol=protocol))
-    assert load_plain_pickle(path) == PLAIN
-
-
-def test_text_of_python_2_is_read(tmp_path):
-    # What Python 2 writes for [{'sent': 'caf\xe9', u'n': 5L}] with protocol 2, and for {'a': 'b'} with protocol 0.
-    path = tmp_path / "refs.p"
-    path.write_bytes(b"\x80\x02]q\x00}q\x01(U\x04sentq\x02U\x04caf\xe9q\x03X\x01\x00\x00\x00nq\x04\x8a\x01\x05ua.")
-    assert load_plain_pickle(path) == [{"sent": "café", "n": 5}]
-    path.write_bytes(b"(dp0\nS'a'\np1\nS'b'\np2\ns.")
-    assert load_plain_pickle(path) == {"a": "b"}
-
-
-class _Reduced:
-    """Pickles as a call of `function` with `arguments`."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize(("function", "arguments", "name"), [
-    (os.mkdir, ("ran",), r"(posix|os)\.mkdir"), (subprocess.Popen, (["mkdir", "ran"],), r"\.Popen"),
-    (eval, ("__import__('os').mkdir('ran')",), "eval"), (getattr, ("text", "upper"), "getattr"),
-])
-def test_what_would_be_run_is_refused_by_name_and_not_run(tmp_path, monkeypatch, protocol, function, arguments, name):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "refs.p"
-    path.write_bytes(pickle.dumps([_Reduced(function, *arguments)], protocol=protocol))
-    with pytest.raises(UserError, match=f"asks to run .*{name}") as caught:
-        load_plain_pickle(path)
-    assert str(path) in str(caught.value)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["refs.p"]
-
-
-def test_arrays_and_codecs_are_refused_by_name(tmp_path):
-    path = tmp_path / "refs.p"
-    path.write_bytes(pickle.dumps(np.arange(3)))
-    with pytest.raises(UserError, match="numpy"):
-        load_plain_pickle(path)
-    path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R.")
-    with pytest.raises(UserError, match="codec zlib"):
-        load_plain_pickle(path)
-    # bytes(10**15) would ask for a petabyte.
-    path.write_bytes(b"\x80\x02cbuiltins\nbytes\n\x8a\x07" + (10**15).to_bytes(7, "little") + b"\x85R.")
-    with pytest.raises(UserError):
-        load_plain_pickle(path)
-
-
-def test_damaged_pickles_are_user_errors(tmp_path):
-    path = tmp_path / "refs.p"
-    whole = pickle.dumps(PLAIN, protocol=2)
-    ends = {position for _, _, position in pickletools.genops(whole)}
-    for length in sorted(ends)[1:]:
-        path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="damaged"):
-            load_plain_pickle(path)
-    with pytest.raises(UserError, match="cannot be read"):
-        load_plain_pickle(tmp_path / "none.p")

@@ -1,6 +1,7 @@
 """What every data set is read into, whatever its files look like."""
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something of a data set that cannot be used, and is left out.
+    """Something of a data set that cannot be used.
 
     Attributes:
         kind: "image", "mask", "referent" or "expression".
@@ -67,7 +68,7 @@ class Problem:
 
 
 class Problems:
-    """Collects problems, or raises the first one.
+    """Collects problems in `found`, or raises the first one.
 
     Args:
         skip: go on, without what cannot be used.
@@ -92,9 +93,9 @@ class ReferDataset:
         files: the annotation files that were read.
         referents: in the order of the files.
         images: by image_id, those of the referents.
-        annotations: by ann_id, of those images: id, image_id, category_id, segmentation.
+        annotations: by ann_id, of those images: id or name, image_id, category_id, segmentation.
         annotations_of: ann_ids by image_id.
-        problems: what was left out.
+        problems: what was left out; expressions without a word always are.
     """
 
     files: tuple[Path, ...]
@@ -129,3 +130,31 @@ class ReferDataset:
         """Files that annotations name as their masks."""
         segmentations = (annotation.get("segmentation") for annotation in self.annotations.values())
         return [Path(each["png"]) for each in segmentations if isinstance(each, Mapping) and "png" in each]
+
+
+def is_id(value: object) -> bool:
+    """Whether it is a whole number that fits 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and -2**63 <= value < 2**63
+
+
+def is_size(value: object) -> bool:
+    """Whether it can be the height or width of an image."""
+    return is_id(value) and 0 < value < 2**31
+
+
+def is_split(value: object) -> bool:
+    """Whether it can name a split, and with it files."""
+    return isinstance(value, str) and re.fullmatch(r"\w[\w-]{,40}", value, re.ASCII) is not None
+
+
+def as_text(value: object) -> str:
+    """Text without spaces around it, and with U+FFFD for what is no character; "" for what is no text."""
+    text = value if isinstance(value, str) else ""
+    return text.strip().encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def shown(value: object) -> str:
+    """A value of unknown origin, for a message."""
+    if isinstance(value, (int, float)) and not is_id(value):
+        return type(value).__name__
+    return repr(value[:60]) if isinstance(value, str) else str(value) if is_id(value) else type(value).__name__
