@@ -7,9 +7,8 @@ from pathlib import Path
 import mindspore
 import numpy as np
 import torch
-from transformers import SwinModel
 
-from tests.backbones import swin_weights
+from tests.backbones import SwinModel, swin_weights
 
 
 def official(model: SwinModel) -> dict[str, torch.Tensor]:
