@@ -104,7 +104,7 @@ def take(source: Source, naming: Naming, prefix: str, shapes: dict[str, tuple[in
             if fitted is None:
                 raise UserError(f"{source.path} has {tensor} {part.shape}, which does not fit {shape}: {keys}")
             if part.dtype.kind != "f" or not np.isfinite(fitted[0]).all():
-                raise UserError(f"{source.path} has in {tensor} what are no finite numbers: fetch it again")
+                raise UserError(f"{source.path} has numbers in {tensor} that are no finite floats: fetch it again")
             parts.append(fitted[0].astype(np.float32))
             taken.used[tensor] = name, fitted[1]
         values[name] = np.concatenate(parts)
