@@ -18,9 +18,9 @@ from src.cli import command, parse_arguments
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", type=_path, help="where the files go (default: data_dir)")
     parser.add_argument("--annotations", metavar="PATH", type=_path, help="directory of refs(<split_by>).p and "
-                                                                          "instances.json, or a file of JSON Lines")
+                                                                          "instances.json, or a .jsonl file")
     parser.add_argument("--images", metavar="DIR", type=_path,
-                        help="directory of the images (default for JSON Lines: that of the file)")
+                        help="directory of the images (default for a .jsonl file: its own)")
     parser.add_argument("--split_by", metavar="TEXT", help="unc, umd, google or berkeley (default: the data set's own)")
     parser.add_argument("--expressions", metavar="INT", type=int, default=20000,
                         help="of RefShapes' train split; each other split has a tenth (default: 20000)")
@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = args.output or Path(config.data_dir).expanduser()
     source = Source(args.annotations, args.images, args.split_by, args.expressions, args.on_error == "skip")
     if args.check:
-        print(check(config, output, source))
-        return 0
+        report, usable = check(config, output, source)
+        print(report)
+        return 0 if usable else 1
     prepared = prepare(config, output, source, max(args.workers, 1))
     print(prepared.table())
     print(f"{output}: {'written' if prepared.written else 'complete already, nothing to do'}")

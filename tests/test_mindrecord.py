@@ -160,5 +160,5 @@ def test_expressions_without_a_word_are_left_out_and_told(handmade, tmp_path):
     handmade.refs[2]["sentences"][1]["sent"] = "\u200b"
     rows, written = _write(handmade, tmp_path, "val")
     assert [row["sent_id"] for row in rows] == [220, 222]
-    assert [(problem.kind, problem.expressions) for problem in written.problems] == [("expression", 1)]
+    assert [(problem.kind, problem.expressions) for problem in written.problems] == [("empty expression", 1)]
     assert "sentence 221 of referent 22" in written.problems[0].message

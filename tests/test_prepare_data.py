@@ -21,7 +21,7 @@ from src.config import load_config
 from src.data import prepare as prepare_module
 from src.data.convert import SCENES_AT_ONCE
 from src.data.dataset import Split
-from tests.handmade_refer import Handmade
+from tests.handmade_refer import Handmade, rectangle
 
 REFSHAPES = ["--dataset", "refshapes", "--max_tokens", "20", "--seed", "4", "--expressions", "30", "--workers", "1"]
 
@@ -109,20 +109,67 @@ def test_what_changed_is_written_anew(arguments, handmade, tmp_path, capsys, cha
     assert all(after[name][0] != before[name][0] for name in before)
 
 
-def test_check_counts_and_writes_nothing(arguments, tmp_path, capsys):
+def test_check_compares_with_the_published_and_writes_nothing(arguments, tmp_path, capsys):
     assert prepare_data.main([*arguments, "--check"]) == 0
-    out = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in out] == ["split", "train", "val"]
+    out = capsys.readouterr().out
+    assert "train: 1 images, 16,993 fewer than published, 2 referents, 42,402 fewer than published, 3 expressions" in out
+    assert "testA: missing, published with 1,975 referents" in out
+    assert "all splits: 3 referents, 6 expressions; the CoupAlign paper says 19,994 images" in out
     assert not (tmp_path / "data").exists()
 
 
-def test_expressions_left_out_are_counted(arguments, handmade, capsys):
+def test_check_says_what_is_missing_and_where_it_is_to_be_had(arguments, handmade, tmp_path, capsys):
+    (handmade.images / "a.jpg").unlink()
+    assert prepare_data.main([*arguments, "--check"]) == 1
+    out = capsys.readouterr().out
+    assert "a.jpg is missing" in out
+    assert "val: 1 images" in out
+    (handmade.annotations / "instances.json").unlink()
+    assert prepare_data.main([*arguments, "--check"]) == 1
+    assert "instances.json: missing; from the REFER tool" in capsys.readouterr().out
+    assert prepare_data.main(["--dataset", "refcocog", "--check"]) == 1
+    out = capsys.readouterr().out
+    assert "refs(umd).p and instances.json: name their directory with --annotations" in out
+    assert "train2014.zip" in out
+
+
+def test_expressions_without_a_word_are_left_out_and_counted(arguments, handmade, tmp_path, capsys):
     handmade.refs[2]["sentences"][0].update(sent="", raw="")
     handmade.write()
     assert prepare_data.main([*arguments, "--check"]) == 0
+    assert "val: 1 images, 1,499 fewer than published, 1 referents, 3,810 fewer than published, 2 expressions" in (
+        capsys.readouterr().out)
+    assert prepare_data.main(arguments) == 0
     out = capsys.readouterr().out
-    assert "1 expressions without a word were left out" in out
+    assert "left out: 1 x empty expression; with them 0 referents and 1 expressions" in out
     assert ["val", "1", "1", "2"] in [line.split() for line in out.splitlines()]
+
+
+def test_own_data_take_the_same_road(handmade, tmp_path, capsys):
+    file = tmp_path / "mine.jsonl"
+    cv2.imwrite(str(tmp_path / "dog.png"), handmade.masks[4].astype(np.uint8))
+    lines = [{"image": "b.png", "expression": "the dog", "mask": {"png": "dog.png"}},
+             {"image": "a.jpg", "expression": "a cup", "mask": [rectangle(10, 5, 30, 15)], "split": "val"}]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    own = ["--dataset", "mine", "--annotations", str(file), "--images", str(handmade.images), "--output",
+           str(tmp_path / "data")]
+    assert prepare_data.main([*own, "--check"]) == 0
+    assert prepare_data.main(own) == 0
+    config = load_config(overrides={"dataset": "mine", "data_dir": str(tmp_path / "data")})
+    for split, name, ann_id, expression in (("train", "b.png", 4, "the dog"), ("val", "a.jpg", 1, "a cup")):
+        data = Split(config, split)
+        assert data.records["expression"].tolist() == [expression]
+        picture, = data.pictures([0], 1)
+        np.testing.assert_array_equal(picture["image"], cv2.imread(str(handmade.images / name))[..., ::-1])
+        np.testing.assert_array_equal(picture["target"], handmade.masks[ann_id])
+    # Another mask under the same name is another data set.
+    cv2.imwrite(str(tmp_path / "dog.png"), np.eye(50, 30, dtype=np.uint8))
+    capsys.readouterr()
+    assert prepare_data.main(own) == 0
+    assert "written" in capsys.readouterr().out
+    file.write_text(file.read_text() + "{\n")
+    assert prepare_data.main([*own, "--check"]) == 1
+    assert "line 3" in capsys.readouterr().out
 
 
 def test_refshapes_is_made_once_and_read_by_the_same_reader(tmp_path, capsys):
@@ -277,11 +324,14 @@ def _rows_of_a_fresh_directory(arguments: list[str], tmp_path: Path, max_tokens:
 
 
 @pytest.mark.parametrize(("given", "message"), [
-    (["--dataset", "coco"], "no data set 'coco': --dataset is one of refcoco, refcoco+, refcocog, referit, refshapes"),
-    (["--dataset", "refcoco"], "give --annotations (the directory of refs and instances.json) and --images"),
+    (["--dataset", "coco", "--annotations", ".", "--images", "."],
+     "no data set 'coco' in the layout of the REFER tool: --dataset is one of refcoco, refcoco+, refcocog, referit"),
+    (["--dataset", "coco"], "coco is read from disk: give --annotations"),
+    (["--dataset", "refcoco", "--annotations", "."], "give --images"),
+    (["--dataset", "mine", "--annotations", "x.jsonl", "--split_by", "unc"], "leave out --split_by"),
     (["--dataset", "refcoco+", "--split_by", "umd", "--annotations", ".", "--images", "."],
      "refcoco+ is not split by 'umd': --split_by is one of unc"),
-    (["--dataset", "refcocog", "--annotations", "nowhere", "--images", "."], "nowhere/refs(umd).p is missing"),
+    (["--dataset", "refcocog", "--annotations", "nowhere", "--images", "."], "nowhere is no directory"),
     (["--dataset", "refshapes", "--images", "."], "RefShapes is made, not read"),
     (["--dataset", "refshapes", "--expressions", "5"], "raise --expressions"),
     (["--dataset", "refshapes", "--check"], "holds no RefShapes to check: leave out --check to make it"),

@@ -63,7 +63,7 @@ def test_what_was_typed_stands_in_for_an_empty_sentence_and_one_without_a_word_i
     assert [s.text for s in dataset.referents[0].sentences] == ["Left cup"]
     assert [r.ref_id for r in dataset.referents] == [20, 22]
     assert [(problem.kind, problem.referents, problem.expressions) for problem in dataset.problems] == [
-        ("expression", 0, 1), ("expression", 1, 1)]
+        ("empty expression", 0, 1), ("empty expression", 1, 1)]
 
 
 def _drop(name):

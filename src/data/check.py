@@ -4,10 +4,45 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.config import Config
-from src.data.prepare import Prepared, Source, read_dataset
+from src.data.prepare import Prepared, Source, read_dataset, split_by
+from src.data.published import check_files, report
+from src.data.refer import read_refer
+from src.data.referents import EMPTY, ReferDataset
+from src.errors import UserError
+
+_SHOWN = 10  # problems
 
 
-def check(config: Config, output: Path, source: Source) -> str:
-    """A report on the files of a data set; images are looked for, not opened, and nothing is written."""
-    dataset = read_dataset(config.dataset, output, source)
-    return Prepared({split: dataset.counts(split) for split in dataset.splits}, dataset.problems, False).table()
+def check(config: Config, output: Path, source: Source) -> tuple[str, bool]:
+    """A report on the files of a data set, and whether all of it can be used. Nothing is written.
+
+    Of a published data set it says what is missing, where that is to be had, and how the counts differ from the published
+    ones. Images are looked for, not opened.
+
+    Raises: UserError where there is no such data set.
+    """
+    if config.dataset == "refshapes" or (source.annotations and source.annotations.suffix == ".jsonl"):
+        dataset = read_dataset(config.dataset, output, Source(source.annotations, source.images, source.split_by,
+                                                              skip=True))
+        counts = {split: dataset.counts(split) for split in dataset.splits}
+        return "\n".join([Prepared(counts, dataset.problems, False).table(), *_problems(dataset)]), not _wrong(dataset)
+    whose = split_by(config.dataset, source.split_by)
+    listing, complete = check_files(config.dataset, whose, source.annotations, source.images)
+    if source.annotations is None:
+        return listing, False
+    try:
+        dataset = read_refer(source.annotations, source.images, whose, skip=True)
+    except UserError as error:
+        return f"{listing}\n{error}", False
+    compared = report(config.dataset, whose, {split: dataset.counts(split) for split in dataset.splits})
+    return "\n".join([listing, compared, *_problems(dataset)]), complete and not _wrong(dataset)
+
+
+def _problems(dataset: ReferDataset) -> list[str]:
+    lines = [f"{problem.kind}: {problem.message}" for problem in dataset.problems[:_SHOWN]]
+    more = len(dataset.problems) - len(lines)
+    return lines + [f"… and {more:,} more"] * (more > 0)
+
+
+def _wrong(dataset: ReferDataset) -> bool:
+    return any(problem.kind != EMPTY for problem in dataset.problems)

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore.mindrecord import FileWriter, MindRecordException
 
 from src.data.convert import Pixels, Scene
-from src.data.referents import Problem, Referent
+from src.data.referents import EMPTY, Problem, Referent
 from src.data.tokenizer import Tokenizer
 from src.errors import UserError
 
@@ -146,7 +146,7 @@ def _expressions(referent: Referent, scene: Scene, tokenizer: Tokenizer, problem
             token_ids, token_mask = tokenizer.encode(sentence.text)
         except UserError as error:
             name = f"sentence {sentence.sent_id} of referent {referent.ref_id}"
-            problems.append(Problem("expression", name, f"{name}: {error}", 0, 1))
+            problems.append(Problem(EMPTY, name, f"{name}: {error}", 0, 1))
             continue
         yield {"token_ids": token_ids, "token_mask": token_mask, "height": scene.image.height,
                "width": scene.image.width, "image_id": referent.image_id, "ref_id": referent.ref_id,

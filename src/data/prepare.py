@@ -135,7 +135,7 @@ def read_dataset(name: str, output: Path, source: Source) -> ReferDataset:
     if not source.annotations:
         raise UserError(f"{name} is read from disk: give --annotations, the directory of refs(<split_by>).p and "
                         "instances.json or a file of JSON Lines, and --images")
-    if source.annotations.suffix in (".jsonl", ".json"):
+    if source.annotations.suffix == ".jsonl":
         if source.split_by:
             raise UserError("a file of JSON Lines says itself how it is split: leave out --split_by")
         return read_json_lines(source.annotations, source.images or source.annotations.parent, source.skip)

@@ -12,6 +12,7 @@ from typing import Any
 from src.data.masks import packed
 from src.data.plain_pickle import load_plain_pickle
 from src.data.referents import (
+    EMPTY,
     Image,
     Problem,
     Problems,
@@ -190,7 +191,7 @@ def _sentences(said: list[Any], where: str, name: str, problems: Problems) -> tu
         else:
             lost.append((place, "has no word", False))
     for place, what, is_wrong in lost:
-        problem = Problem("expression", f"{name}, sentence {place}", f"{where}: sentence {place} {what}: {_OWN_FILE}",
+        problem = Problem("expression" if is_wrong else EMPTY, f"{name}, sentence {place}", f"{where}: sentence {place} {what}: {_OWN_FILE}",
                           int(not kept and place == lost[-1][0]), 1)
         # The authors' own files have expressions without a word.
         problems.add(problem) if is_wrong else problems.found.append(problem)

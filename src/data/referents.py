@@ -13,7 +13,11 @@ from src.data.masks import annotation_mask
 from src.errors import UserError
 
 
-@dataclass(frozen=True)
+# Of expressions without a word, which are left out without ado: the published data sets have some.
+EMPTY = "empty expression"
+
+
+@dataclass(frozen=True, slots=True)
 class Sentence:
     """One expression; `family` is "" where the data set has none."""
 
@@ -22,7 +26,7 @@ class Sentence:
     family: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Referent:
     """An object that expressions refer to."""
 
@@ -34,7 +38,7 @@ class Referent:
     sentences: tuple[Sentence, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """An image on disk, with the size that the annotations were made for.
 
@@ -53,7 +57,7 @@ class Problem:
     """Something of a data set that cannot be used.
 
     Attributes:
-        kind: "image", "mask", "referent" or "expression".
+        kind: "image", "mask", "referent", "expression" or EMPTY.
         name: what it is called: an image's path, "referent 17", "line 12".
         message: one line, as a UserError's: what is wrong, where, and the mend.
         referents: how many referents are lost by it.
