@@ -191,8 +191,8 @@ def _sentences(said: list[Any], where: str, name: str, problems: Problems) -> tu
         else:
             lost.append((place, "has no word", False))
     for place, what, is_wrong in lost:
-        problem = Problem("expression" if is_wrong else EMPTY, f"{name}, sentence {place}", f"{where}: sentence {place} {what}: {_OWN_FILE}",
-                          int(not kept and place == lost[-1][0]), 1)
+        problem = Problem("expression" if is_wrong else EMPTY, f"{name}, sentence {place}",
+                          f"{where}: sentence {place} {what}: {_OWN_FILE}", int(not kept and place == lost[-1][0]), 1)
         # The authors' own files have expressions without a word.
         problems.add(problem) if is_wrong else problems.found.append(problem)
     return tuple(kept)

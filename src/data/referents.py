@@ -12,7 +12,6 @@ import numpy as np
 from src.data.masks import annotation_mask
 from src.errors import UserError
 
-
 # Of expressions without a word, which are left out without ado: the published data sets have some.
 EMPTY = "empty expression"
 
