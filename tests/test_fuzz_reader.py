@@ -73,7 +73,7 @@ def _changed(data: st.DataObject, tree: Any, values: st.SearchStrategy) -> Any:
     for _ in range(data.draw(st.integers(1, 3))):
         node, parent, key = tree, None, None
         while isinstance(node, (dict, list)) and node and (parent is None or data.draw(st.integers(0, 5))):
-            parent, key = node, data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+            parent, key = node, data.draw(st.sampled_from(list(node) if isinstance(node, dict) else range(len(node))))
             node = parent[key]
         if parent is None:
             return data.draw(values)
