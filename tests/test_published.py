@@ -51,8 +51,8 @@ def test_what_is_not_published_is_only_counted():
     ("refcoco", "refcoco.zip", "cocodataset.org"), ("refcoco+", "refcoco+.zip", "cocodataset.org"),
     ("refcocog", "refcocog.zip", "cocodataset.org"), ("referit", "refclef.zip", "saiapr_tc-12.zip")])
 def test_everything_that_is_missing_is_told_at_once_with_its_source(tmp_path, dataset, archive, images):
-    for annotations, pictures in ((None, None), (tmp_path, tmp_path), (tmp_path / "none", tmp_path / "nowhere")):
-        text, complete = check_files(dataset, "unc", annotations, pictures)
+    for directory, pictures in ((None, None), (tmp_path, tmp_path), (tmp_path / "none", tmp_path / "nowhere")):
+        text, complete = check_files(dataset, "unc", directory, pictures)
         assert not complete
         assert f"github.com/lichengunc/refer: {archive}" in text
         assert images in text

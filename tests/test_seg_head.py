@@ -6,7 +6,7 @@ import torch
 from mindspore import Tensor
 
 from src.model.resize import Upsample
-from src.model.seg_head import SegHead
+from src.model.seg_head import DoubleConv, SegHead
 from tests import equations
 from tests.conftest import assert_close
 
@@ -28,3 +28,23 @@ def test_seg_head_is_eq_10(random_cell):
     found = head.cell(*(Tensor(x.astype(np.float32)) for x in [fused]),
                       [Tensor(x.astype(np.float32)) for x in stages])
     assert_close(found, equations.seg_head(fused, stages, w), relative=1e-5)
+
+
+def test_training_normalises_by_the_batch_and_remembers_it(random_cell):
+    double, w, x = random_cell(DoubleConv(in_dim=3, out_dim=4), inputs=(2, 3, 5, 5))
+    layers = [layer for width in (3, 4) for layer in (torch.nn.Conv2d(width, 4, 3, padding=1), torch.nn.ReLU(),
+                                                      torch.nn.BatchNorm2d(4))]
+    reference = torch.nn.Sequential(*layers).double()
+    names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    places = {"conv1": 0, "bn1": 2, "conv2": 3, "bn2": 5}
+    state = {}
+    for name, value in w.items():
+        part, kind = name.split(".")
+        state[f"{places[part]}.{names.get(kind, kind)}"] = torch.from_numpy(value)
+    reference.load_state_dict(state, strict=False)
+    expected = reference(torch.from_numpy(x))
+    assert_close(double.cell.set_train(True)(Tensor(x.astype(np.float32))), expected.detach().numpy(), relative=1e-5)
+    for part in ("bn1", "bn2"):
+        for ours in ("moving_mean", "moving_variance"):
+            theirs = getattr(reference[places[part]], names[ours])
+            assert_close(getattr(getattr(double.cell, part), ours), theirs.numpy(), relative=1e-5)

@@ -15,11 +15,12 @@ from src.context import set_up
 from src.data.dataset import Split
 from src.errors import UserError
 from src.inference.checkpoint import load_checkpoint, read_checkpoint
+from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.training import train
 from src.training.optimizer import make_optimizer
 from src.training.record import Record
-from src.training.step import TrainStep
+from src.training.step import Objective, TrainStep
 from src.training.trainer import epoch_order
 from tests.conftest import SMALLEST, assert_close
 
@@ -74,6 +75,28 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm):
     assert rate(13, config, 5) == config.end_learning_rate
     assert_close(objective.weight, weight.detach().numpy(), relative=1e-4)
     assert_close(objective.bias, bias.detach().numpy(), relative=1e-4)
+
+
+def test_a_step_puts_the_model_into_training_mode(tiny_config):
+    """Seen in the statistics of batch normalisation, which a forward pass moves in training and at no other time."""
+    config = load_config(overrides={**SMALLEST, "learning_rate": 1e-3})
+    set_up(config)
+    model = build_model(config)
+    optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch=5)
+    step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.1), optimizer, 0.0)
+    random = np.random.default_rng(0)
+    image, words = Tensor(random.standard_normal((4, 3, 64, 64)).astype(np.float32)), Tensor(np.ones((4, 8), np.int32))
+    mask = Tensor((random.random((4, 64, 64)) > 0.5).astype(np.float32))
+    statistics = [each for each in model.get_parameters() if "moving" in each.name]
+    values = [[each.asnumpy().copy() for each in statistics]]
+    for training in (True, False):
+        step.set_train(training)
+        step(image, words, words, mask)
+        values.append([each.asnumpy().copy() for each in statistics])
+    start, trained, evaluated = values
+    assert all(np.abs(after - before).max() > 0 for before, after in zip(start, trained, strict=True))
+    for before, after in zip(trained, evaluated, strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 def test_weights_decay_but_biases_norms_and_tables_do_not(tiny_config):

@@ -1,14 +1,8 @@
 """Images checked and masks drawn, by several processes, into files that a later run finds again."""
 from __future__ import annotations
 
-import multiprocessing
-import os
 import pickle
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +14,7 @@ from src.data.images import plain_image
 from src.data.masks import annotation_mask
 from src.data.plain_pickle import load_plain_pickle
 from src.data.referents import Image, Problem, Problems, ReferDataset, Referent
+from src.data.workers import map_in_order
 from src.errors import UserError
 from src.files import atomic_path
 
@@ -76,22 +71,9 @@ def convert(scenes: Sequence[Scene], directory: Path, name: str, skip: bool, wor
     """
     jobs = [(scenes[start:start + SCENES_AT_ONCE], directory / f"{name}.{start // SCENES_AT_ONCE:05d}.pkl", skip)
             for start in range(0, len(scenes), SCENES_AT_ONCE)]
-    if workers == 1 or len(jobs) == 1:
-        for job in jobs:
-            _convert_scenes(*job)
-            yield job[1], len(job[0])
-        return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), _start_worker)
-    try:
-        futures = [pool.submit(_convert_scenes, *job) for job in jobs]
-        for job, future in zip(jobs, futures, strict=True):
-            future.result()
-            yield job[1], len(job[0])
-    except BrokenProcessPool as error:
-        raise UserError("a process that draws masks was killed, most likely for want of memory: start again with fewer "
-                        "--workers; what is finished is kept") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    done = map_in_order(_convert_scenes, jobs, min(workers, len(jobs)))
+    for (part, path, _), _ in zip(jobs, done, strict=True):
+        yield path, len(part)
 
 
 def read_pixels(path: Path) -> list[Pixels]:
@@ -100,19 +82,8 @@ def read_pixels(path: Path) -> list[Pixels]:
             for drawn in load_plain_pickle(path)]
 
 
-def _start_worker() -> None:
-    # Ctrl-C is the parent's business; and nobody tells a worker when its parent is killed.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _convert_scenes(scenes: Sequence[Scene], path: Path, skip: bool) -> None:
+def _convert_scenes(job: tuple[Sequence[Scene], Path, bool]) -> None:
+    scenes, path, skip = job
     if path.is_file():
         return
     drawn = [asdict(_draw(scene, skip)) for scene in scenes]

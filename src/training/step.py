@@ -48,6 +48,7 @@ class TrainStep(nn.Cell):
 
     def __init__(self, objective: Objective, optimizer: nn.Cell, max_grad_norm: float):
         super().__init__(auto_prefix=False)
+        self.objective = objective  # a child, so that set_train reaches the model
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
         self.gradients = ops.value_and_grad(objective, None, optimizer.parameters, has_aux=True)

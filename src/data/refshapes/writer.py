@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import pickle
 import shutil
-import signal
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from src.data.refshapes.drawing import palette
 from src.data.refshapes.expressions import make_expressions
 from src.data.refshapes.png import encode_palette_png
 from src.data.refshapes.scene import FACTORS, make_scene
+from src.data.workers import map_in_order
 from src.errors import UserError
 from src.files import make_directory
 
@@ -28,7 +29,7 @@ _VERSION = 1  # of what is drawn and said: another one is another data set
 _SETTINGS_FILE = "refshapes.json"
 _SPLITS = ("train", "val", "testA", "testB")
 _OBJECTS = {"train": (3, 8), "val": (3, 8), "testA": (3, 8), "testB": (9, 12)}
-_SCENES_AT_ONCE = 256
+_SCENES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -113,39 +114,31 @@ def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> 
 def _records(split: str, settings: RefShapesSettings, workers: int) -> Iterator[dict]:
     """Scenes in order until they hold exactly the expressions wanted; the last one may lose some of its own."""
     left = settings.count(split)
-    pool = multiprocessing.get_context("spawn").Pool(workers, _ignore_interruption) if workers > 1 else None
-    try:
-        with tqdm(total=left, desc=f"RefShapes {split}", unit=" expressions", disable=None) as progress:
-            start = 0
-            while True:
-                jobs = [(split, number, settings.seed) for number in range(start, start + _SCENES_AT_ONCE)]
-                start += len(jobs)
-                for record in pool.imap(_record, jobs, chunksize=8) if pool else map(_record, jobs):
-                    kept = []
-                    for thing, expressions in record["refs"]:
-                        expressions = expressions[:left]
-                        left -= len(expressions)
-                        progress.update(len(expressions))
-                        if expressions:
-                            kept.append((thing, expressions))
-                    if kept:
-                        yield {**record, "refs": kept}
-                    if not left:
-                        return
-    finally:
-        if pool:
-            pool.terminate()
-            pool.join()
+    # Chunks, because a scene is drawn faster than it is sent.
+    chunks = ((split, range(start, start + _SCENES_AT_ONCE), settings.seed) for start in count(0, _SCENES_AT_ONCE))
+    drawn = map_in_order(_chunk, chunks, workers)
+    with closing(drawn), tqdm(total=left, desc=f"RefShapes {split}", unit=" expressions", disable=None) as progress:
+        for record in chain.from_iterable(drawn):
+            kept = []
+            for thing, expressions in record["refs"]:
+                expressions = expressions[:left]
+                left -= len(expressions)
+                progress.update(len(expressions))
+                if expressions:
+                    kept.append((thing, expressions))
+            if kept:
+                yield {**record, "refs": kept}
+            if not left:
+                return
 
 
-def _ignore_interruption() -> None:
-    """Leaves Ctrl-C to the process that started the workers, which ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _chunk(job: tuple[str, range, int]) -> list[dict]:
+    split, numbers, seed = job
+    return [_record(split, number, seed) for number in numbers]
 
 
-def _record(job: tuple[str, int, int]) -> dict:
+def _record(split: str, number: int, seed: int) -> dict:
     """One scene: its picture, its annotations, and (index of a thing, [(family, text), …]) for its referents."""
-    split, number, seed = job
     dice = Dice(seed, _SPLITS.index(split), number)
     scene = make_scene(dice, _OBJECTS[split], unseen_pairs=split == "testA")
     refs = []
