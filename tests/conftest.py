@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 # Before MindSpore is imported anywhere: its warnings would bury what a failing test prints.
@@ -91,14 +92,25 @@ def _arrays(outputs: Any) -> Any:
     return outputs.asnumpy() if hasattr(outputs, "asnumpy") else outputs
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _mode_of_file():
+    """As `_mode`, for what a file's shared fixtures set up."""
+    yield from _restored()
+
+
 @pytest.fixture(autouse=True)
-def _mode():
+def _mode(_mode_of_file):
     """Puts MindSpore back into the mode it was in, which the programs' ``set_up`` changes."""
+    yield from _restored()
+
+
+def _restored() -> Iterator[None]:
     before = _current_mode()
     yield
-    if before is not None and before != _current_mode():
+    after = _current_mode()
+    if after is not None and before != after:
         import mindspore
-        mindspore.set_context(mode=before)
+        mindspore.set_context(mode=mindspore.PYNATIVE_MODE if before is None else before)
 
 
 def _current_mode() -> int | None:

@@ -238,7 +238,7 @@ def test_best_is_the_highest_score_so_far(tmp_path):
     kept = []
     for value, score in enumerate((0.2, None, 0.5, 0.4)):
         cell.weight.set_data(Tensor([[float(value)]], mindspore.float32))
-        record.checkpoint(cell, score)
+        record.checkpoint(cell.parameters_dict(), score)
         kept.append([float(read_checkpoint(tmp_path / "run" / name)["weight"].asnumpy()[0, 0])
                      for name in ("last.ckpt", "best.ckpt")])
     assert kept == [[0, 0], [1, 0], [2, 2], [3, 2]]

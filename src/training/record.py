@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mindspore
-from mindspore import nn
+from mindspore import Parameter
 
 from src.config import Config
 from src.errors import UserError
@@ -41,7 +41,7 @@ class Record:
         """Adds a row of EPOCH_COLUMNS; what was not measured stays empty."""
         self._append("curve.csv", [values.get(column, "") for column in EPOCH_COLUMNS])
 
-    def checkpoint(self, model: nn.Cell, score: float | None = None) -> bool:
+    def checkpoint(self, weights: dict[str, Parameter], score: float | None = None) -> bool:
         """Writes last.ckpt, and best.ckpt too if score is the highest so far; returns whether it was."""
         names = ["last.ckpt"]
         is_best = score is not None and score > self._best
@@ -50,7 +50,7 @@ class Record:
             names.append("best.ckpt")
         for name in names:
             with atomic_path(self.directory / name) as path:
-                mindspore.save_checkpoint(model, str(path))
+                mindspore.save_checkpoint(weights, str(path))
         return is_best
 
     def _append(self, name: str, row: Sequence) -> None:

@@ -5,6 +5,7 @@ from mindspore import Tensor, nn, ops
 
 from src.loss import PixelContrastiveLoss, SegmentationLoss
 from src.model import CoupAlign
+from src.model.dropout import connect_dropout
 
 
 class Objective(nn.Cell):
@@ -43,6 +44,9 @@ class TrainStep(nn.Cell):
         optimizer: of the objective's parameters.
         max_grad_norm: gradients are scaled down to this global norm; 0 leaves them.
 
+    Attributes:
+        draws: the Parameter that dropout follows from; set it before each step (``src.model.dropout.draw``).
+
     Inputs: as Objective. Outputs: L; L_seg; L_aux; the learning rate of this update.
     """
 
@@ -51,6 +55,7 @@ class TrainStep(nn.Cell):
         self.objective = objective  # a child, so that set_train reaches the model
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
+        self.draws = connect_dropout(objective)
         self.gradients = ops.value_and_grad(objective, None, optimizer.parameters, has_aux=True)
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):

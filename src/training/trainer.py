@@ -16,6 +16,7 @@ from src.evaluation.evaluate import evaluate_split
 from src.inference.checkpoint import start_from
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
+from src.model.dropout import draw
 from src.training.optimizer import make_optimizer
 from src.training.record import STEP_COLUMNS, VALIDATION_COLUMNS, Record
 from src.training.step import Objective, TrainStep
@@ -45,6 +46,7 @@ def train(config: Config, progress: bool = True) -> Path:
     model = build_model(config)
     if config.init_checkpoint:
         print(start_from(config.init_checkpoint, model), flush=True)
+    weights = model.parameters_dict()  # before dropout is given a parameter that is none of the model's
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
@@ -63,7 +65,7 @@ def train(config: Config, progress: bool = True) -> Path:
             score = values["oIoU"]
         values["seconds"] = round(time.monotonic() - started, 1)
         record.epoch(values)
-        best = record.checkpoint(model, score)
+        best = record.checkpoint(weights, score)
         print(_summary(config, values, best), flush=True)
     return record.directory
 
@@ -94,8 +96,9 @@ def _train_epoch(config: Config, split: Split, step: TrainStep, record: Record, 
                mininterval=0.5 if sys.stderr.isatty() else 30)
     with bar:
         for batch in batches.create_dict_iterator(num_epochs=1):
-            losses, learning_rate = step(*(batch[column] for column in COLUMNS))
             number = epoch * steps_per_epoch + len(rows) + 1
+            step.draws.set_data(draw(config.seed, number))
+            losses, learning_rate = step(*(batch[column] for column in COLUMNS))
             rows.append([number, *(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy())])
             record.step(rows[-1])
             if not math.isfinite(rows[-1][1]):
