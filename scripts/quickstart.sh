@@ -40,7 +40,7 @@ if [[ $fresh == yes || ! -f $run/trained ]]; then
     rm -rf "$run"
     # After ten minutes a model is seldom surer of a pixel than one half, so the threshold is lower.
     python train.py --config "$config" --data_dir "$data" --output_dir "$run" \
-        --train_families attribute --epochs 5 --decay_epochs 5 --eval_limit 500 --threshold 0.2
+        --train_families attribute --epochs 4 --decay_epochs 4 --eval_limit 500 --threshold 0.2
     touch "$run/trained"
 else
     echo "$checkpoint: trained already"
