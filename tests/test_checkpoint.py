@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import os
 
 import mindspore
@@ -9,7 +8,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from src.errors import UserError
-from src.inference.checkpoint import ROOMS, load_checkpoint, sha256
+from src.inference.checkpoint import ROOMS, load_checkpoint
 from src.model import build_model
 
 
@@ -112,9 +111,3 @@ def test_a_models_checkpoint_comes_back_and_its_rooms_are_known(tmp_path, tiny_c
     expected = held(model)
     for name, value in held(other).items():
         np.testing.assert_array_equal(value, expected[name])
-
-
-def test_sha256(tmp_path):
-    content = os.urandom((1 << 20) + 3)
-    (tmp_path / "x").write_bytes(content)
-    assert sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import os
 
 import pytest
 
 from src.errors import UserError
-from src.files import REPOSITORY, atomic_path, find_file, make_directory
+from src.files import REPOSITORY, atomic_path, find_file, make_directory, sha256
 
 
 def test_atomic_path_makes_directories_and_leaves_only_the_file(tmp_path):
@@ -59,3 +60,9 @@ def test_relative_paths_mean_the_working_directory_then_the_repository(tmp_path,
     assert find_file("default_config.yaml").resolve() == tmp_path / "default_config.yaml"
     assert str(find_file("nowhere/x")) == "nowhere/x"
     assert find_file(tmp_path / "absolute") == tmp_path / "absolute"
+
+
+def test_sha256(tmp_path):
+    content = os.urandom((1 << 20) + 3)
+    (tmp_path / "x").write_bytes(content)
+    assert sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()

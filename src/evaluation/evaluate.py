@@ -15,7 +15,8 @@ from src.data.transform import probability_at
 from src.errors import UserError
 from src.evaluation.metric import intersection_and_union
 from src.evaluation.result import SAMPLE_COLUMNS, Result
-from src.inference.checkpoint import load_checkpoint, sha256
+from src.files import find_file, sha256
+from src.inference.checkpoint import load_checkpoint
 from src.inference.predictor import probabilities
 from src.model import build_model
 
@@ -33,7 +34,7 @@ def evaluate(config: Config, checkpoint: str | os.PathLike, splits: Sequence[str
     model = build_model(config)
     load_checkpoint(checkpoint, model)
     model.set_train(False)
-    source = {"file": str(checkpoint), "sha256": sha256(checkpoint)}
+    source = {"file": str(checkpoint), "sha256": sha256(find_file(checkpoint))}
 
     def results() -> Iterator[Result]:
         for name, split in zip(splits, opened):

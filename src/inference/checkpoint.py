@@ -1,7 +1,6 @@
 """A checkpoint into a model, checked name by name."""
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 
@@ -70,15 +69,6 @@ def start_from(path: str | os.PathLike, model: nn.Cell) -> str:
     random = dict.fromkeys(name.split(".")[0] for name in wanted if name not in loaded)
     return (f"starting from {path}: {len(loaded)} of {len(wanted)} parameters loaded, at random start "
             f"{', '.join(random)}")
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(find_file(path), "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _set(path: str | os.PathLike, saved: dict[str, mindspore.Parameter], wanted: dict[str, mindspore.Parameter],

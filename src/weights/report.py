@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.inference.checkpoint import sha256
+from src.files import sha256
 from src.weights.naming import Naming
 from src.weights.source import Source
 
