@@ -4,6 +4,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal
 
+from src.model.dropout import Dropout
 from src.model.layers import START, attend, dense, gelu
 
 EPSILON = 1e-12
@@ -18,7 +19,7 @@ class BertEmbeddings(nn.Cell):
         self.position_embeddings = nn.Embedding(max_positions, dim, embedding_table=TruncatedNormal(START))
         self.token_type_embeddings = nn.Embedding(2, dim, embedding_table=TruncatedNormal(START))
         self.LayerNorm = nn.LayerNorm((dim,), epsilon=EPSILON)
-        self.dropout = nn.Dropout(p=dropout)
+        self.dropout = Dropout(dropout)
 
     def construct(self, token_ids: Tensor) -> Tensor:
         length = token_ids.shape[1]
@@ -35,7 +36,7 @@ class BertSelfAttention(nn.Cell):
         self.query = dense(dim, dim)
         self.key = dense(dim, dim)
         self.value = dense(dim, dim)
-        self.dropout = nn.Dropout(p=dropout)
+        self.dropout = Dropout(dropout)
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         return attend(self.query(x), self.key(x), self.value(x), self.heads, bias, self.dropout)
@@ -48,7 +49,7 @@ class BertOutput(nn.Cell):
         super().__init__()
         self.dense = dense(in_dim, dim)
         self.LayerNorm = nn.LayerNorm((dim,), epsilon=EPSILON)
-        self.dropout = nn.Dropout(p=dropout)
+        self.dropout = Dropout(dropout)
 
     def construct(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(x)) + residual)

@@ -59,20 +59,3 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor |
     if dropout is not None:
         weights = dropout(weights)
     return ops.matmul(weights, value).transpose(0, 2, 1, 3).reshape(batch, length, dim)
-
-
-class DropPath(nn.Cell):
-    """Drops a whole residual branch of a sample with probability ``rate`` in training (stochastic depth).
-
-    Inputs: x (B, L, C). Outputs: the same shape, scaled by 1 / (1 - rate) where it is kept.
-    """
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-        self.dropout = nn.Dropout(p=rate)
-
-    def construct(self, x: Tensor) -> Tensor:
-        if self.rate == 0.0 or not self.training:
-            return x
-        return x * self.dropout(ops.ones((x.shape[0], 1, 1), x.dtype))

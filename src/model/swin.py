@@ -5,7 +5,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
-from src.model.layers import START, DropPath, dense, gelu
+from src.model.dropout import DropPath
+from src.model.layers import START, dense, gelu
 from src.model.windows import Permute, WindowLayout
 
 
