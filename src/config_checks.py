@@ -20,11 +20,11 @@ AT_LEAST_ONE = (
 POSITIVE = ("learning_rate", "decay_power", "sma_temperature", "aux_temperature")
 NOT_NEGATIVE = (
     "seed", "end_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "eval_limit", "aux_loss_weight",
-    "linear_init_std",
+    "linear_init_std", "checkpoint_every", "keep_checkpoints",
 )
 BELOW_ONE = ("swin_drop_path_rate", "bert_dropout", "threshold")
 NOT_EMPTY = ("output_dir", "dataset", "data_dir", "vocab_file", "train_split", "val_split", "eval_splits",
-             "train_families")
+             "train_families", "resume")
 
 
 def combination_error(values: Mapping[str, Any]) -> str | None:
@@ -92,6 +92,9 @@ def _run_error(values: Mapping[str, Any]) -> str | None:
     if values["end_learning_rate"] >= values["learning_rate"]:
         return (f"end_learning_rate {values['end_learning_rate']} is not below learning_rate "
                 f"{values['learning_rate']}: lower end_learning_rate")
+    if values["resume"] == values["init_checkpoint"]:
+        return (f"resume and init_checkpoint are both {values['resume']!r}: give resume to go on with a training, "
+                "init_checkpoint to start another from its weights")
     splits = values["eval_splits"]
     if len(set(splits)) != len(splits):
         return f"eval_splits is {_written(splits)}: name each split once"

@@ -4,7 +4,6 @@ from __future__ import annotations
 import csv
 import os
 
-import mindspore
 import numpy as np
 import pytest
 import torch
@@ -16,9 +15,9 @@ from src.data.dataset import Split
 from src.errors import UserError
 from src.inference.checkpoint import load_checkpoint, read_checkpoint
 from src.model import build_model
+from src.model.dropout import Dropout, draw
 from src.training import train
 from src.training.optimizer import make_optimizer
-from src.training.record import Record
 from src.training.step import TrainStep
 from src.training.trainer import epoch_order
 from tests.conftest import SMALLEST, assert_close
@@ -74,6 +73,32 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm):
     assert rate(13, config, 5) == config.end_learning_rate
     assert_close(objective.weight, weight.detach().numpy(), relative=1e-4)
     assert_close(objective.bias, bias.detach().numpy(), relative=1e-4)
+
+
+class Dropping(Quadratic):
+    """Quadratic of what dropout leaves of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = Dropout(0.5)
+
+    def construct(self, image, token_ids, token_mask, mask):
+        return super().construct(self.dropout(image), token_ids, token_mask, mask)
+
+
+def test_dropout_acts_and_follows_the_step():
+    config = load_config(overrides={"learning_rate": 1e-12, "end_learning_rate": 0.0})
+    set_up(config)
+    objective = Dropping()
+    step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), steps_per_epoch=5), 0.0)
+    losses = []
+    for mode, number in ((True, 0), (True, 1), (True, 0), (False, 0), (False, 1)):
+        step.set_train(mode)
+        step.draws.set_data(draw(config.seed, number))
+        values, _ = step(*(Tensor(np.ones(shape, np.float32)) for shape in ((3, 4), (3, 4), (3, 4), 4)))
+        losses.append(float(values[0].asnumpy()))
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6) and losses[3] == pytest.approx(losses[4], rel=1e-6)
+    assert len({round(loss, 4) for loss in losses}) == 3
 
 
 def test_weights_decay_but_biases_norms_and_tables_do_not(tiny_config):
@@ -143,7 +168,15 @@ def test_a_run_leaves_its_configuration_and_checkpoints_that_load(twice):
     model = build_model(config)
     for name in ("best.ckpt", "last.ckpt"):
         load_checkpoint(two / name, model)
-    assert sorted(os.listdir(two)) == ["best.ckpt", "config.yaml", "curve.csv", "last.ckpt", "steps.csv"]
+    assert sorted(os.listdir(two)) == ["best.ckpt", "config.yaml", "curve.csv", "last.ckpt", "step_00000015.ckpt",
+                                       "steps.csv"]
+
+
+def test_norms_follow_the_batches(twice):
+    config, (one, _) = twice
+    saved = read_checkpoint(one / "last.ckpt")
+    for name in (name for name in build_model(config).parameters_dict() if name.endswith("moving_mean")):
+        assert np.abs(saved[name].asnumpy()).max() > 1e-3, name
 
 
 def test_training_starts_from_the_checkpoint_it_is_given(twice, tmp_path):
@@ -209,13 +242,12 @@ def test_epochs_can_keep_to_families(tiny_data, tmp_path):
         epoch_order(load_config(overrides={**config.as_dict(), "train_families": ["colour"]}), split, 0)
 
 
-def test_best_is_the_highest_score_so_far(tmp_path):
-    record = Record(load_config(overrides={"output_dir": str(tmp_path / "run")}))
-    cell = nn.Dense(1, 1)
-    kept = []
-    for value, score in enumerate((0.2, None, 0.5, 0.4)):
-        cell.weight.set_data(Tensor([[float(value)]], mindspore.float32))
-        record.checkpoint(cell, score)
-        kept.append([float(read_checkpoint(tmp_path / "run" / name)["weight"].asnumpy()[0, 0])
-                     for name in ("last.ckpt", "best.ckpt")])
-    assert kept == [[0, 0], [1, 0], [2, 2], [3, 2]]
+def test_best_is_the_highest_score_so_far(twice):
+    """Two epochs were saved; best.ckpt holds the weights of the one with the higher oIoU."""
+    _, (one, _) = twice
+    scores = [float(row["oIoU"]) for row in rows(one / "curve.csv")]
+    best, after = (read_checkpoint(one / name) for name in ("best.ckpt", ["step_00000015.ckpt", "last.ckpt"][
+        int(scores[1] > scores[0])]))
+    assert set(best) == set(build_model(twice[0]).parameters_dict())
+    for name, parameter in best.items():
+        np.testing.assert_array_equal(parameter.asnumpy(), after[name].asnumpy(), err_msg=name)

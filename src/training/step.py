@@ -1,10 +1,11 @@
 """One step of training: losses, gradients, update."""
 from __future__ import annotations
 
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from src.loss import PixelContrastiveLoss, SegmentationLoss
 from src.model import CoupAlign
+from src.model.dropout import connect_dropout
 
 
 class Objective(nn.Cell):
@@ -43,14 +44,23 @@ class TrainStep(nn.Cell):
         optimizer: of the objective's parameters.
         max_grad_norm: gradients are scaled down to this global norm; 0 leaves them.
 
+    Attributes:
+        draws: the Parameter that dropout follows from; set it before each step (``src.model.dropout.draw``).
+
     Inputs: as Objective. Outputs: L; L_seg; L_aux; the learning rate of this update.
     """
 
     def __init__(self, objective: Objective, optimizer: nn.Cell, max_grad_norm: float):
         super().__init__(auto_prefix=False)
+        self.objective = objective  # a child, so that set_train reaches it
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
+        self.draws = connect_dropout(objective)
         self.gradients = ops.value_and_grad(objective, None, optimizer.parameters, has_aux=True)
+
+    def state(self) -> dict[str, Parameter]:
+        """All parameters that the next step depends on: those of model and optimiser by name."""
+        return {name: each for name, each in self.parameters_dict().items() if each is not self.draws}
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
         losses, gradients = self.gradients(image, token_ids, token_mask, mask)
