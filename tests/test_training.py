@@ -18,6 +18,7 @@ from src.model import build_model
 from src.model.dropout import Dropout, draw
 from src.training import train
 from src.training.optimizer import make_optimizer
+from src.training.state import read_state
 from src.training.step import TrainStep
 from src.training.trainer import epoch_order
 from tests.conftest import SMALLEST, assert_close
@@ -142,7 +143,7 @@ def test_same_seed_gives_the_same_curve_to_the_last_digit(twice):
     steps = rows(one / "steps.csv")
     assert len(steps) == 2 * (300 // 20)
     assert (one / "steps.csv").read_bytes() == (two / "steps.csv").read_bytes()
-    saved, again = read_checkpoint(one / "last.ckpt"), read_checkpoint(two / "last.ckpt")
+    (saved, _), (again, _) = read_state(one / "last.ckpt"), read_state(two / "last.ckpt")
     for name, parameter in saved.items():
         np.testing.assert_array_equal(parameter.asnumpy(), again[name].asnumpy(), err_msg=name)
 
