@@ -32,8 +32,8 @@ def parameters(step: int) -> dict[str, Parameter]:
 
 
 def progress(config, step: int) -> Progress:
-    return Progress(config.as_dict(), fingerprint(SPLIT), step=step, epochs=step // 4, row=[step, 0.1], sums=[1 / 3, 0.2],
-                    best=0.1 * step, seconds=1.5 * step)
+    return Progress(config.as_dict(), fingerprint(SPLIT), step=step, epochs=step // 4, learning_rate=0.1,
+                    sums=[1 / 3, 0.2], best=0.1 * step, seconds=1.5 * step)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def run(tmp_path):
     config = load_config(overrides={**SMALLEST, "output_dir": str(tmp_path / "run"), "keep_checkpoints": 2})
     record = Record(config, None)
     for step in range(1, 10):
-        record.step([step, 0.1, 0.2, 0.3, 1e-3])
+        record.step([step, 0.1, 0.2, 0.3, 1e-3, 0])
         if step % 4 == 0:
             record.epoch({"epoch": step // 4, "step": step})
         if step % 2 == 0:
@@ -84,7 +84,7 @@ def test_tables_end_where_the_training_stands(run):
         file.write(b"10,0.5,0")  # killed while it wrote
     (directory / ".last.0123abcd.tmp").write_bytes(b"half written")
     state = find_state(going_on(config))
-    Record(going_on(config), state).step([9, 0.1, 0.2, 0.3, 1e-3])
+    Record(going_on(config), state).step([9, 0.1, 0.2, 0.3, 1e-3, 0])
     assert (directory / "steps.csv").read_bytes() == b"".join(whole)
     assert (directory / "curve.csv").read_text().splitlines()[-1].startswith("2,8,")
     assert not list(directory.glob(".*"))
@@ -186,7 +186,7 @@ def test_a_full_disk_is_reported_and_leaves_the_last_checkpoint(run):
             record.save_best(parameters(10))
         with pytest.raises(UserError, match="run cannot be written.*go on with --resume auto"):
             for step in range(100):
-                record.step([step, 0.1, 0.2, 0.3, 1e-3])
+                record.step([step, 0.1, 0.2, 0.3, 1e-3, 0])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     after = {path.name: path.read_bytes() for path in directory.iterdir()}

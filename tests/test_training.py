@@ -67,9 +67,10 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm):
         for group in reference.param_groups:
             group["lr"] = rate(number, config, 5)
         reference.step()
-        losses, used = step(*(Tensor(each.astype(np.float32)) for each in (image, image, image, mask)))
+        losses, used, made = step(*(Tensor(each.astype(np.float32)) for each in (image, image, image, mask)))
         assert_close(losses[0], loss.item(), relative=1e-4)
         assert_close(losses[2], 2 * loss.item(), relative=1e-4)
+        assert made
         assert_close(used, rate(number, config, 5), relative=1e-5)
     assert rate(13, config, 5) == config.end_learning_rate
     assert_close(objective.weight, weight.detach().numpy(), relative=1e-4)
@@ -96,7 +97,7 @@ def test_dropout_acts_and_follows_the_step():
     for mode, number in ((True, 0), (True, 1), (True, 0), (False, 0), (False, 1)):
         step.set_train(mode)
         step.draws.set_data(draw(config.seed, number))
-        values, _ = step(*(Tensor(np.ones(shape, np.float32)) for shape in ((3, 4), (3, 4), (3, 4), 4)))
+        values, *_ = step(*(Tensor(np.ones(shape, np.float32)) for shape in ((3, 4), (3, 4), (3, 4), 4)))
         losses.append(float(values[0].asnumpy()))
     assert losses[0] == pytest.approx(losses[2], rel=1e-6) and losses[3] == pytest.approx(losses[4], rel=1e-6)
     assert len({round(loss, 4) for loss in losses}) == 3
@@ -199,12 +200,52 @@ def test_a_directory_with_a_run_is_left_alone(twice):
     assert {path.name: path.read_bytes() for path in two.iterdir()} == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path):
-    config = run_config(tiny_data, tmp_path / "run", learning_rate=1e30)
+class Normed(Quadratic):
+    """Quadratic after a batch norm, whose statistics a batch changes in the forward pass already, and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+        self.dropout = Dropout(0.5)
+
+    def construct(self, image, token_ids, token_mask, mask):
+        image = self.dropout(self.norm(image.reshape(3, 2, 2, 1)).reshape(3, 4))
+        return super().construct(image, token_ids, token_mask, mask)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30])
+def test_a_step_that_is_not_finite_changes_nothing(poison):
+    """1e30: the loss is finite in float32, and the gradients' norm is not."""
+    config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "decay_epochs": 1, "epochs": 1})
     set_up(config)
-    with pytest.raises(UserError, match="the loss is (nan|inf) at step [2-9].*lower learning_rate"):
+    random = np.random.default_rng(0)
+    batches = [random.standard_normal((3, 4)).astype(np.float32) for _ in range(4)]
+    ends = []
+    for bad in ((), (1, 2)):
+        objective = Normed()
+        objective.weight.set_data(Tensor(np.linspace(-1, 1, 12).reshape(3, 4).astype(np.float32)))
+        step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), steps_per_epoch=9), 0.5)
+        step.set_train()
+        made = []
+        for number, batch in enumerate(batches):
+            if number in (1, 2) and not bad:
+                continue
+            mask = np.full(4, poison if number in bad else 1.0, np.float32)
+            step.draws.set_data(draw(0, number))
+            made.append(bool(step(*(Tensor(each) for each in (batch, batch, batch, mask)))[2]))
+        assert made == ([True, False, False, True] if bad else [True, True])
+        ends.append({name: each.asnumpy() for name, each in step.state().items()})
+    assert int(ends[0]["global_step"]) == 2 and np.abs(ends[0]["norm.moving_mean"]).max() > 0
+    for name, value in ends[0].items():
+        np.testing.assert_array_equal(ends[1][name], value, err_msg=name)
+
+
+def test_steps_that_are_not_finite_in_a_row_stop_the_run(tiny_data, tmp_path):
+    config = run_config(tiny_data, tmp_path / "run", learning_rate=1e30, max_skipped_steps=3)
+    set_up(config)
+    with pytest.raises(UserError, match="not finite in 3 steps in a row, up to step .*: lower learning_rate"):
         train(config, progress=False)
-    assert not (tmp_path / "run/last.ckpt").exists()
+    assert [row["skipped"] for row in rows(tmp_path / "run/steps.csv")][-4:] == ["0", "1", "1", "1"]
 
 
 def test_warming_up_to_the_end_is_refused(tiny_config):

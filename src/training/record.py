@@ -16,10 +16,10 @@ from src.errors import UserError
 from src.files import atomic_path, find_file, make_directory
 from src.training.state import Progress, read_state, save_state
 
-STEP_COLUMNS = ("step", "loss", "segmentation_loss", "auxiliary_loss", "learning_rate")
+STEP_COLUMNS = ("step", "loss", "segmentation_loss", "auxiliary_loss", "learning_rate", "skipped")
 VALIDATION_COLUMNS = ("oIoU", "mIoU", "prec@0.5")
 EPOCH_COLUMNS = ("epoch", "step", "samples", "seconds", "loss", "segmentation_loss", "auxiliary_loss",
-                 "learning_rate", "samples_per_second", *VALIDATION_COLUMNS)
+                 "learning_rate", "skipped", "samples_per_second", *VALIDATION_COLUMNS)
 TABLES = {"steps.csv": STEP_COLUMNS, "curve.csv": EPOCH_COLUMNS}
 
 State = tuple[Path, dict[str, Parameter], Progress]

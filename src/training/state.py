@@ -22,7 +22,7 @@ _ENTRY = "training_state"  # of the checkpoint; beside the parameters of model a
 # best.ckpt is the best by the same figure throughout.
 MAY_CHANGE = frozenset({
     "device_target", "output_dir", "data_dir", "vocab_file", "num_workers", "epochs", "resume", "checkpoint_every",
-    "keep_checkpoints", "eval_every", "eval_batch_size", "eval_splits",
+    "keep_checkpoints", "max_skipped_steps", "eval_every", "eval_batch_size", "eval_splits",
 })
 
 
@@ -37,8 +37,10 @@ class Progress:
     data: str  # fingerprint of the training split
     step: int = 0  # updates made
     epochs: int = 0  # epochs finished, validation and all
-    row: list[float] = field(default_factory=list)  # of steps.csv, the last one
-    sums: list[float] = field(default_factory=list)  # of steps.csv's columns over the steps of the epoch so far
+    learning_rate: float = 0.0  # of the last step
+    sums: list[float] = field(default_factory=list)  # of steps.csv's columns over the finite steps of the epoch so far
+    skipped: int = 0  # steps of the epoch so far that were not finite
+    skipped_in_row: int = 0  # the last so many steps
     best: float = -1.0  # highest oIoU on val_split
     seconds: float = 0.0  # spent
 

@@ -42,8 +42,8 @@ def train(config: Config, progress: bool = True) -> Path:
         best.ckpt (highest oIoU).
 
     Raises:
-        UserError: for data, checkpoints or a directory that do not fit or cannot be written, and when the loss is no
-            longer finite; checkpoints written before stay.
+        UserError: for data, checkpoints or a directory that do not fit or cannot be written, and after
+            ``max_skipped_steps`` steps in a row that were not finite; checkpoints written before stay.
         Stopped: after SIGTERM or SIGINT, when the step is finished and the state saved.
     """
     training, validation = Split(config, config.train_split), Split(config, config.val_split)
@@ -87,7 +87,7 @@ def train(config: Config, progress: bool = True) -> Path:
                 if best:
                     done.best = values["oIoU"]
                     record.save_best(weights)
-                done.epochs, done.sums = done.epochs + 1, []
+                done.epochs, done.sums, done.skipped = done.epochs + 1, [], 0
                 record.epoch({**values, "seconds": round(run.seconds(), 1)})
                 run.save()
                 print(_summary(config, values, best), flush=True)
@@ -152,14 +152,11 @@ class _Run:
         with bar:
             for batch in self._batches(start):
                 self.step.draws.set_data(draw(config.seed, done.step))
-                losses, learning_rate = self.step(*(batch[column] for column in COLUMNS))
+                losses, learning_rate, finite = self.step(*(batch[column] for column in COLUMNS))
                 done.step += 1
                 row = [done.step, *(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy())]
-                done.row, done.sums = row, [total + each for total, each in zip(done.sums or [0.0] * len(row), row)]
-                self.record.step(row)
-                if not math.isfinite(row[1]):
-                    raise UserError(f"the loss is {row[1]} at step {done.step}: lower learning_rate, set max_grad_norm, "
-                                    f"or look at {self.record.directory}/steps.csv for where it began")
+                self.record.step([*row, 0 if finite else 1])
+                self._count(row, bool(finite))
                 # The first step compiles: counting it would say nothing about the speed of the rest.
                 if since is None:
                     since = time.monotonic()
@@ -173,9 +170,24 @@ class _Run:
                 # The last step of an epoch is saved with its validation.
                 if config.checkpoint_every and done.step % config.checkpoint_every == 0 and done.step < end:
                     self.save()
-        means = dict(zip(STEP_COLUMNS, (total / self.steps_per_epoch for total in done.sums)))
+        made = self.steps_per_epoch - done.skipped
+        means = {name: total / made for name, total in zip(STEP_COLUMNS, done.sums)}
         return {**means, "epoch": done.epochs + 1, "step": done.step, "samples": done.step * config.batch_size,
-                "learning_rate": done.row[-1], "samples_per_second": round(speed, 1)}
+                "learning_rate": done.learning_rate, "skipped": done.skipped, "samples_per_second": round(speed, 1)}
+
+    def _count(self, row: list[float], finite: bool) -> None:
+        """Takes a step's row of STEP_COLUMNS in. Raises: UserError after ``max_skipped_steps`` in a row."""
+        done = self.done
+        done.learning_rate = row[-1]
+        if finite:
+            done.sums = [total + each for total, each in zip(done.sums or [0.0] * len(row), row)]
+            done.skipped_in_row = 0
+            return
+        done.skipped, done.skipped_in_row = done.skipped + 1, done.skipped_in_row + 1
+        if done.skipped_in_row == self.config.max_skipped_steps:
+            raise UserError(f"loss or gradients were not finite in {done.skipped_in_row} steps in a row, up to step "
+                            f"{done.step}: lower learning_rate or set max_grad_norm; {self.record.directory}/steps.csv "
+                            "says where it began, and checkpoints written before are whole")
 
     def _batches(self, start: int) -> Iterable[dict]:
         """Batches of the epoch from number `start` on."""
@@ -187,8 +199,10 @@ class _Run:
 
 
 def _summary(config: Config, values: dict[str, float], best: bool) -> str:
-    line = (f"epoch {values['epoch']}/{config.epochs}: loss {values['loss']:.4f}, "
+    line = (f"epoch {values['epoch']}/{config.epochs}: loss {values.get('loss', math.nan):.4f}, "
             f"{values['samples_per_second']} samples/s")
+    if values["skipped"]:
+        line += f", {values['skipped']} steps not finite and skipped"
     if "oIoU" in values:
         line += f", {config.val_split} oIoU {values['oIoU']:.4f}, mIoU {values['mIoU']:.4f}"
     return line + (" (best so far)" if best else "")
