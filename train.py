@@ -1,20 +1,24 @@
 """Train CoupAlign on a data set made by prepare_data.py.
 
-Writes into output_dir: config.yaml, steps.csv (every step's losses), curve.csv (a row an epoch), last.ckpt, and
-best.ckpt, the one with the highest oIoU on val_split.
+Writes into output_dir: config.yaml, steps.csv (every step's losses), curve.csv (a row an epoch), last.ckpt and the
+step_<number>.ckpt before it, from which --resume goes on, and best.ckpt, the weights with the highest oIoU on val_split.
+After SIGTERM or Ctrl-C it finishes the step, saves, and exits with 143 or 130.
 
     python train.py --config configs/refshapes_tiny.yaml --output_dir runs/tiny
+    python train.py --config configs/refshapes_tiny.yaml --output_dir runs/tiny --resume auto
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from src.cli import command, parse_arguments
+from src.signals import take_signals
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     config, _ = parse_arguments(__doc__, argv)
+    take_signals()
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
     from src.context import set_up
     from src.training import train

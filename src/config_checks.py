@@ -13,6 +13,7 @@ CHOICES = {
 }
 AT_LEAST_ONE = (
     "num_workers", "image_size", "max_tokens", "batch_size", "epochs", "decay_epochs", "eval_every", "eval_batch_size",
+    "max_skipped_steps",
     "swin_embed_dim", "swin_window_size", "bert_vocab_size", "bert_num_layers", "bert_hidden_size", "bert_num_heads",
     "bert_max_positions", "wpa_dim", "cross_attention_heads", "num_queries", "decoder_dim", "decoder_heads",
     "decoder_ffn_dim", "decoder_layers", "seg_head_dim", "swin_depths", "swin_num_heads",
@@ -20,11 +21,11 @@ AT_LEAST_ONE = (
 POSITIVE = ("learning_rate", "decay_power", "sma_temperature", "aux_temperature")
 NOT_NEGATIVE = (
     "seed", "end_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "eval_limit", "aux_loss_weight",
-    "linear_init_std",
+    "linear_init_std", "checkpoint_every", "keep_checkpoints",
 )
 BELOW_ONE = ("swin_drop_path_rate", "bert_dropout", "threshold")
 NOT_EMPTY = ("output_dir", "dataset", "data_dir", "vocab_file", "train_split", "val_split", "eval_splits",
-             "train_families")
+             "train_families", "resume")
 
 
 def combination_error(values: Mapping[str, Any]) -> str | None:
@@ -92,6 +93,9 @@ def _run_error(values: Mapping[str, Any]) -> str | None:
     if values["end_learning_rate"] >= values["learning_rate"]:
         return (f"end_learning_rate {values['end_learning_rate']} is not below learning_rate "
                 f"{values['learning_rate']}: lower end_learning_rate")
+    if values["resume"] == values["init_checkpoint"]:
+        return (f"resume and init_checkpoint are both {values['resume']!r}: give resume to go on with a training, "
+                "init_checkpoint to start another from its weights")
     splits = values["eval_splits"]
     if len(set(splits)) != len(splits):
         return f"eval_splits is {_written(splits)}: name each split once"

@@ -31,9 +31,9 @@ def masks():
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
         if rate not in cells:
             cell = Two(rate).set_train()
-            cells[rate] = cell, connect_dropout(cell)
+            cells[rate] = cell, connect_dropout(cell, SHAPE[0])
         cell, draws = cells[rate]
-        draws.set_data(draw(seed, step, first))
+        draws.set_data(draw(seed, step, draws, first))
         outputs = [each.asnumpy() for each in cell(Tensor(np.ones((batch, *SHAPE[1:]), np.float32)))]
         for output in outputs:
             assert set(np.unique(output)) == {0, np.float32(1 / (1 - round(rate * 65536) / 65536))}

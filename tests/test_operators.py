@@ -29,7 +29,7 @@ class Training(nn.Cell):
     def __init__(self):
         super().__init__()
         self.model = build_model(load_config(overrides=SMALLEST))
-        connect_dropout(self.model)
+        connect_dropout(self.model, 2)
         self.segmentation, self.contrastive = SegmentationLoss(), PixelContrastiveLoss()
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mindspore import Tensor, ops
 
-from src.model.dropout import DropPath, connect_dropout
+from src.model.dropout import DropPath, connect_dropout, draw
 from src.model.swin import SwinBlock, SwinTransformer
 from src.model.windows import WindowLayout
 from tests.backbones import random_swin, set_weights, swin_weights
@@ -85,7 +85,8 @@ def test_residual_branches_are_dropped_independently_and_only_in_training(mode):
         parameter.set_data(Tensor(np.full(parameter.shape, value, np.float32)))
     x = Tensor(np.zeros((64, 4, 4), np.float32))
     assert (block.set_train(False)(x).asnumpy() == 11).all()
-    connect_dropout(block)
+    draws = connect_dropout(block, 64)
+    draws.set_data(draw(0, 0, draws))
     dropped = block.set_train(True)(x).asnumpy()
     assert set(dropped.flat) == {0, 2, 20, 22}
     assert (dropped == dropped[:, :1, :1]).all(), "whole samples are dropped"

@@ -4,7 +4,6 @@ from __future__ import annotations
 import csv
 import os
 
-import mindspore
 import numpy as np
 import pytest
 import torch
@@ -17,9 +16,10 @@ from src.errors import UserError
 from src.inference.checkpoint import load_checkpoint, read_checkpoint
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
+from src.model.dropout import Dropout, draw
 from src.training import train
 from src.training.optimizer import make_optimizer
-from src.training.record import Record
+from src.training.state import read_state
 from src.training.step import Objective, TrainStep
 from src.training.trainer import epoch_order
 from tests.conftest import SMALLEST, assert_close
@@ -53,7 +53,7 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm):
                                     "warmup_steps": 2, "weight_decay": 0.3})
     set_up(config)
     objective = Quadratic()
-    step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), steps_per_epoch=5), max_grad_norm)
+    step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), steps_per_epoch=5), max_grad_norm, 3)
     weight, bias = (torch.nn.Parameter(torch.tensor(each.asnumpy().astype(np.float64)))
                     for each in (objective.weight, objective.bias))
     reference = torch.optim.AdamW([{"params": [weight], "weight_decay": 0.3}, {"params": [bias], "weight_decay": 0.0}])
@@ -68,9 +68,10 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm):
         for group in reference.param_groups:
             group["lr"] = rate(number, config, 5)
         reference.step()
-        losses, used = step(*(Tensor(each.astype(np.float32)) for each in (image, image, image, mask)))
+        losses, used, made = step(*(Tensor(each.astype(np.float32)) for each in (image, image, image, mask)))
         assert_close(losses[0], loss.item(), relative=1e-4)
         assert_close(losses[2], 2 * loss.item(), relative=1e-4)
+        assert made
         assert_close(used, rate(number, config, 5), relative=1e-5)
     assert rate(13, config, 5) == config.end_learning_rate
     assert_close(objective.weight, weight.detach().numpy(), relative=1e-4)
@@ -83,7 +84,7 @@ def test_a_step_puts_the_model_into_training_mode(tiny_config):
     set_up(config)
     model = build_model(config)
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch=5)
-    step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.1), optimizer, 0.0)
+    step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.1), optimizer, 0.0, 4)
     random = np.random.default_rng(0)
     image, words = Tensor(random.standard_normal((4, 3, 64, 64)).astype(np.float32)), Tensor(np.ones((4, 8), np.int32))
     mask = Tensor((random.random((4, 64, 64)) > 0.5).astype(np.float32))
@@ -97,6 +98,32 @@ def test_a_step_puts_the_model_into_training_mode(tiny_config):
     assert all(np.abs(after - before).max() > 0 for before, after in zip(start, trained, strict=True))
     for before, after in zip(trained, evaluated, strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+class Dropping(Quadratic):
+    """Quadratic of what dropout leaves of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = Dropout(0.5)
+
+    def construct(self, image, token_ids, token_mask, mask):
+        return super().construct(self.dropout(image), token_ids, token_mask, mask)
+
+
+def test_dropout_acts_and_follows_the_step():
+    config = load_config(overrides={"learning_rate": 1e-12, "end_learning_rate": 0.0})
+    set_up(config)
+    objective = Dropping()
+    step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), steps_per_epoch=5), 0.0, 3)
+    losses = []
+    for mode, number in ((True, 0), (True, 1), (True, 0), (False, 0), (False, 1)):
+        step.set_train(mode)
+        step.draws.set_data(draw(config.seed, number, step.draws))
+        values, *_ = step(*(Tensor(np.ones(shape, np.float32)) for shape in ((3, 4), (3, 4), (3, 4), 4)))
+        losses.append(float(values[0].asnumpy()))
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6) and losses[3] == pytest.approx(losses[4], rel=1e-6)
+    assert len({round(loss, 4) for loss in losses}) == 3
 
 
 def test_weights_decay_but_biases_norms_and_tables_do_not(tiny_config):
@@ -140,7 +167,7 @@ def test_same_seed_gives_the_same_curve_to_the_last_digit(twice):
     steps = rows(one / "steps.csv")
     assert len(steps) == 2 * (300 // 20)
     assert (one / "steps.csv").read_bytes() == (two / "steps.csv").read_bytes()
-    saved, again = read_checkpoint(one / "last.ckpt"), read_checkpoint(two / "last.ckpt")
+    (saved, _), (again, _) = read_state(one / "last.ckpt"), read_state(two / "last.ckpt")
     for name, parameter in saved.items():
         np.testing.assert_array_equal(parameter.asnumpy(), again[name].asnumpy(), err_msg=name)
 
@@ -166,7 +193,15 @@ def test_a_run_leaves_its_configuration_and_checkpoints_that_load(twice):
     model = build_model(config)
     for name in ("best.ckpt", "last.ckpt"):
         load_checkpoint(two / name, model)
-    assert sorted(os.listdir(two)) == ["best.ckpt", "config.yaml", "curve.csv", "last.ckpt", "steps.csv"]
+    assert sorted(os.listdir(two)) == ["best.ckpt", "config.yaml", "curve.csv", "last.ckpt", "step_00000015.ckpt",
+                                       "steps.csv"]
+
+
+def test_norms_follow_the_batches(twice):
+    config, (one, _) = twice
+    saved = read_checkpoint(one / "last.ckpt")
+    for name in (name for name in build_model(config).parameters_dict() if name.endswith("moving_mean")):
+        assert np.abs(saved[name].asnumpy()).max() > 1e-3, name
 
 
 def test_training_starts_from_the_checkpoint_it_is_given(twice, tmp_path):
@@ -188,12 +223,52 @@ def test_a_directory_with_a_run_is_left_alone(twice):
     assert {path.name: path.read_bytes() for path in two.iterdir()} == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path):
-    config = run_config(tiny_data, tmp_path / "run", learning_rate=1e30)
+class Normed(Quadratic):
+    """Quadratic after a batch norm, whose statistics a batch changes in the forward pass already, and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+        self.dropout = Dropout(0.5)
+
+    def construct(self, image, token_ids, token_mask, mask):
+        image = self.dropout(self.norm(image.reshape(3, 2, 2, 1)).reshape(3, 4))
+        return super().construct(image, token_ids, token_mask, mask)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30])
+def test_a_step_that_is_not_finite_changes_nothing(poison):
+    """1e30: the loss is finite in float32, and the gradients' norm is not."""
+    config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "decay_epochs": 1, "epochs": 1})
     set_up(config)
-    with pytest.raises(UserError, match="the loss is (nan|inf) at step [2-9].*lower learning_rate"):
+    random = np.random.default_rng(0)
+    batches = [random.standard_normal((3, 4)).astype(np.float32) for _ in range(4)]
+    ends = []
+    for bad in ((), (1, 2)):
+        objective = Normed()
+        objective.weight.set_data(Tensor(np.linspace(-1, 1, 12).reshape(3, 4).astype(np.float32)))
+        step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), steps_per_epoch=9), 0.5, 3)
+        step.set_train()
+        made = []
+        for number, batch in enumerate(batches):
+            if number in (1, 2) and not bad:
+                continue
+            mask = np.full(4, poison if number in bad else 1.0, np.float32)
+            step.draws.set_data(draw(0, number, step.draws))
+            made.append(bool(step(*(Tensor(each) for each in (batch, batch, batch, mask)))[2]))
+        assert made == ([True, False, False, True] if bad else [True, True])
+        ends.append({name: each.asnumpy() for name, each in step.state().items()})
+    assert int(ends[0]["global_step"]) == 2 and np.abs(ends[0]["norm.moving_mean"]).max() > 0
+    for name, value in ends[0].items():
+        np.testing.assert_array_equal(ends[1][name], value, err_msg=name)
+
+
+def test_steps_that_are_not_finite_in_a_row_stop_the_run(tiny_data, tmp_path):
+    config = run_config(tiny_data, tmp_path / "run", learning_rate=1e30, max_skipped_steps=3)
+    set_up(config)
+    with pytest.raises(UserError, match="not finite in 3 steps in a row, up to step .*: lower learning_rate"):
         train(config, progress=False)
-    assert not (tmp_path / "run/last.ckpt").exists()
+    assert [row["skipped"] for row in rows(tmp_path / "run/steps.csv")][-4:] == ["0", "1", "1", "1"]
 
 
 def test_warming_up_to_the_end_is_refused(tiny_config):
@@ -232,13 +307,12 @@ def test_epochs_can_keep_to_families(tiny_data, tmp_path):
         epoch_order(load_config(overrides={**config.as_dict(), "train_families": ["colour"]}), split, 0)
 
 
-def test_best_is_the_highest_score_so_far(tmp_path):
-    record = Record(load_config(overrides={"output_dir": str(tmp_path / "run")}))
-    cell = nn.Dense(1, 1)
-    kept = []
-    for value, score in enumerate((0.2, None, 0.5, 0.4)):
-        cell.weight.set_data(Tensor([[float(value)]], mindspore.float32))
-        record.checkpoint(cell.parameters_dict(), score)
-        kept.append([float(read_checkpoint(tmp_path / "run" / name)["weight"].asnumpy()[0, 0])
-                     for name in ("last.ckpt", "best.ckpt")])
-    assert kept == [[0, 0], [1, 0], [2, 2], [3, 2]]
+def test_best_is_the_highest_score_so_far(twice):
+    """Two epochs were saved; best.ckpt holds the weights of the one with the higher oIoU."""
+    _, (one, _) = twice
+    scores = [float(row["oIoU"]) for row in rows(one / "curve.csv")]
+    best, after = (read_checkpoint(one / name) for name in ("best.ckpt", ["step_00000015.ckpt", "last.ckpt"][
+        int(scores[1] > scores[0])]))
+    assert set(best) == set(build_model(twice[0]).parameters_dict())
+    for name, parameter in best.items():
+        np.testing.assert_array_equal(parameter.asnumpy(), after[name].asnumpy(), err_msg=name)

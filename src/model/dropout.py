@@ -1,7 +1,6 @@
 """Dropout and stochastic depth without a state: what is dropped follows from the step, and from nothing before it."""
 from __future__ import annotations
 
-import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
@@ -12,9 +11,9 @@ class Dropout(nn.Cell):
     """Sets elements to 0 with probability ``rate`` in training, and scales the others by 1 / (1 - rate).
 
     MindSpore's own operator keeps a random state inside its kernel that can be neither read nor set, so a training
-    that is stopped could not go on with the same numbers. Here the mask is a hash of the step's draw, this layer, the
-    sample's place in the global batch and the element: it is the same whoever computes it, at whatever time and
-    on however many devices.
+    that is stopped could not go on with the same numbers. Here the mask is a hash of a number drawn for the step, the
+    layer and the sample's place in the global batch, and of the element: it is the same whoever computes it, at
+    whatever time and on however many devices.
 
     Args:
         rate: from 0 to below 1, brought to a multiple of 2^-16.
@@ -31,9 +30,9 @@ class Dropout(nn.Cell):
         self.connected = False
 
     def connect(self, draws: Parameter, layer: int) -> None:
-        """See ``connect_dropout``. `layer` tells this one from others."""
+        """See ``connect_dropout``. `layer` is its column of `draws`."""
         self.draws = draws
-        self.for_samples, self.for_places = np.random.default_rng(layer).integers(2 ** 30, size=2).tolist()
+        self.layer = layer
         self.connected = True
 
     def construct(self, x: Tensor) -> Tensor:
@@ -42,15 +41,12 @@ class Dropout(nn.Cell):
         if not self.connected:
             raise RuntimeError("Dropout has no draws: call connect_dropout before training")
         batch = x.shape[0]
-        size = x.size // batch
-        draw, first = self.draws[0], self.draws[1]
-        samples = hashed(ops.bitwise_xor(ops.bitwise_xor(indices(batch) + first, draw), self.for_samples))
-        places = hashed(ops.bitwise_xor(ops.bitwise_xor(indices(size), draw), self.for_places))
-        bits = ops.bitwise_xor(samples.reshape(batch, 1), places.reshape(1, size))
+        bits = ops.bitwise_xor(self.draws[:batch, self.layer:self.layer + 1], places(x.size // batch))
         # An exclusive or alone would tie four elements of two samples together; two more rounds free them. The
         # last factor is 1 above a multiple of 256, which makes the 16 bits taken uniform.
-        bits = ops.bitwise_right_shift(multiplied(scrambled(bits, 0x7ED5, 11), 0x6B01), 8)
-        kept = ops.bitwise_and(bits, LOW) >= self.dropped
+        bits = multiplied(bits, 0x7ED5)
+        bits = multiplied(ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, 11)), 0x6B01)
+        kept = ops.bitwise_and(ops.bitwise_right_shift(bits, 8), LOW) >= self.dropped
         return x * (kept.astype(x.dtype) * self.scale).reshape(x.shape)
 
 
@@ -71,42 +67,36 @@ class DropPath(nn.Cell):
         return x * self.dropout(ops.ones((x.shape[0], 1, 1), x.dtype))
 
 
-def connect_dropout(cell: nn.Cell) -> Parameter:
-    """Lets every Dropout in `cell` take its masks from one Parameter, which is returned; ``draw`` makes its values."""
-    draws = Parameter(Tensor([0, 0], mindspore.int32), name="draws", requires_grad=False)
+def connect_dropout(cell: nn.Cell, batch: int) -> Parameter:
+    """Lets every Dropout in `cell` take its masks from one Parameter, which is returned; ``draw`` makes its values.
+
+    Args:
+        batch: samples at most that the cell will see at once in training.
+    """
     layers = [each for _, each in cell.cells_and_names() if isinstance(each, Dropout)]
+    draws = Parameter(Tensor(np.zeros((batch, max(len(layers), 1)), np.int32)), name="draws", requires_grad=False)
     for number, layer in enumerate(layers):
         layer.connect(draws, number)
     return draws
 
 
-def draw(seed: int, step: int, first_sample: int = 0) -> Tensor:
-    """What ``connect_dropout``'s Parameter has to hold for a step: (2,) int32.
+def draw(seed: int, step: int, draws: Parameter, first_sample: int = 0) -> Tensor:
+    """What `draws`, from ``connect_dropout``, has to hold for a step: a number for each sample and layer, int32.
 
     Args:
         seed: of the training.
         step: number of the update.
-        first_sample: place in the global batch of the first sample that this device sees.
+        first_sample: place in the global batch of the first sample that the cell sees.
     """
-    number = np.random.default_rng([seed, step]).integers(2 ** 30)
-    return Tensor([number, first_sample], mindspore.int32)
+    batch, layers = draws.shape
+    numbers = np.random.default_rng([seed, step]).integers(2 ** 31, size=(first_sample + batch, layers), dtype=np.int32)
+    return Tensor(numbers[first_sample:])
 
 
-def indices(count: int) -> Tensor:
-    """0 … count - 1, int32."""
-    return Tensor(np.arange(count), mindspore.int32)
-
-
-def hashed(x: Tensor) -> Tensor:
-    """Integers from 0 to below 2^31 as others of that range that look random, int32."""
-    x = scrambled(scrambled(x, 0x7ED5, 15), 0x6B43, 15)
-    return scrambled(scrambled(x, 0x7FEB, 15), 0x5BD1, 15)
-
-
-def scrambled(x: Tensor, factor: int, shift: int) -> Tensor:
-    """One round: ``multiplied``, then the higher bits onto the lower ones."""
-    x = multiplied(x, factor)
-    return ops.bitwise_xor(x, ops.bitwise_right_shift(x, shift))
+@ops.constexpr
+def places(count: int) -> Tensor:
+    """A fixed random number for each of `count` elements of a sample: (1, count) int32."""
+    return Tensor(np.random.default_rng(0).integers(2 ** 31, size=(1, count), dtype=np.int32))
 
 
 def multiplied(x: Tensor, factor: int) -> Tensor:

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,10 @@ from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.model.dropout import draw
 from src.training.optimizer import make_optimizer
-from src.training.record import STEP_COLUMNS, VALIDATION_COLUMNS, Record
+from src.training.record import STEP_COLUMNS, VALIDATION_COLUMNS, Record, find_state
+from src.training.state import Progress, check_unchanged, fingerprint, set_parameters
 from src.training.step import Objective, TrainStep
+from src.training.stop import Stopped, StopRequest
 
 COLUMNS = ("image", "token_ids", "token_mask", "mask")
 
@@ -28,45 +33,70 @@ def train(config: Config, progress: bool = True) -> Path:
     """Trains a model, evaluating it every ``eval_every`` epochs and after the last.
 
     Data order, weights and dropout follow from ``seed``: on the CPU the same configuration gives the same losses
-    to the last digit.
+    to the last digit, whether it is trained at a stretch or stopped and resumed.
 
     Args:
         progress: show a bar on stderr.
 
-    Returns: the directory with config.yaml, steps.csv, curve.csv, last.ckpt, best.ckpt (highest oIoU).
+    Returns: the directory with config.yaml, steps.csv, curve.csv, last.ckpt, the step_<number>.ckpt before it, and
+        best.ckpt (highest oIoU).
 
-    Raises: UserError for data, checkpoints or a directory that do not fit, and when the loss is no longer finite;
-        checkpoints written before stay.
+    Raises:
+        UserError: for data, checkpoints or a directory that do not fit or cannot be written, and after
+            ``max_skipped_steps`` steps in a row that were not finite; checkpoints written before stay.
+        Stopped: after SIGTERM or SIGINT, when the step is finished and the state saved.
     """
     training, validation = Split(config, config.train_split), Split(config, config.val_split)
     steps_per_epoch = len(epoch_order(config, training, 0)) // config.batch_size
     if steps_per_epoch == 0:
         raise UserError(f"split {config.train_split} has fewer samples than batch_size {config.batch_size}: "
                         "make it smaller")
+    state = find_state(config)
+    if state:
+        check_unchanged(state[0], state[2], config, training)
     model = build_model(config)
-    if config.init_checkpoint:
+    if config.init_checkpoint and not state:
         print(start_from(config.init_checkpoint, model), flush=True)
     weights = model.parameters_dict()  # before dropout is given a parameter that is none of the model's
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
-    step = TrainStep(objective, optimizer, config.max_grad_norm)
-    record = Record(config)
+    step = TrainStep(objective, optimizer, config.max_grad_norm, config.batch_size)
+    done = Progress(config=config.as_dict(), data=fingerprint(training))
+    if state:
+        path, saved, done = state
+        set_parameters(path, step.state(), saved)
+        done.config = config.as_dict()
+        print(f"going on from {path}, step {done.step}", flush=True)
+    record = Record(config, state)
+    del state
 
-    started = time.monotonic()
-    for epoch in range(config.epochs):
-        step.set_train(True)
-        values = _train_epoch(config, training, step, record, epoch, steps_per_epoch, progress)
-        score = None
-        if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
-            model.set_train(False)
-            result = evaluate_split(model, config, validation, config.val_split, config.eval_limit, progress)
-            values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
-            score = values["oIoU"]
-        values["seconds"] = round(time.monotonic() - started, 1)
-        record.epoch(values)
-        best = record.checkpoint(weights, score)
-        print(_summary(config, values, best), flush=True)
+    with StopRequest() as request:
+        run = _Run(config, training, step, record, done, request, steps_per_epoch, progress)
+        try:
+            while done.epochs < config.epochs:
+                step.set_train(True)
+                values = run.epoch()
+                best = False
+                if (done.epochs + 1) % config.eval_every == 0 or done.epochs + 1 == config.epochs:
+                    model.set_train(False)
+                    with request.interrupting():
+                        result = evaluate_split(model, config, validation, config.val_split, config.eval_limit, progress)
+                    values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
+                    best = values["oIoU"] > done.best
+                if best:
+                    done.best = values["oIoU"]
+                    record.save_best(weights)
+                done.epochs, done.sums, done.skipped = done.epochs + 1, [], 0
+                record.epoch({**values, "seconds": round(run.seconds(), 1)})
+                run.save()
+                print(_summary(config, values, best), flush=True)
+                request.check()
+        except Stopped:
+            run.save()
+            print(f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
+                  f"{record.directory}: --resume auto goes on", file=sys.stderr, flush=True)
+            raise
     return record.directory
 
 
@@ -86,41 +116,93 @@ def epoch_order(config: Config, split: Split, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64([config.seed, epoch])).permutation(rows)
 
 
-def _train_epoch(config: Config, split: Split, step: TrainStep, record: Record, epoch: int, steps_per_epoch: int,
-                 progress: bool) -> dict[str, float]:
-    """Runs one epoch and returns the means of its row in curve.csv."""
-    order = epoch_order(config, split, epoch)
-    batches = split.train_batches(order, config.batch_size, config.num_workers)
-    rows, timed, since = [], 0, None
-    bar = tqdm(total=steps_per_epoch, desc=f"epoch {epoch + 1}/{config.epochs}", unit="step", disable=not progress,
-               mininterval=0.5 if sys.stderr.isatty() else 30)
-    with bar:
-        for batch in batches.create_dict_iterator(num_epochs=1):
-            number = epoch * steps_per_epoch + len(rows) + 1
-            step.draws.set_data(draw(config.seed, number))
-            losses, learning_rate = step(*(batch[column] for column in COLUMNS))
-            rows.append([number, *(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy())])
-            record.step(rows[-1])
-            if not math.isfinite(rows[-1][1]):
-                raise UserError(f"the loss is {rows[-1][1]} at step {number}: lower learning_rate, set max_grad_norm, "
-                                f"or look at {record.directory}/steps.csv for where it began")
-            # The first step compiles: counting it would say nothing about the speed of the rest.
-            if since is None:
-                since = time.monotonic()
-            else:
-                timed += 1
-            speed = timed * config.batch_size / max(time.monotonic() - since, 1e-9)
-            bar.update()
-            bar.set_postfix_str(f"loss {rows[-1][1]:.4f} = seg {rows[-1][2]:.4f} + {config.aux_loss_weight:g} aux "
-                                f"{rows[-1][3]:.4f}, lr {rows[-1][4]:.2e}, {speed:.1f} samples/s", refresh=False)
-    means = dict(zip(STEP_COLUMNS, np.mean(rows, axis=0).tolist()))
-    return {**means, "epoch": epoch + 1, "step": rows[-1][0], "samples": rows[-1][0] * config.batch_size,
-            "learning_rate": rows[-1][4], "samples_per_second": round(speed, 1)}
+@dataclass
+class _Run:
+    """A training under way: what does not change, and how far it is."""
+
+    config: Config
+    split: Split
+    step: TrainStep
+    record: Record
+    done: Progress
+    request: StopRequest
+    steps_per_epoch: int
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic() - self.done.seconds
+
+    def seconds(self) -> float:
+        """Spent on the run, before it was resumed and since."""
+        return time.monotonic() - self._started
+
+    def save(self) -> None:
+        """Saves the state as it is now."""
+        self.done.seconds = self.seconds()
+        self.record.save(self.step.state(), self.done)
+
+    def epoch(self) -> dict[str, float]:
+        """Runs what is left of an epoch and returns its row of curve.csv. Raises: Stopped after a step."""
+        config, done = self.config, self.done
+        start = done.step - done.epochs * self.steps_per_epoch
+        end = (done.epochs + 1) * self.steps_per_epoch
+        timed, since, speed = 0, None, 0.0
+        bar = tqdm(total=self.steps_per_epoch, initial=start, desc=f"epoch {done.epochs + 1}/{config.epochs}",
+                   unit="step", disable=not self.progress, mininterval=0.5 if sys.stderr.isatty() else 30)
+        with bar:
+            for batch in self._batches(start):
+                self.step.draws.set_data(draw(config.seed, done.step + 1, self.step.draws))
+                losses, learning_rate, finite = self.step(*(batch[column] for column in COLUMNS))
+                done.step += 1
+                row = [done.step, *(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy())]
+                self.record.step([*row, 0 if finite else 1])
+                self._count(row, bool(finite))
+                # The first step compiles: counting it would say nothing about the speed of the rest.
+                if since is None:
+                    since = time.monotonic()
+                else:
+                    timed += 1
+                speed = timed * config.batch_size / max(time.monotonic() - since, 1e-9)
+                bar.update()
+                bar.set_postfix_str(f"loss {row[1]:.4f} = seg {row[2]:.4f} + {config.aux_loss_weight:g} aux "
+                                    f"{row[3]:.4f}, lr {row[4]:.2e}, {speed:.1f} samples/s", refresh=False)
+                self.request.check()
+                # The last step of an epoch is saved with its validation.
+                if config.checkpoint_every and done.step % config.checkpoint_every == 0 and done.step < end:
+                    self.save()
+        made = self.steps_per_epoch - done.skipped
+        means = {name: total / made for name, total in zip(STEP_COLUMNS, done.sums)}
+        return {**means, "epoch": done.epochs + 1, "step": done.step, "samples": done.step * config.batch_size,
+                "learning_rate": done.learning_rate, "skipped": done.skipped, "samples_per_second": round(speed, 1)}
+
+    def _count(self, row: list[float], finite: bool) -> None:
+        """Takes a step's row of STEP_COLUMNS in. Raises: UserError after ``max_skipped_steps`` in a row."""
+        done = self.done
+        done.learning_rate = row[-1]
+        if finite:
+            done.sums = [total + each for total, each in zip(done.sums or [0.0] * len(row), row)]
+            done.skipped_in_row = 0
+            return
+        done.skipped, done.skipped_in_row = done.skipped + 1, done.skipped_in_row + 1
+        if done.skipped_in_row == self.config.max_skipped_steps:
+            raise UserError(f"loss or gradients were not finite in {done.skipped_in_row} steps in a row, up to step "
+                            f"{done.step}: lower learning_rate or set max_grad_norm; {self.record.directory}/steps.csv "
+                            "says where it began, and checkpoints written before are whole")
+
+    def _batches(self, start: int) -> Iterable[dict]:
+        """Batches of the epoch from number `start` on."""
+        if start == self.steps_per_epoch:
+            return ()
+        order = epoch_order(self.config, self.split, self.done.epochs)[start * self.config.batch_size:]
+        batches = self.split.train_batches(order, self.config.batch_size, self.config.num_workers)
+        return batches.create_dict_iterator(num_epochs=1)
 
 
 def _summary(config: Config, values: dict[str, float], best: bool) -> str:
-    line = (f"epoch {values['epoch']}/{config.epochs}: loss {values['loss']:.4f}, "
+    line = (f"epoch {values['epoch']}/{config.epochs}: loss {values.get('loss', math.nan):.4f}, "
             f"{values['samples_per_second']} samples/s")
+    if values["skipped"]:
+        line += f", {values['skipped']} steps not finite and skipped"
     if "oIoU" in values:
         line += f", {config.val_split} oIoU {values['oIoU']:.4f}, mIoU {values['mIoU']:.4f}"
     return line + (" (best so far)" if best else "")

@@ -1,0 +1,112 @@
+"""Kills a training at random moments, goes on each time with --resume auto, and compares the end with that of one that
+was left alone: all weights bit for bit, and every figure of steps.csv and curve.csv but those of time.
+
+Half of the moments are those at which a checkpoint is being written.
+
+    python -m benchmarks.kill_and_resume --config configs/refshapes_tiny.yaml --kills 20 --output_dir runs/kill_and_resume
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.cli import command, parse_arguments
+from src.config import Config
+from src.errors import UserError
+from src.files import REPOSITORY
+
+TIMES = ("seconds", "samples_per_second")
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kills", type=int, default=20, metavar="INT", help="times to kill (default: 20)")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add)
+    directory = Path(config.output_dir).resolve()
+    whole, killed = Training(config, directory / "whole"), Training(config, directory / "killed")
+    print(f"left alone: exit code {whole.run()}", flush=True)
+    moments = random.Random(config.seed)
+    for kill in range(args.kills):
+        writing = kill % 2 == 0
+        steps = moments.randint(1, 1 + whole.steps() // args.kills)
+        delay = moments.random() * (0.02 if writing else 0.5)
+        code = killed.run(signal.SIGKILL, after=steps, writing=writing, delay=delay)
+        files = ", ".join(sorted(path.name for path in killed.directory.glob(".*"))) or "none"
+        print(f"{kill + 1}: exit code {code}, {killed.steps()} steps written, files half written: {files}", flush=True)
+    print(f"to the end: exit code {killed.run()}", flush=True)
+    different = differences(whole.directory, killed.directory)
+    if different:
+        raise UserError(f"not the same: {', '.join(different)}")
+    print("all weights and figures are the same")
+    return 0
+
+
+class Training:
+    """train.py in a process of its own, in `directory`, each time with --resume auto."""
+
+    def __init__(self, config: Config, directory: Path):
+        self.directory = directory
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        self._config = directory.parent / "config.yaml"
+        config.save(self._config)
+
+    def run(self, number: int = 0, *, after: int = 0, writing: bool = False, delay: float = 0.0) -> int:
+        """Runs to the end, or until it is sent signal `number`: `after` so many steps, while a checkpoint is being
+        written if `writing`, `delay` seconds later. Returns the exit code, negative where the signal ended it."""
+        goal = self.steps() + after
+        # Compiling takes longer than everything else; what is compiled is the same each time.
+        environment = {**os.environ, "MS_COMPILER_CACHE_ENABLE": "1",
+                       "MS_COMPILER_CACHE_PATH": str(self.directory.parent / "compiled")}
+        with open(self.directory.parent / f"{self.directory.name}.log", "a") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(REPOSITORY / "train.py"), "--config", str(self._config), "--resume", "auto",
+                 "--output_dir", str(self.directory)], env=environment, stdout=log, stderr=log)
+            # What the last one left half written goes when this one begins.
+            left = set(self.directory.glob(".last.*"))
+            while number and process.poll() is None:
+                if self.steps() >= goal and (not writing or set(self.directory.glob(".last.*")) - left):
+                    time.sleep(delay)
+                    process.send_signal(number)
+                    break
+                time.sleep(0.0005)
+            return process.wait()
+
+    def steps(self) -> int:
+        """Steps that steps.csv has."""
+        file = self.directory / "steps.csv"
+        return file.read_bytes().count(b"\n") - 1 if file.exists() else 0
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What two runs that should be the same differ in."""
+    from src.training.state import read_state
+
+    found = []
+    (left, _), (right, _) = (read_state(each / "last.ckpt") for each in (one, other))
+    for name in sorted({*left, *right}):
+        if name not in left or name not in right or left[name].asnumpy().tobytes() != right[name].asnumpy().tobytes():
+            found.append(name)
+    for table in ("steps.csv", "curve.csv"):
+        rows = []
+        for each in (one, other):
+            with open(each / table, encoding="utf-8", newline="") as file:
+                rows.append([{name: value for name, value in row.items() if name not in TIMES}
+                             for row in csv.DictReader(file)])
+        if rows[0] != rows[1]:
+            found.append(table)
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

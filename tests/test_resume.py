@@ -1,0 +1,243 @@
+"""Going on with a training: what is saved, what is refused, and that a killed training ends as one left alone."""
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import mindspore
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+
+from benchmarks.kill_and_resume import Training, differences
+from src.config import ConfigError, load_config
+from src.errors import UserError
+from src.training.record import Record, find_state
+from src.training.state import MAY_CHANGE, Progress, check_unchanged, fingerprint, read_state, set_parameters
+from src.training.stop import Stopped, StopRequest
+from tests.conftest import SMALLEST
+
+SPLIT = SimpleNamespace(name="train", records={"token_ids": np.arange(24, dtype=np.int32).reshape(6, 4)})
+
+
+def parameters(step: int) -> dict[str, Parameter]:
+    random_ = np.random.default_rng(step)
+    return {"seg_head.gamma.0.weight": Parameter(Tensor(random_.standard_normal((5, 7)).astype(np.float32))),
+            "adam_m.seg_head.gamma.0.weight": Parameter(Tensor(random_.standard_normal((5, 7)).astype(np.float32))),
+            "global_step": Parameter(Tensor([step], mindspore.int32))}
+
+
+def progress(config, step: int) -> Progress:
+    return Progress(config.as_dict(), fingerprint(SPLIT), step=step, epochs=step // 4, learning_rate=0.1,
+                    sums=[1 / 3, 0.2], best=0.1 * step, seconds=1.5 * step)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of nine steps, four an epoch, with a checkpoint after steps 2, 4, 6 and 8: (configuration, directory)."""
+    config = load_config(overrides={**SMALLEST, "output_dir": str(tmp_path / "run"), "keep_checkpoints": 2})
+    record = Record(config, None)
+    for step in range(1, 10):
+        record.step([step, 0.1, 0.2, 0.3, 1e-3, 0])
+        if step % 4 == 0:
+            record.epoch({"epoch": step // 4, "step": step})
+        if step % 2 == 0:
+            record.save(parameters(step), progress(config, step))
+    record.save_best(parameters(4))
+    return config, tmp_path / "run"
+
+
+def going_on(config, **overrides):
+    return load_config(overrides={**config.as_dict(), "resume": "auto", **overrides})
+
+
+def test_the_last_checkpoints_are_kept_and_hold_everything(run):
+    config, directory = run
+    assert sorted(os.listdir(directory)) == ["best.ckpt", "config.yaml", "curve.csv", "last.ckpt", "step_00000004.ckpt",
+                                             "step_00000006.ckpt", "steps.csv"]
+    for name, step in (("last.ckpt", 8), ("step_00000006.ckpt", 6), ("step_00000004.ckpt", 4)):
+        saved, at = read_state(directory / name)
+        assert at == progress(config, step)
+        wanted, fresh = parameters(step), parameters(0)
+        set_parameters(directory / name, fresh, saved)
+        for each, value in wanted.items():
+            np.testing.assert_array_equal(fresh[each].asnumpy(), value.asnumpy())
+
+
+def test_auto_goes_on_from_the_newest_and_never_does_not(run):
+    config, directory = run
+    path, _, at = find_state(going_on(config))
+    assert (path, at.step) == (directory / "last.ckpt", 8)
+    with pytest.raises(UserError, match="already holds a run: .* go on with it by --resume auto"):
+        find_state(config)
+    assert find_state(going_on(config, output_dir=str(directory.parent / "new"))) is None
+
+
+def test_tables_end_where_the_training_stands(run):
+    config, directory = run
+    whole = (directory / "steps.csv").read_bytes().splitlines(keepends=True)
+    with open(directory / "steps.csv", "ab") as file:
+        file.write(b"10,0.5,0")  # killed while it wrote
+    (directory / ".last.0123abcd.tmp").write_bytes(b"half written")
+    state = find_state(going_on(config))
+    Record(going_on(config), state).step([9, 0.1, 0.2, 0.3, 1e-3, 0])
+    assert (directory / "steps.csv").read_bytes() == b"".join(whole)
+    assert (directory / "curve.csv").read_text().splitlines()[-1].startswith("2,8,")
+    assert not list(directory.glob(".*"))
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_or_holds_the_same(run):
+    config, directory = run
+    path = directory / "last.ckpt"
+    content, refused = path.read_bytes(), 0
+    draw = random.Random(0)
+    damaged = [content[:draw.randrange(len(content))] for _ in range(60)]
+    for _ in range(240):
+        place = draw.randrange(len(content))
+        damaged.append(content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1:])
+    for each in damaged:
+        path.unlink()
+        path.write_bytes(each)
+        try:
+            saved, at = read_state(path)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+        else:
+            assert at == progress(config, 8)
+            for name, value in parameters(8).items():
+                np.testing.assert_array_equal(saved[name].asnumpy(), value.asnumpy())
+    assert refused > 290
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_auto_takes_the_one_before_a_damaged_checkpoint_and_says_so(run, damage, capsys):
+    config, directory = run
+    for name in ("last.ckpt", "step_00000006.ckpt"):
+        content = (directory / name).read_bytes()
+        (directory / name).unlink()
+        middle = content.index(b"adam_m") + 60
+        (directory / name).write_bytes({"truncated": content[:middle], "empty": b"", "flipped": b"".join(
+            [content[:middle], bytes([content[middle] ^ 4]), content[middle + 1:]])}[damage])
+    path, _, at = find_state(going_on(config))
+    assert (path.name, at.step) == ("step_00000004.ckpt", 4)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "last.ckpt" in warnings[0] and "step_00000006.ckpt" in warnings[1]
+    record = Record(going_on(config), find_state(going_on(config)))
+    record.save(parameters(5), progress(config, 5))
+    assert read_state(directory / "last.ckpt")[1].step == 5
+    (directory / "last.ckpt").unlink()
+    (directory / "last.ckpt").write_bytes(b"")
+    for older in directory.glob("step_*"):
+        older.unlink()
+    with pytest.raises(UserError, match="holds checkpoints, but none to go on from: .*last.ckpt"):
+        find_state(going_on(config))
+
+
+def test_going_on_from_a_checkpoint_by_name(run, tmp_path):
+    config, directory = run
+    older = str(directory / "step_00000004.ckpt")
+    with pytest.raises(UserError, match=r"holds newer checkpoints than .*step_00000004.ckpt \(last.ckpt\)"):
+        find_state(going_on(config, resume=older))
+    branch = going_on(config, resume=older, output_dir=str(tmp_path / "branch"))
+    state = find_state(branch)
+    Record(branch, state)
+    assert state[2].step == 4
+    assert (tmp_path / "branch/steps.csv").read_text().splitlines()[-1].startswith("4,")
+    with pytest.raises(UserError, match="already holds a run, and .* is none of it"):
+        find_state(branch)
+    with pytest.raises(UserError, match="best.ckpt holds no training state.*give it as --init_checkpoint instead"):
+        find_state(going_on(config, resume=str(directory / "best.ckpt"), output_dir=str(tmp_path / "other")))
+    with pytest.raises(ConfigError, match="resume and init_checkpoint are both"):
+        going_on(config, resume=older, init_checkpoint=older)
+
+
+def test_what_decides_the_training_may_not_change(run):
+    config, directory = run
+    last = directory / "last.ckpt"
+    _, at = read_state(last)
+    values = {"learning_rate": 1.0, "batch_size": 3, "seed": 1, "bert_dropout": 0.5, "init_checkpoint": "x.ckpt",
+              "val_split": "testA", "train_families": ("attribute",), "decay_epochs": 3, "threshold": 0.1}
+    for key, value in values.items():
+        with pytest.raises(UserError, match=f"^{key} is .*, but was .*last.ckpt"):
+            check_unchanged(last, at, going_on(config, **{key: value}), SPLIT)
+    others = {"output_dir": "o", "data_dir": "d", "num_workers": 5, "epochs": 70, "checkpoint_every": 3, "eval_every": 9}
+    assert set(others) < MAY_CHANGE
+    check_unchanged(last, at, going_on(config, **others), SPLIT)
+    other = SimpleNamespace(name="train", records={"token_ids": SPLIT.records["token_ids"][::-1]})
+    with pytest.raises(UserError, match="split train of .* is not the one that the run of .*last.ckpt was trained on"):
+        check_unchanged(last, at, going_on(config), other)
+
+
+def test_a_full_disk_is_reported_and_leaves_the_last_checkpoint(run):
+    config, directory = run
+    record = Record(going_on(config), find_state(going_on(config)))
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with pytest.raises(UserError, match="last.ckpt cannot be written"):
+            record.save(parameters(10), progress(config, 10))
+        with pytest.raises(UserError, match="best.ckpt cannot be written"):
+            record.save_best(parameters(10))
+        with pytest.raises(UserError, match="run cannot be written.*go on with --resume auto"):
+            for step in range(100):
+                record.step([step, 0.1, 0.2, 0.3, 1e-3, 0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    after = {path.name: path.read_bytes() for path in directory.iterdir()}
+    assert {**after, "steps.csv": b""} == {**before, "steps.csv": b""}
+    assert find_state(going_on(config))[2].step == 8
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_request_to_stop_waits_where_it_should(number, code):
+    seen = []
+    before = signal.signal(number, lambda *_: seen.append("as before"))
+    try:
+        with StopRequest() as request:
+            request.check()
+            os.kill(os.getpid(), number)
+            with pytest.raises(Stopped) as stopped:
+                request.check()
+            assert stopped.value.code == code and not seen
+            os.kill(os.getpid(), number)
+            assert seen == ["as before"], "a second one is not waited for"
+        with StopRequest() as request, pytest.raises(Stopped), request.interrupting():
+            os.kill(os.getpid(), number)
+            pytest.fail("not interrupted")
+        os.kill(os.getpid(), number)
+        assert len(seen) == 2
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.fixture(scope="module")
+def short_run(tiny_data):
+    return load_config(overrides={
+        **SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": 2, "decay_epochs": 2, "batch_size": 20,
+        "learning_rate": 2e-3, "linear_init_std": 0.0, "eval_limit": 4, "checkpoint_every": 2, "keep_checkpoints": 1,
+        "bert_dropout": 0.1, "swin_drop_path_rate": 0.2, "wpa_direction": "none", "sma": False, "aux_loss_weight": 0.0})
+
+
+def test_a_training_that_is_killed_and_stopped_ends_as_one_left_alone(short_run, tmp_path):
+    whole, killed = (Training(short_run, Path(tmp_path, name)) for name in ("whole", "killed"))
+    assert whole.run() == 0
+    assert killed.run(signal.SIGKILL, after=5, writing=True) == -signal.SIGKILL
+    assert killed.run(signal.SIGTERM, after=4) == 143
+    assert killed.run(signal.SIGKILL, after=3, delay=0.1) == -signal.SIGKILL
+    assert killed.run(signal.SIGINT, after=2) == 130
+    assert whole.steps() > killed.steps() > 5
+    assert killed.run() == 0
+    assert differences(whole.directory, killed.directory) == []
+    log = (tmp_path / "killed.log").read_text()
+    assert log.count("going on from") == 4 and log.count("stopped by SIG") == 2
+    # The comparison itself sees the smallest of changes.
+    (killed.directory / "curve.csv").write_text((killed.directory / "curve.csv").read_text().replace("2,30", "2,31"))
+    os.replace(killed.directory / "step_00000028.ckpt", killed.directory / "last.ckpt")
+    found = differences(whole.directory, killed.directory)
+    assert "curve.csv" in found and "image_encoder.patch_embed.proj.bias" in found

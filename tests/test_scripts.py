@@ -1,0 +1,89 @@
+"""The training scripts: usage, exit codes, logs and signals, with a stand-in for the environment and for train.py."""
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from src.files import REPOSITORY
+
+PYTHON = """#!/bin/sh
+echo "called with $*"; echo "on stderr" >&2
+trap 'echo saved; exit 143' TERM
+trap 'echo saved; exit 130' INT
+case "$*" in *--wait*) touch started; while :; do sleep 0.05; done ;; esac
+for code in "$@"; do :; done
+exit "$code"
+"""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of scripts/ in a tree whose Python prints its arguments and exits with the last one."""
+    root = tmp_path / "tree"
+    shutil.copytree(REPOSITORY / "scripts", root / "scripts")
+    shutil.copy(REPOSITORY / "requirements.txt", root)
+    (root / ".venv/bin").mkdir(parents=True)
+    (root / ".venv/bin/python").write_text(PYTHON)
+    (root / ".venv/bin/python").chmod(0o755)
+    (root / ".venv/bin/activate").write_text(f"PATH={root}/.venv/bin:$PATH")
+    digest = hashlib.sha256((root / "requirements.txt").read_bytes()).hexdigest()[:12]
+    (root / f".venv/installed-{digest}-requirements.txt").touch()
+    (root / "c.yaml").touch()
+    (root / "data").mkdir()
+    return root
+
+
+def standalone(tree: Path, *arguments: str) -> list[str]:
+    return ["bash", str(tree / "scripts/run_standalone_train.sh"), *arguments]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "DEVICE, CONFIG and DATA_DIR are needed"),
+    (["CPU", "c.yaml"], "DEVICE, CONFIG and DATA_DIR are needed"),
+    (["CPU", "--resume", "auto"], "DEVICE, CONFIG and DATA_DIR are needed"),
+    (["TPU", "c.yaml", "data"], "DEVICE is TPU: choose CPU, GPU or Ascend"),
+    (["CPU", "none.yaml", "data"], "no configuration file none.yaml"),
+    (["CPU", "c.yaml", "nowhere"], "no directory nowhere: make it with prepare_data.py"),
+])
+def test_standalone_usage_errors(tree, arguments, message):
+    run = subprocess.run(standalone(tree, *arguments), cwd=tree, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[0] == f"error: {message}"
+    assert not (tree / "logs").exists()
+
+
+def test_standalone_help(tree):
+    run = subprocess.run(standalone(tree, "--help"), cwd=tree, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.startswith("Usage: bash scripts/run_standalone_train.sh DEVICE")
+
+
+@pytest.mark.parametrize("code", [0, 2, 130])
+def test_standalone_trains_from_anywhere_and_ends_as_training_does(tree, tmp_path, code):
+    run = subprocess.run(standalone(tree, "GPU", "tree/c.yaml", "tree/data", "--resume", "auto", str(code)), cwd=tmp_path,
+                         capture_output=True, text=True)
+    assert run.returncode == code
+    expected = (f"called with train.py --config {tree}/c.yaml --data_dir {tree}/data --device_target GPU --resume auto "
+                f"{code}")
+    assert run.stdout.splitlines()[-1] == expected and run.stderr == "on stderr\n"
+    log, = (tree / "logs").iterdir()
+    assert sorted(log.read_text().splitlines()) == sorted([expected, "on stderr"])
+
+
+@pytest.mark.parametrize(("number", "to_all", "code"), [(signal.SIGTERM, False, 143), (signal.SIGINT, True, 130)])
+def test_standalone_lets_training_save_before_it_ends(tree, number, to_all, code):
+    """SIGTERM to the script alone, as schedulers send it; Ctrl-C to all, as a terminal does."""
+    process = subprocess.Popen(standalone(tree, "CPU", "c.yaml", "data", "--wait"), cwd=tree, stdout=subprocess.PIPE,
+                               text=True, start_new_session=True)
+    while not (tree / "started").exists():
+        time.sleep(0.02)
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    output = process.communicate()[0]
+    assert process.returncode == code
+    assert output.splitlines()[-1] == "saved"

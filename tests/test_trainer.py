@@ -1,0 +1,180 @@
+"""The loop of training around a stand-in for the step: what the step is given, what is counted, where it goes on."""
+from __future__ import annotations
+
+import csv
+import os
+import signal
+
+import mindspore
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+from src.config import load_config
+from src.errors import UserError
+from src.training import trainer
+from src.training.state import read_state
+from src.training.stop import Stopped
+from tests.conftest import SMALLEST
+
+EPOCHS, STEPS = 3, 5  # of 60 samples
+SCORES = {5: 0.2, 10: 0.6, 15: 0.4}  # oIoU by the step after which it is measured
+
+
+class Step:
+    """In place of TrainStep: a weight that takes in all that it is given, in order. Hooks run after a step."""
+
+    seen: list[bytes] = []
+    bad: set[int] = set()
+    after: dict[int, object] = {}
+
+    def __init__(self, objective, optimizer, max_grad_norm):
+        self.draws = Parameter(Tensor([0, 0], mindspore.int32), name="draws")
+        self.weight = Parameter(Tensor([0.5], mindspore.float32), name="sma.weight")
+        self.number = Parameter(Tensor([0], mindspore.int32), name="global_step")
+
+    def set_train(self, mode=True):
+        self.training = mode
+
+    def state(self):
+        return {each.name: each for each in (self.weight, self.number)}
+
+    def __call__(self, image, token_ids, token_mask, mask):
+        assert self.training
+        given = np.concatenate([each.asnumpy().ravel() for each in (self.draws, image, token_ids, token_mask, mask)])
+        Step.seen.append(given.tobytes())
+        number = int(self.number.asnumpy()[0]) + 1
+        self.number.set_data(Tensor([number], mindspore.int32))
+        self.weight.set_data(Tensor([float(self.weight.asnumpy()[0]) * 0.9 + given.std()], mindspore.float32))
+        loss = np.nan if number in Step.bad else float(self.weight.asnumpy()[0])
+        if number in Step.after:
+            Step.after[number]()
+        losses = tuple(Tensor(loss * factor, mindspore.float32) for factor in (1, 2, 3))
+        return losses, Tensor(1 / number, mindspore.float32), Tensor(np.isfinite(loss))
+
+
+class Result:
+    def __init__(self, step):
+        self.metrics = {"oIoU": SCORES[step], "mIoU": 0.5 * SCORES[step], "prec@0.5": 0.0}
+
+
+@pytest.fixture
+def training(tiny_data, tmp_path, monkeypatch):
+    """``training(name, resume="auto", **overrides)`` trains in directory `name`, and gives it."""
+    Step.seen, Step.bad, Step.after = [], set(), {}
+    steps = []
+    monkeypatch.setattr(trainer, "TrainStep", lambda *arguments: steps.append(Step(*arguments)) or steps[-1])
+    monkeypatch.setattr(trainer, "make_optimizer", lambda *_: None)
+    monkeypatch.setattr(trainer, "build_model", lambda _: nn.Dense(2, 2))
+    monkeypatch.setattr(trainer, "evaluate_split", lambda *_: Result(int(steps[-1].number.asnumpy()[0])))
+
+    def train(name, **overrides):
+        config = load_config(overrides={
+            **SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": EPOCHS, "decay_epochs": 1,
+            "batch_size": 60, "checkpoint_every": 2, "resume": "auto", "output_dir": str(tmp_path / name), **overrides})
+        return trainer.train(config, progress=False)
+
+    return train
+
+
+def table(path):
+    with open(path, encoding="utf-8") as file:
+        return [{name: value for name, value in row.items() if name not in ("seconds", "samples_per_second")}
+                for row in csv.DictReader(file)]
+
+
+def same(one, other):
+    (left, at), (right, also) = read_state(one / "last.ckpt"), read_state(other / "last.ckpt")
+    assert all((left[name].asnumpy() == right[name].asnumpy()).all() for name in left) and left.keys() == right.keys()
+    assert (at.step, at.epochs, at.best, at.sums) == (also.step, also.epochs, also.best, also.sums)
+    for name in ("steps.csv", "curve.csv"):
+        assert table(one / name) == table(other / name)
+    return True
+
+
+class Killed(Exception):
+    """In place of SIGKILL."""
+
+
+def kill():
+    raise Killed
+
+
+@pytest.mark.parametrize("step", range(1, EPOCHS * STEPS + 1))
+def test_a_training_stopped_at_any_step_goes_on_with_the_same_samples(training, step):
+    whole, seen = training("whole"), Step.seen
+    assert len(set(seen)) == len(seen) == EPOCHS * STEPS
+    Step.seen = []
+    Step.after = {step: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    with pytest.raises(Stopped) as stopped:
+        training("stopped")
+    assert stopped.value.code == 143 and len(Step.seen) == step
+    Step.after = {}
+    assert same(whole, training("stopped")) and Step.seen == seen
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 6, 8, 15])
+def test_a_training_killed_at_any_step_repeats_only_what_was_not_saved(training, step):
+    whole, seen = training("whole"), Step.seen
+    Step.seen, Step.after = [], {step: kill}
+    with pytest.raises(Killed):
+        training("killed")
+    done = step - 1
+    saved = max(each for each in (0, 2, 4, 5, 6, 8, 10, 12, 14) if each <= done)
+    Step.after = {}
+    assert same(whole, training("killed"))
+    assert Step.seen == seen[:step] + seen[saved:]
+
+
+def test_a_second_run_of_a_finished_training_changes_nothing(training):
+    whole = training("whole")
+    before = {path.name: path.read_bytes() for path in whole.iterdir()}
+    training("whole")
+    assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
+
+
+def test_best_is_the_highest_so_far_and_all_epochs_are_in_the_curve(training, capsys):
+    directory = training("run")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith("(best so far)") for line in lines] == [True, True, False]
+    curve, steps = table(directory / "curve.csv"), table(directory / "steps.csv")
+    assert [float(row["oIoU"]) for row in curve] == list(SCORES.values())
+    for epoch, row in enumerate(curve):
+        own = steps[epoch * STEPS:(epoch + 1) * STEPS]
+        assert float(row["loss"]) == pytest.approx(np.mean([float(each["loss"]) for each in own]), rel=1e-12)
+        assert row["learning_rate"] == own[-1]["learning_rate"] and row["skipped"] == "0"
+
+
+def test_steps_that_are_not_finite_are_counted_and_left_out_of_means(training, capsys):
+    Step.bad = {2, 3, 9}
+    directory = training("run", max_skipped_steps=3)
+    assert "2 steps not finite and skipped" in capsys.readouterr().out
+    steps, curve = table(directory / "steps.csv"), table(directory / "curve.csv")
+    assert [row["skipped"] for row in curve] == ["2", "1", "0"]
+    assert [int(row["step"]) for row in steps if row["skipped"] == "1"] == [2, 3, 9]
+    finite = [float(row["loss"]) for row in steps[:STEPS] if row["skipped"] == "0"]
+    assert float(curve[0]["loss"]) == pytest.approx(np.mean(finite), rel=1e-12)
+
+
+def test_too_many_in_a_row_end_the_run_and_leave_a_checkpoint_from_before(training):
+    Step.bad = {4, 7, 8, 9}
+    with pytest.raises(UserError, match="not finite in 3 steps in a row, up to step 9: lower learning_rate.*steps.csv"):
+        training("run", max_skipped_steps=3)
+    Step.bad, Step.seen = {4}, []
+    assert len(table(training("run", max_skipped_steps=3) / "steps.csv")) == EPOCHS * STEPS
+
+
+def test_a_signal_during_validation_ends_it_at_once_and_it_is_repeated(training, monkeypatch):
+    whole = training("whole")
+    measured = trainer.evaluate_split
+
+    def interrupted(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(trainer, "evaluate_split", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        training("stopped")
+    assert stopped.value.code == 130
+    monkeypatch.setattr(trainer, "evaluate_split", measured)
+    assert same(whole, training("stopped"))
