@@ -10,6 +10,7 @@ CHOICES = {
     "sentences": ("all", "first", "random"),
     "eval_resolution": ("original", "input"),
     "wpa_direction": ("bi", "uni", "none"),
+    "batch_norm": ("synchronised", "local", "frozen"),
 }
 AT_LEAST_ONE = (
     "num_workers", "image_size", "max_tokens", "batch_size", "epochs", "decay_epochs", "eval_every", "eval_batch_size",

@@ -7,6 +7,7 @@ can only add: so what follows is made of sums alone. MindSpore itself gives each
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
@@ -36,7 +37,7 @@ def total(values: np.ndarray) -> np.ndarray:
     """Sum over the ranks, the same on each of them. All have to call this, with float32 or int32 of the same shape."""
     if rank_count() == 1:
         return values
-    return _Sum()(Tensor(values)).asnumpy()
+    return _sum()(Tensor(values)).asnumpy()
 
 
 def largest(number: int) -> int:
@@ -60,3 +61,8 @@ class _Sum(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.sum(x)
+
+
+@cache
+def _sum() -> _Sum:
+    return _Sum()
