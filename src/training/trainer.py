@@ -8,10 +8,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
+from mindspore import Tensor
 from tqdm import tqdm
 
+from src import devices
 from src.config import Config
 from src.data.dataset import Split
 from src.errors import UserError
@@ -22,8 +25,9 @@ from src.model import build_model
 from src.model.dropout import draw
 from src.training.optimizer import make_optimizer
 from src.training.record import STEP_COLUMNS, VALIDATION_COLUMNS, Record, find_state
+from src.training.shard import Shard
 from src.training.state import Progress, check_unchanged, fingerprint, set_parameters
-from src.training.step import Objective, TrainStep
+from src.training.step import STATISTICS, Objective, TrainStep
 from src.training.stop import Stopped, StopRequest
 
 COLUMNS = ("image", "token_ids", "token_mask", "mask")
@@ -33,7 +37,8 @@ def train(config: Config, progress: bool = True) -> Path:
     """Trains a model, evaluating it every ``eval_every`` epochs and after the last.
 
     Data order, weights and dropout follow from ``seed``: on the CPU the same configuration gives the same losses
-    to the last digit, whether it is trained at a stretch or stopped and resumed.
+    to the last digit, whether it is trained at a stretch or stopped and resumed. Each of several ranks takes its part
+    of every batch; rank 0 alone writes and prints.
 
     Args:
         progress: show a bar on stderr.
@@ -46,6 +51,8 @@ def train(config: Config, progress: bool = True) -> Path:
             ``max_skipped_steps`` steps in a row that were not finite; checkpoints written before stay.
         Stopped: after SIGTERM or SIGINT, when the step is finished and the state saved.
     """
+    progress = progress and devices.rank() == 0
+    shard = Shard(config.batch_size, 1)
     training, validation = Split(config, config.train_split), Split(config, config.val_split)
     steps_per_epoch = len(epoch_order(config, training, 0)) // config.batch_size
     if steps_per_epoch == 0:
@@ -56,23 +63,27 @@ def train(config: Config, progress: bool = True) -> Path:
         check_unchanged(state[0], state[2], config, training)
     model = build_model(config)
     if config.init_checkpoint and not state:
-        print(start_from(config.init_checkpoint, model), flush=True)
+        _say(start_from(config.init_checkpoint, model))
     weights = model.parameters_dict()  # before dropout is given a parameter that is none of the model's
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
-    step = TrainStep(objective, optimizer, config.max_grad_norm, config.batch_size)
+    step = TrainStep(objective, optimizer, config.max_grad_norm, shard.size)
     done = Progress(config=config.as_dict(), data=fingerprint(training))
     if state:
         path, saved, done = state
         set_parameters(path, step.state(), saved)
         done.config = config.as_dict()
-        print(f"going on from {path}, step {done.step}", flush=True)
+        _say(f"going on from {path}, step {done.step}")
+    # Also lets all ranks look before the first writes.
+    if devices.largest(done.step) != -devices.largest(-done.step):
+        raise UserError(f"not every rank finds the same checkpoint in {config.output_dir}: give them an output_dir that "
+                        "they share")
     record = Record(config, state)
     del state
 
     with StopRequest() as request:
-        run = _Run(config, training, step, record, done, request, steps_per_epoch, progress)
+        run = _Run(config, training, shard, step, record, done, request, steps_per_epoch, progress)
         try:
             while done.epochs < config.epochs:
                 step.set_train(True)
@@ -80,8 +91,10 @@ def train(config: Config, progress: bool = True) -> Path:
                 best = False
                 if (done.epochs + 1) % config.eval_every == 0 or done.epochs + 1 == config.epochs:
                     model.set_train(False)
+                    run.share_statistics()
                     with request.interrupting():
-                        result = evaluate_split(model, config, validation, config.val_split, config.eval_limit, progress)
+                        result = evaluate_split(model, config, validation, config.val_split, config.eval_limit, progress,
+                                                False, request.check)
                     values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
                     best = values["oIoU"] > done.best
                 if best:
@@ -90,12 +103,12 @@ def train(config: Config, progress: bool = True) -> Path:
                 done.epochs, done.sums, done.skipped = done.epochs + 1, [], 0
                 record.epoch({**values, "seconds": round(run.seconds(), 1)})
                 run.save()
-                print(_summary(config, values, best), flush=True)
+                _say(_summary(config, values, best))
                 request.check()
         except Stopped:
             run.save()
-            print(f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
-                  f"{record.directory}: --resume auto goes on", file=sys.stderr, flush=True)
+            _say(f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
+                 f"{record.directory}: --resume auto goes on", sys.stderr)
             raise
     return record.directory
 
@@ -122,6 +135,7 @@ class _Run:
 
     config: Config
     split: Split
+    shard: Shard
     step: TrainStep
     record: Record
     done: Progress
@@ -137,9 +151,20 @@ class _Run:
         return time.monotonic() - self._started
 
     def save(self) -> None:
-        """Saves the state as it is now."""
+        """Saves the state as it is now. All ranks have to call this at the same step."""
+        self.share_statistics()
         self.done.seconds = self.seconds()
         self.record.save(self.step.state(), self.done)
+
+    def share_statistics(self) -> None:
+        """Replaces the ranks' moving statistics, which differ where batch_norm is local, by their mean.
+
+        They are linear in what they take in, so it makes no difference how often this is done.
+        """
+        if self.config.batch_norm == "local" and devices.rank_count() > 1:
+            for name, each in self.step.state().items():
+                if name.endswith(STATISTICS):
+                    each.set_data(Tensor(devices.total(each.asnumpy()) / devices.rank_count()))
 
     def epoch(self) -> dict[str, float]:
         """Runs what is left of an epoch and returns its row of curve.csv. Raises: Stopped after a step."""
@@ -151,7 +176,8 @@ class _Run:
                    unit="step", disable=not self.progress, mininterval=0.5 if sys.stderr.isatty() else 30)
         with bar:
             for batch in self._batches(start):
-                self.step.draws.set_data(draw(config.seed, done.step + 1, self.step.draws))
+                self.step.draws.set_data(draw(config.seed, done.step + 1, self.step.draws,
+                                              self.shard.first_samples[0]))
                 losses, learning_rate, finite = self.step(*(batch[column] for column in COLUMNS))
                 done.step += 1
                 row = [done.step, *(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy())]
@@ -190,12 +216,17 @@ class _Run:
                             "says where it began, and checkpoints written before are whole")
 
     def _batches(self, start: int) -> Iterable[dict]:
-        """Batches of the epoch from number `start` on."""
+        """This rank's micro batches of the epoch from batch number `start` on."""
         if start == self.steps_per_epoch:
             return ()
         order = epoch_order(self.config, self.split, self.done.epochs)[start * self.config.batch_size:]
-        batches = self.split.train_batches(order, self.config.batch_size, self.config.num_workers)
+        batches = self.split.train_batches(self.shard.rows(order), self.shard.size, self.config.num_workers)
         return batches.create_dict_iterator(num_epochs=1)
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    if devices.rank() == 0:
+        print(line, file=file, flush=True)
 
 
 def _summary(config: Config, values: dict[str, float], best: bool) -> str:
