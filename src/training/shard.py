@@ -24,7 +24,7 @@ class Shard:
         ranks = devices.rank_count()
         parts = ranks * accumulation_steps
         if batch_size % parts:
-            raise UserError(f"batch_size {batch_size}, which is that of all devices together, cannot be divided by {ranks} "
+            raise UserError(f"batch_size {batch_size}, that of all devices together, cannot be divided by {ranks} "
                             f"devices x {accumulation_steps} accumulation_steps: give a multiple of {parts}")
         self.size = batch_size // parts
         self.first_samples = [(micro * ranks + devices.rank()) * self.size for micro in range(accumulation_steps)]
