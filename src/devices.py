@@ -34,15 +34,24 @@ def rank_count() -> int:
 
 
 def total(values: np.ndarray) -> np.ndarray:
-    """Sum over the ranks, the same on each of them. All have to call this, with float32 or int32 of the same shape."""
+    """Sum over the ranks, the same on each of them. All have to call this, with arrays of one shape.
+
+    Args:
+        values: float32, added as such; or int64, exact.
+    """
     if rank_count() == 1:
         return values
-    return _sum()(Tensor(values)).asnumpy()
+    if values.dtype == np.float32:
+        return _sum()(Tensor(values)).asnumpy()
+    # The CPU's sums are of floats alone, which hold those of the eight bytes of integers exactly.
+    digits = np.ascontiguousarray(values, "<i8").reshape(-1, 1).view(np.uint8)
+    sums = _sum()(Tensor(digits.astype(np.float32))).asnumpy().astype(np.int64)
+    return (sums << np.arange(0, 64, 8)).sum(1).reshape(values.shape)
 
 
 def largest(number: int) -> int:
-    """The largest of the ranks' numbers, int32. All have to call this."""
-    numbers = np.zeros(rank_count(), np.int32)
+    """The largest of the ranks' integers. All have to call this."""
+    numbers = np.zeros(rank_count(), np.int64)
     numbers[rank()] = number
     return int(total(numbers).max())
 

@@ -74,7 +74,7 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
         raise UserError(f"split {name} of {config.data_dir} has no samples: make it again with prepare_data.py")
     columns = {column: split.records[column][indices] for column in (*SAMPLE_COLUMNS, "baselines", *WORDS)}
     other = derangement(columns["image_id"], config.seed) if shuffled else None
-    counts = np.zeros((len(indices), 2), np.int32)
+    counts = np.zeros((len(indices), 2), np.int64)
     shuffled_counts = np.zeros_like(counts)
     mine = _share(len(indices), config.eval_batch_size)
     equally_often = len(indices) // (config.eval_batch_size * devices.rank_count())
@@ -96,7 +96,7 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
             if between and number < equally_often:
                 between()
     # Where one rank has counts the others have 0.
-    counts, shuffled_counts = (devices.total(each).astype(np.int64) for each in (counts, shuffled_counts))
+    counts, shuffled_counts = (devices.total(each) for each in (counts, shuffled_counts))
     return Result(config, name, columns, counts, shuffled_counts if other is not None else None)
 
 
