@@ -28,8 +28,8 @@ class Step:
     bad: set[int] = set()
     after: dict[int, object] = {}
 
-    def __init__(self, objective, optimizer, max_grad_norm):
-        self.draws = Parameter(Tensor([0, 0], mindspore.int32), name="draws")
+    def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps):
+        self.batch, self.count = batch, accumulation_steps
         self.weight = Parameter(Tensor([0.5], mindspore.float32), name="sma.weight")
         self.number = Parameter(Tensor([0], mindspore.int32), name="global_step")
 
@@ -39,9 +39,13 @@ class Step:
     def state(self):
         return {each.name: each for each in (self.weight, self.number)}
 
-    def __call__(self, image, token_ids, token_mask, mask):
+    def update(self, batches, seed, number, first_samples):
         assert self.training
-        given = np.concatenate([each.asnumpy().ravel() for each in (self.draws, image, token_ids, token_mask, mask)])
+        batches = [{name: each.asnumpy() for name, each in batch.items()} for batch in batches]
+        assert len(batches) == self.count and all(len(each) == self.batch for batch in batches for each in batch.values())
+        assert first_samples == [place * self.batch for place in range(self.count)]
+        whole = [np.concatenate([batch[name] for batch in batches]) for name in sorted(batches[0])]
+        given = np.concatenate([[seed, number], *(each.ravel() for each in whole)])
         Step.seen.append(given.tobytes())
         number = int(self.number.asnumpy()[0]) + 1
         self.number.set_data(Tensor([number], mindspore.int32))
@@ -124,6 +128,15 @@ def test_a_training_killed_at_any_step_repeats_only_what_was_not_saved(training,
     Step.after = {}
     assert same(whole, training("killed"))
     assert Step.seen == seen[:step] + seen[saved:]
+
+
+def test_a_batch_in_parts_has_the_samples_of_the_whole(training):
+    training("whole")
+    seen, Step.seen = Step.seen, []
+    training("parts", accumulation_steps=3)
+    assert Step.seen == seen
+    with pytest.raises(UserError, match="batch_size 60 cannot be cut into accumulation_steps 7 for each of 1 devices"):
+        training("seven", accumulation_steps=7)
 
 
 def test_a_second_run_of_a_finished_training_changes_nothing(training):

@@ -5,8 +5,9 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -17,20 +18,18 @@ from tqdm import tqdm
 from src import devices
 from src.config import Config
 from src.data.dataset import Split
+from src.devices import rank, rank_count
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_split
 from src.inference.checkpoint import start_from
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
-from src.model.dropout import draw
 from src.training.optimizer import make_optimizer
 from src.training.record import STEP_COLUMNS, VALIDATION_COLUMNS, Record, find_state
-from src.training.shard import Shard
 from src.training.state import Progress, check_unchanged, fingerprint, set_parameters
-from src.training.step import STATISTICS, Objective, TrainStep
+from src.training.step import Objective, TrainStep
 from src.training.stop import Stopped, StopRequest
-
-COLUMNS = ("image", "token_ids", "token_mask", "mask")
+from src.training.update import STATISTICS
 
 
 def train(config: Config, progress: bool = True) -> Path:
@@ -51,8 +50,11 @@ def train(config: Config, progress: bool = True) -> Path:
             ``max_skipped_steps`` steps in a row that were not finite; checkpoints written before stay.
         Stopped: after SIGTERM or SIGINT, when the step is finished and the state saved.
     """
-    progress = progress and devices.rank() == 0
-    shard = Shard(config.batch_size, 1)
+    progress = progress and rank() == 0
+    micro_batch, rest = divmod(config.batch_size, rank_count() * config.accumulation_steps)
+    if rest:
+        raise UserError(f"batch_size {config.batch_size} cannot be cut into accumulation_steps "
+                        f"{config.accumulation_steps} for each of {rank_count()} devices: change one of them")
     training, validation = Split(config, config.train_split), Split(config, config.val_split)
     steps_per_epoch = len(epoch_order(config, training, 0)) // config.batch_size
     if steps_per_epoch == 0:
@@ -68,14 +70,14 @@ def train(config: Config, progress: bool = True) -> Path:
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
-    step = TrainStep(objective, optimizer, config.max_grad_norm, shard.size)
+    step = TrainStep(objective, optimizer, config.max_grad_norm, micro_batch, config.accumulation_steps)
     done = Progress(config=config.as_dict(), data=fingerprint(training))
     if state:
         path, saved, done = state
         set_parameters(path, step.state(), saved)
         done.config = config.as_dict()
         _say(f"going on from {path}, step {done.step}")
-    # Also lets all ranks look before the first writes.
+    # Also lets all ranks look before the first one writes.
     if devices.largest(done.step) != -devices.largest(-done.step):
         raise UserError(f"not every rank finds the same checkpoint in {config.output_dir}: give them an output_dir that "
                         "they share")
@@ -83,7 +85,7 @@ def train(config: Config, progress: bool = True) -> Path:
     del state
 
     with StopRequest() as request:
-        run = _Run(config, training, shard, step, record, done, request, steps_per_epoch, progress)
+        run = _Run(config, training, step, record, done, request, steps_per_epoch, micro_batch, progress)
         try:
             while done.epochs < config.epochs:
                 step.set_train(True)
@@ -135,12 +137,12 @@ class _Run:
 
     config: Config
     split: Split
-    shard: Shard
     step: TrainStep
     record: Record
     done: Progress
     request: StopRequest
     steps_per_epoch: int
+    micro_batch: int  # samples that this device sees at a time
     progress: bool
 
     def __post_init__(self) -> None:
@@ -161,10 +163,10 @@ class _Run:
 
         They are linear in what they take in, so it makes no difference how often this is done.
         """
-        if self.config.batch_norm == "local" and devices.rank_count() > 1:
+        if self.config.batch_norm == "local" and rank_count() > 1:
             for name, each in self.step.state().items():
                 if name.endswith(STATISTICS):
-                    each.set_data(Tensor(devices.total(each.asnumpy()) / devices.rank_count()))
+                    each.set_data(Tensor(devices.total(each.asnumpy()) / rank_count()))
 
     def epoch(self) -> dict[str, float]:
         """Runs what is left of an epoch and returns its row of curve.csv. Raises: Stopped after a step."""
@@ -175,10 +177,12 @@ class _Run:
         bar = tqdm(total=self.steps_per_epoch, initial=start, desc=f"epoch {done.epochs + 1}/{config.epochs}",
                    unit="step", disable=not self.progress, mininterval=0.5 if sys.stderr.isatty() else 30)
         with bar:
-            for batch in self._batches(start):
-                self.step.draws.set_data(draw(config.seed, done.step + 1, self.step.draws,
-                                              self.shard.first_samples[0]))
-                losses, learning_rate, finite = self.step(*(batch[column] for column in COLUMNS))
+            batches = self._batches(start)
+            first_samples = [(number * rank_count() + rank()) * self.micro_batch
+                             for number in range(config.accumulation_steps)]
+            for _ in range(start, self.steps_per_epoch):
+                losses, learning_rate, finite = self.step.update(
+                    islice(batches, config.accumulation_steps), config.seed, done.step + 1, first_samples)
                 done.step += 1
                 row = [done.step, *(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy())]
                 self.record.step([*row, 0 if finite else 1])
@@ -215,17 +219,19 @@ class _Run:
                             f"{done.step}: lower learning_rate or set max_grad_norm; {self.record.directory}/steps.csv "
                             "says where it began, and checkpoints written before are whole")
 
-    def _batches(self, start: int) -> Iterable[dict]:
-        """This rank's micro batches of the epoch from batch number `start` on."""
+    def _batches(self, start: int) -> Iterator[dict]:
+        """This rank's micro batches of the epoch, from those of batch number `start` on."""
         if start == self.steps_per_epoch:
-            return ()
-        order = epoch_order(self.config, self.split, self.done.epochs)[start * self.config.batch_size:]
-        batches = self.split.train_batches(self.shard.rows(order), self.shard.size, self.config.num_workers)
+            return iter(())
+        first, last = start * self.config.batch_size, self.steps_per_epoch * self.config.batch_size
+        order = epoch_order(self.config, self.split, self.done.epochs)[first:last]
+        own = order.reshape(-1, rank_count(), self.micro_batch)[:, rank()].reshape(-1)
+        batches = self.split.train_batches(own, self.micro_batch, self.config.num_workers)
         return batches.create_dict_iterator(num_epochs=1)
 
 
 def _say(line: str, file: TextIO | None = None) -> None:
-    if devices.rank() == 0:
+    if rank() == 0:
         print(line, file=file, flush=True)
 
 
