@@ -23,6 +23,6 @@ def set_up(config: Config) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"device_target {config.device_target} is not available here "
                         "(no such device, or a MindSpore without its back end): use --device_target CPU") from error
-    devices.initialise()
+    devices.initialise(config)
     mindspore.set_seed(config.seed)
     np.random.seed(config.seed)

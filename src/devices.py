@@ -1,8 +1,8 @@
 """Ranks: processes with a device each that work on one thing. All that knows how platforms differ is here.
 
 ``msrun`` starts the processes and tells them of each other through the environment. Without it there is one, rank 0 of
-1, and nothing here communicates. Collectives are HCCL on Ascend, NCCL on GPU, and MindSpore's own on the CPU, which
-can only add: so what follows is made of sums alone. MindSpore itself gives each rank of a machine its own device.
+1, and nothing here communicates. MindSpore gives each rank of a machine its own device. Collectives are HCCL on Ascend
+and NCCL on GPU. On the CPU they are MindSpore's own, which only add, and only floats: so what follows is made of that.
 """
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from functools import cache
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
 
+from src.config import Config
+
 _ranks = (0, 1)  # this rank, and their number; set once by initialise
 
 
-def initialise() -> None:
+def initialise(config: Config) -> None:
     """Joins the other ranks where msrun started this process. To be called before the first Tensor is made."""
     global _ranks
     if "MS_ROLE" in os.environ and _ranks == (0, 1):
+        if config.device_target == "CPU":
+            # Seconds that a sum waits for a rank that is still compiling, or writing a checkpoint. 30 without this.
+            os.environ.setdefault("MS_NODE_TIMEOUT", "600")
         communication.init()
         _ranks = communication.get_rank(), communication.get_group_size()
 
@@ -43,7 +48,7 @@ def total(values: np.ndarray) -> np.ndarray:
         return values
     if values.dtype == np.float32:
         return _sum()(Tensor(values)).asnumpy()
-    # The CPU's sums are of floats alone, which hold those of the eight bytes of integers exactly.
+    # Floats hold the sums of the eight bytes of integers exactly.
     digits = np.ascontiguousarray(values, "<i8").reshape(-1, 1).view(np.uint8)
     sums = _sum()(Tensor(digits.astype(np.float32))).asnumpy().astype(np.int64)
     return (sums << np.arange(0, 64, 8)).sum(1).reshape(values.shape)
