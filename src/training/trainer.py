@@ -111,6 +111,7 @@ def train(config: Config, progress: bool = True) -> Path:
             run.save()
             _say(f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
                  f"{record.directory}: --resume auto goes on", sys.stderr)
+            devices.meet()  # msrun kills all ranks when one has ended like this, also one that is still writing
             raise
     return record.directory
 
