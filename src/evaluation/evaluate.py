@@ -22,6 +22,7 @@ from src.model import build_model
 
 WORDS = ("token_ids", "token_mask")
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+Show = Callable[[int, dict[str, np.ndarray], np.ndarray], None]
 
 
 def evaluate(config: Config, checkpoint: str | os.PathLike, splits: Sequence[str],
@@ -46,7 +47,7 @@ def evaluate(config: Config, checkpoint: str | os.PathLike, splits: Sequence[str
 
 
 def evaluate_split(forward: Forward, config: Config, split: Split, name: str, limit: int = 0, progress: bool = True,
-                   shuffled: bool = False) -> Result:
+                   shuffled: bool = False, show: Show | None = None) -> Result:
     """Evaluates a model in memory on one split.
 
     Args:
@@ -56,6 +57,7 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
         limit: samples at most, the first ones; 0 is all.
         progress: show a bar on stderr.
         shuffled: also evaluate each image with the expression of another, which takes as long again.
+        show: is given each sample: its row of the split, what ``Split.samples`` has of it, its probability (S, S).
 
     Raises: UserError where the split has no samples, or the model's output is not finite.
     """
@@ -79,7 +81,11 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
                 token_ids, token_mask = (_padded(columns[column][words[rows]], config.eval_batch_size)
                                          for column in WORDS)
                 logits = forward(Tensor(images), Tensor(token_ids), Tensor(token_mask)).asnumpy()
-                into[rows] = [_compare(config, *pair) for pair in zip(probabilities(logits[:len(samples)]), samples)]
+                masks = probabilities(logits[:len(samples)])
+                into[rows] = [_compare(config, *pair) for pair in zip(masks, samples)]
+                if show and into is counts:
+                    for each in zip(indices[rows], samples, masks):
+                        show(*each)
             bar.update(len(samples))
     return Result(config, name, columns, counts, shuffled_counts if other is not None else None)
 
