@@ -10,10 +10,11 @@ CHOICES = {
     "sentences": ("all", "first", "random"),
     "eval_resolution": ("original", "input"),
     "wpa_direction": ("bi", "uni", "none"),
+    "batch_norm": ("synchronised", "local", "frozen"),
 }
 AT_LEAST_ONE = (
     "num_workers", "image_size", "max_tokens", "batch_size", "epochs", "decay_epochs", "eval_every", "eval_batch_size",
-    "max_skipped_steps", "prefetch",
+    "max_skipped_steps", "accumulation_steps", "prefetch",
     "swin_embed_dim", "swin_window_size", "bert_vocab_size", "bert_num_layers", "bert_hidden_size", "bert_num_heads",
     "bert_max_positions", "wpa_dim", "cross_attention_heads", "num_queries", "decoder_dim", "decoder_heads",
     "decoder_ffn_dim", "decoder_layers", "seg_head_dim", "swin_depths", "swin_num_heads",

@@ -22,7 +22,7 @@ def test_upsample_is_torchs_bilinear(factor, size):
 
 
 def test_seg_head_is_eq_10(random_cell):
-    cell = SegHead(image_dims=[3, 4, 6, 8], fused_dim=10, dim=5, size=16)
+    cell = SegHead(image_dims=[3, 4, 6, 8], fused_dim=10, dim=5, size=16, statistics="local")
     shapes = [(2, 10, 2, 2), (2, 3, 16, 16), (2, 4, 8, 8), (2, 6, 4, 4), (2, 8, 2, 2)]
     head, w, (fused, *stages) = random_cell(cell, inputs=shapes)
     found = head.cell(*(Tensor(x.astype(np.float32)) for x in [fused]),
@@ -31,7 +31,7 @@ def test_seg_head_is_eq_10(random_cell):
 
 
 def test_training_normalises_by_the_batch_and_remembers_it(random_cell):
-    double, w, x = random_cell(DoubleConv(in_dim=3, out_dim=4), inputs=(2, 3, 5, 5))
+    double, w, x = random_cell(DoubleConv(in_dim=3, out_dim=4, statistics="local"), inputs=(2, 3, 5, 5))
     layers = [layer for width in (3, 4) for layer in (torch.nn.Conv2d(width, 4, 3, padding=1), torch.nn.ReLU(),
                                                       torch.nn.BatchNorm2d(4))]
     reference = torch.nn.Sequential(*layers).double()

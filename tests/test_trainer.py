@@ -32,8 +32,8 @@ class Step:
     bad: set[int] = set()
     after: dict[int, object] = {}
 
-    def __init__(self):
-        self.draws = Parameter(Tensor(np.zeros((4, 2), np.int32)), name="draws")
+    def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps):
+        self.batch, self.count = batch, accumulation_steps
         self.weight = Parameter(Tensor([0.5], mindspore.float32), name="sma.weight")
         self.number = Parameter(Tensor([0], mindspore.int32), name="global_step")
 
@@ -43,9 +43,13 @@ class Step:
     def state(self):
         return {each.name: each for each in (self.weight, self.number)}
 
-    def __call__(self, image, token_ids, token_mask, mask):
+    def update(self, batches, seed, number, first_samples):
         assert self.training
-        given = np.concatenate([each.asnumpy().ravel() for each in (self.draws, image, token_ids, token_mask, mask)])
+        batches = [{name: each.asnumpy() for name, each in batch.items()} for batch in batches]
+        assert len(batches) == self.count and all(len(each) == self.batch for batch in batches for each in batch.values())
+        assert first_samples == [place * self.batch for place in range(self.count)]
+        whole = [np.concatenate([batch[name] for batch in batches]) for name in sorted(batches[0])]
+        given = np.concatenate([[seed, number], *(each.ravel() for each in whole)])
         Step.seen.append(given.tobytes())
         number = int(self.number.asnumpy()[0]) + 1
         self.number.set_data(Tensor([number], mindspore.int32))
@@ -67,7 +71,7 @@ def standing_in():
     """Training whose steps and validations are the ones above."""
     with pytest.MonkeyPatch.context() as patch:
         steps = []
-        patch.setattr(trainer, "TrainStep", lambda *_: steps.append(Step()) or steps[-1])
+        patch.setattr(trainer, "TrainStep", lambda *arguments: steps.append(Step(*arguments)) or steps[-1])
         patch.setattr(trainer, "make_optimizer", lambda *_: None)
         patch.setattr(trainer, "build_model", lambda _: nn.Dense(2, 2))
         patch.setattr(trainer, "evaluate_split", lambda *_, **__: Result(int(steps[-1].number.asnumpy()[0])))
@@ -148,7 +152,14 @@ def test_a_training_killed_time_and_again_repeats_only_what_was_not_saved(traini
     assert Step.seen == expected + seen[done:]
 
 
-def test_a_second_run_of_a_finished_training_changes_nothing(training, whole):
+def test_a_batch_in_parts_has_the_samples_of_the_whole(training, whole):
+    training("parts", accumulation_steps=3)
+    assert Step.seen == whole[1]
+    with pytest.raises(UserError, match="batch_size 60 cannot be cut into accumulation_steps 7 for each of 1 devices"):
+        training("seven", accumulation_steps=7)
+
+
+def test_a_second_run_of_a_finished_training_changes_nothing(training):
     directory = training("run")
     before = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     training("run")
@@ -177,7 +188,7 @@ def test_going_on_elsewhere_leaves_a_best_checkpoint_there(training, whole, tmp_
 
 def test_a_rank_that_does_not_write_leaves_nothing(training, whole, tmp_path, monkeypatch):
     record = trainer.Record
-    monkeypatch.setattr(trainer, "Record", lambda config, state: record(config, state, writes=False))
+    monkeypatch.setattr(trainer, "Record", lambda config, state, writes: record(config, state, writes=False))
     training("silent")
     assert len(Step.seen) == EPOCHS * STEPS and not (tmp_path / "silent").exists()
 

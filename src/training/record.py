@@ -55,6 +55,7 @@ class Record:
     def __init__(self, config: Config, state: State | None, writes: bool = True):
         self.directory = Path(config.output_dir).expanduser()
         self.writes = writes
+        self.shows = writes and config.tensorboard  # whether it takes pictures
         self._keep = config.keep_checkpoints
         self._last_step = None
         if writes:

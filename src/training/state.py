@@ -51,18 +51,15 @@ class Progress:
 State = tuple[Path, dict[str, Parameter], Progress]
 
 
-def find_state(config: Config, writes: bool = True) -> State | None:
+def find_state(config: Config) -> State | None:
     """What the key ``resume`` asks to go on from: the checkpoint, its parameters and progress; None to start afresh.
 
     "auto" is the newest whole checkpoint in output_dir; others are passed over with a warning.
 
-    Args:
-        writes: as of Record. A rank that does not write may find there what the one that does has just begun.
-
     Raises: UserError where output_dir holds another run, or no checkpoint is whole.
     """
     directory = Path(config.output_dir).expanduser()
-    holds_run = writes and (directory / "curve.csv").exists()
+    holds_run = (directory / "curve.csv").exists()
     if config.resume not in ("never", "auto"):
         path = find_file(config.resume)
         newer = checkpoints(directory)

@@ -5,23 +5,27 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
+from mindspore import Tensor
 from mindspore import dataset as ds
 from tqdm import tqdm
 
+from src import devices
 from src.config import Config
 from src.data.dataset import Split
+from src.devices import rank, rank_count
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_split
 from src.inference.checkpoint import start_from
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
-from src.model.dropout import draw
 from src.training.monitor import STEP_COLUMNS, VALIDATION_COLUMNS
 from src.training.optimizer import make_optimizer
 from src.training.pictures import Pictures
@@ -31,15 +35,15 @@ from src.training.step import Objective, TrainStep
 from src.training.stop import Stopped, StopRequest
 from src.training.stopwatch import PARTS, Stopwatch
 from src.training.trace import Trace
-
-COLUMNS = ("image", "token_ids", "token_mask", "mask")
+from src.training.update import STATISTICS
 
 
 def train(config: Config, progress: bool = True) -> Path:
     """Trains a model, evaluating it every ``eval_every`` epochs and after the last.
 
     Data order, weights and dropout follow from ``seed``: on the CPU the same configuration gives the same losses
-    to the last digit, whether it is trained at a stretch or stopped and resumed.
+    to the last digit, whether it is trained at a stretch or stopped and resumed. Each of several ranks takes its part
+    of every batch; rank 0 alone writes and prints.
 
     Args:
         progress: show a bar on stderr.
@@ -51,6 +55,11 @@ def train(config: Config, progress: bool = True) -> Path:
             ``max_skipped_steps`` steps in a row that were not finite; checkpoints written before stay.
         Stopped: after SIGTERM or SIGINT, when the step is finished and the state saved.
     """
+    progress = progress and rank() == 0
+    micro_batch, rest = divmod(config.batch_size, rank_count() * config.accumulation_steps)
+    if rest:
+        raise UserError(f"batch_size {config.batch_size} cannot be cut into accumulation_steps "
+                        f"{config.accumulation_steps} for each of {rank_count()} devices: change one of them")
     training, validation = Split(config, config.train_split), Split(config, config.val_split)
     steps_per_epoch = len(epoch_order(config, training, 0)) // config.batch_size
     if steps_per_epoch == 0:
@@ -61,26 +70,30 @@ def train(config: Config, progress: bool = True) -> Path:
         check_unchanged(state[0], state[2], config, training)
     model = build_model(config)
     if config.init_checkpoint and not state:
-        print(start_from(config.init_checkpoint, model), flush=True)
+        _say(start_from(config.init_checkpoint, model))
     weights = model.parameters_dict()  # before dropout is given a parameter that is none of the model's
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
-    step = TrainStep(objective, optimizer, config.max_grad_norm, config.batch_size)
+    step = TrainStep(objective, optimizer, config.max_grad_norm, micro_batch, config.accumulation_steps)
     done = Progress(config=config.as_dict(), data=fingerprint(training))
     if state:
         path, saved, done = state
         set_parameters(path, step.state(), saved)
         done.config = config.as_dict()
-        print(f"going on from {path}, step {done.step}", flush=True)
-    record = Record(config, state)
+        _say(f"going on from {path}, step {done.step}")
+    # Also lets all ranks look before the first one writes.
+    if devices.largest(done.step) != -devices.largest(-done.step):
+        raise UserError(f"not every rank finds the same checkpoint in {config.output_dir}: give them an output_dir that "
+                        "they share")
+    record = Record(config, state, writes=rank() == 0)
     del state
     if not record.has_best:  # going on elsewhere
         done.best = -1.0
     ds.config.set_prefetch_size(config.prefetch)
     trace = Trace(config.profile * record.writes, config.device_target, record.directory / "profile")
     with StopRequest() as request, closing(record), closing(trace):
-        run = _Run(config, training, step, record, done, trace, request, steps_per_epoch, progress)
+        run = _Run(config, training, step, record, done, trace, request, steps_per_epoch, micro_batch, progress)
         try:
             while done.epochs < config.epochs:
                 step.set_train(True)
@@ -88,9 +101,10 @@ def train(config: Config, progress: bool = True) -> Path:
                 best, pictures, since = False, Pictures(config, validation), time.monotonic()
                 if _validates(config, done.epochs):
                     model.set_train(False)
+                    run.share_statistics()
                     with request.interrupting():
                         result = evaluate_split(model, config, validation, config.val_split, config.eval_limit, progress,
-                                                show=pictures if config.tensorboard else None)
+                                                between=request.check, show=pictures if record.shows else None)
                     values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
                     best = values["oIoU"] > done.best
                 if best:
@@ -100,13 +114,13 @@ def train(config: Config, progress: bool = True) -> Path:
                 record.epoch({**values, "seconds": round(run.seconds(), 1)}, pictures.drawn)
                 run.save()
                 run.validation_seconds = time.monotonic() - since
-                print(_summary(config, values, best), flush=True)
+                _say(_summary(config, values, best))
                 request.check()
             record.finish()
         except Stopped:
             run.save()
-            print(f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
-                  f"{record.directory}: --resume auto goes on", file=sys.stderr, flush=True)
+            _say(f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
+                 f"{record.directory}: --resume auto goes on", sys.stderr)
             raise
     return record.directory
 
@@ -139,6 +153,7 @@ class _Run:
     trace: Trace
     request: StopRequest
     steps_per_epoch: int
+    micro_batch: int  # samples that this device sees at a time
     progress: bool
 
     def __post_init__(self) -> None:
@@ -151,9 +166,20 @@ class _Run:
         return time.monotonic() - self._started
 
     def save(self) -> None:
-        """Saves the state as it is now."""
+        """Saves the state as it is now. All ranks have to call this at the same step."""
+        self.share_statistics()
         self.done.seconds = self.seconds()
         self.record.save(self.step.state(), self.done)
+
+    def share_statistics(self) -> None:
+        """Replaces the ranks' moving statistics, which differ where batch_norm is local, by their mean.
+
+        They are linear in what they take in, so it makes no difference how often this is done.
+        """
+        if self.config.batch_norm == "local" and rank_count() > 1:
+            for name, each in self.step.state().items():
+                if name.endswith(STATISTICS):
+                    each.set_data(Tensor(devices.total(each.asnumpy()) / rank_count()))
 
     def epoch(self) -> dict[str, float]:
         """Runs what is left of an epoch and returns its row of curve.csv. Raises: Stopped after a step."""
@@ -165,10 +191,14 @@ class _Run:
         bar = tqdm(total=self.steps_per_epoch, initial=start, desc=f"epoch {done.epochs + 1}/{config.epochs}",
                    unit="step", disable=not self.progress, mininterval=0.5 if sys.stderr.isatty() else 30)
         with bar:
-            for batch in watch.waiting(self._batches(start)):
-                self.step.draws.set_data(draw(config.seed, done.step + 1, self.step.draws))
+            batches = watch.waiting(self._batches(start))
+            first_samples = [(number * rank_count() + rank()) * self.micro_batch
+                             for number in range(config.accumulation_steps)]
+            for _ in range(start, self.steps_per_epoch):
                 with watch.working():
-                    losses, learning_rate, finite = self.step(*(batch[column] for column in COLUMNS))
+                    losses, learning_rate, finite = self.step.update(
+                        islice(batches, config.accumulation_steps), config.seed, done.step + 1, first_samples)
+                    # The device has ended the step where its figures are there.
                     losses, learning_rate, finite = ([float(loss.asnumpy()) for loss in losses],
                                                      float(learning_rate.asnumpy()), bool(finite))
                 done.step += 1
@@ -214,18 +244,25 @@ class _Run:
                             f"{done.step}: lower learning_rate or set max_grad_norm; {self.record.directory}/steps.csv "
                             "says where it began, and checkpoints written before are whole")
 
-    def _batches(self, start: int) -> Iterable[dict]:
-        """Batches of the epoch from number `start` on."""
+    def _batches(self, start: int) -> Iterator[dict]:
+        """This rank's micro batches of the epoch, from those of batch number `start` on."""
         if start == self.steps_per_epoch:
-            return ()
-        order = epoch_order(self.config, self.split, self.done.epochs)[start * self.config.batch_size:]
-        batches = self.split.train_batches(order, self.config.batch_size, self.config.num_workers)
+            return iter(())
+        first, last = start * self.config.batch_size, self.steps_per_epoch * self.config.batch_size
+        order = epoch_order(self.config, self.split, self.done.epochs)[first:last]
+        own = order.reshape(-1, rank_count(), self.micro_batch)[:, rank()].reshape(-1)
+        batches = self.split.train_batches(own, self.micro_batch, self.config.num_workers)
         return batches.create_dict_iterator(num_epochs=1)
 
 
 def _validates(config: Config, epoch: int) -> bool:
     """Whether epoch number 0, 1, … ends with a validation."""
     return (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    if rank() == 0:
+        print(line, file=file, flush=True)
 
 
 def _summary(config: Config, values: dict[str, float], best: bool) -> str:
