@@ -23,6 +23,7 @@ from src.model import build_model
 
 WORDS = ("token_ids", "token_mask")
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+Show = Callable[[int, dict[str, np.ndarray], np.ndarray], None]
 
 
 def evaluate(config: Config, checkpoint: str | os.PathLike, splits: Sequence[str],
@@ -49,7 +50,7 @@ def evaluate(config: Config, checkpoint: str | os.PathLike, splits: Sequence[str
 
 
 def evaluate_split(forward: Forward, config: Config, split: Split, name: str, limit: int = 0, progress: bool = True,
-                   shuffled: bool = False, between: Callable[[], None] | None = None) -> Result:
+                   shuffled: bool = False, between: Callable[[], None] | None = None, show: Show | None = None) -> Result:
     """Evaluates a model in memory on one split.
 
     Ranks take the batches in turn. Each batch holds the samples that it holds on one device, so pixels and all that
@@ -63,6 +64,8 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
         progress: show a bar on stderr.
         shuffled: also evaluate each image with the expression of another, which takes as long again.
         between: called between batches, equally often on every rank.
+        show: is given each sample of this rank: its row of the split, what ``Split.samples`` has of it, its probability
+            (S, S).
 
     Returns: the result of the whole split, the same on every rank.
 
@@ -91,7 +94,11 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
                 token_ids, token_mask = (_padded(columns[column][words[rows]], config.eval_batch_size)
                                          for column in WORDS)
                 logits = forward(Tensor(images), Tensor(token_ids), Tensor(token_mask)).asnumpy()
-                into[rows] = [_compare(config, *pair) for pair in zip(probabilities(logits[:len(samples)]), samples)]
+                masks = probabilities(logits[:len(samples)])
+                into[rows] = [_compare(config, *pair) for pair in zip(masks, samples)]
+                if show and into is counts:
+                    for each in zip(indices[rows], samples, masks):
+                        show(*each)
             bar.update(len(samples))
             if between and number < equally_often:
                 between()

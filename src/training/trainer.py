@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TextIO
 
 import numpy as np
 from mindspore import Tensor
+from mindspore import dataset as ds
 from tqdm import tqdm
 
 from src import devices
@@ -24,11 +26,15 @@ from src.evaluation.evaluate import evaluate_split
 from src.inference.checkpoint import start_from
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
+from src.training.monitor import STEP_COLUMNS, VALIDATION_COLUMNS
 from src.training.optimizer import make_optimizer
-from src.training.record import STEP_COLUMNS, VALIDATION_COLUMNS, Record, find_state
-from src.training.state import Progress, check_unchanged, fingerprint, set_parameters
+from src.training.pictures import Pictures
+from src.training.record import Record
+from src.training.state import Progress, check_unchanged, find_state, fingerprint, set_parameters
 from src.training.step import Objective, TrainStep
 from src.training.stop import Stopped, StopRequest
+from src.training.stopwatch import PARTS, Stopwatch
+from src.training.trace import Trace
 from src.training.update import STATISTICS
 
 
@@ -42,8 +48,7 @@ def train(config: Config, progress: bool = True) -> Path:
     Args:
         progress: show a bar on stderr.
 
-    Returns: the directory with config.yaml, steps.csv, curve.csv, last.ckpt, the step_<number>.ckpt before it, and
-        best.ckpt (highest oIoU).
+    Returns: the directory with all that Record writes.
 
     Raises:
         UserError: for data, checkpoints or a directory that do not fit or cannot be written, and after
@@ -81,32 +86,37 @@ def train(config: Config, progress: bool = True) -> Path:
     if devices.largest(done.step) != -devices.largest(-done.step):
         raise UserError(f"not every rank finds the same checkpoint in {config.output_dir}: give them an output_dir that "
                         "they share")
-    record = Record(config, state)
+    record = Record(config, state, writes=rank() == 0)
     del state
-
-    with StopRequest() as request:
-        run = _Run(config, training, step, record, done, request, steps_per_epoch, micro_batch, progress)
+    if not record.has_best:  # going on elsewhere
+        done.best = -1.0
+    ds.config.set_prefetch_size(config.prefetch)
+    trace = Trace(config.profile * record.writes, config.device_target, record.directory / "profile")
+    with StopRequest() as request, closing(record), closing(trace):
+        run = _Run(config, training, step, record, done, trace, request, steps_per_epoch, micro_batch, progress)
         try:
             while done.epochs < config.epochs:
                 step.set_train(True)
                 values = run.epoch()
-                best = False
-                if (done.epochs + 1) % config.eval_every == 0 or done.epochs + 1 == config.epochs:
+                best, pictures, since = False, Pictures(config, validation), time.monotonic()
+                if _validates(config, done.epochs):
                     model.set_train(False)
                     run.share_statistics()
                     with request.interrupting():
                         result = evaluate_split(model, config, validation, config.val_split, config.eval_limit, progress,
-                                                False, request.check)
+                                                between=request.check, show=pictures if record.shows else None)
                     values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
                     best = values["oIoU"] > done.best
                 if best:
                     done.best = values["oIoU"]
                     record.save_best(weights)
                 done.epochs, done.sums, done.skipped = done.epochs + 1, [], 0
-                record.epoch({**values, "seconds": round(run.seconds(), 1)})
+                record.epoch({**values, "seconds": round(run.seconds(), 1)}, pictures.drawn)
                 run.save()
+                run.validation_seconds = time.monotonic() - since
                 _say(_summary(config, values, best))
                 request.check()
+            record.finish()
         except Stopped:
             run.save()
             _say(f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
@@ -141,6 +151,7 @@ class _Run:
     step: TrainStep
     record: Record
     done: Progress
+    trace: Trace
     request: StopRequest
     steps_per_epoch: int
     micro_batch: int  # samples that this device sees at a time
@@ -148,6 +159,8 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._started = time.monotonic() - self.done.seconds
+        self.validation_seconds = 0.0  # that the last one took
+        self._watch = Stopwatch()
 
     def seconds(self) -> float:
         """Spent on the run, before it was resumed and since."""
@@ -174,37 +187,49 @@ class _Run:
         config, done = self.config, self.done
         start = done.step - done.epochs * self.steps_per_epoch
         end = (done.epochs + 1) * self.steps_per_epoch
-        timed, since, speed = 0, None, 0.0
+        watch = self._watch
+        watch.start()
         bar = tqdm(total=self.steps_per_epoch, initial=start, desc=f"epoch {done.epochs + 1}/{config.epochs}",
                    unit="step", disable=not self.progress, mininterval=0.5 if sys.stderr.isatty() else 30)
         with bar:
-            batches = self._batches(start)
+            batches = watch.waiting(self._batches(start))
             first_samples = [(number * rank_count() + rank()) * self.micro_batch
                              for number in range(config.accumulation_steps)]
             for _ in range(start, self.steps_per_epoch):
-                losses, learning_rate, finite = self.step.update(
-                    islice(batches, config.accumulation_steps), config.seed, done.step + 1, first_samples)
+                with watch.working():
+                    losses, learning_rate, finite = self.step.update(
+                        islice(batches, config.accumulation_steps), config.seed, done.step + 1, first_samples)
+                    # The device has ended the step where its figures are there.
+                    losses, learning_rate, finite = ([float(loss.asnumpy()) for loss in losses],
+                                                     float(learning_rate.asnumpy()), bool(finite))
                 done.step += 1
-                row = [done.step, *(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy())]
-                self.record.step([*row, 0 if finite else 1])
-                self._count(row, bool(finite))
-                # The first step compiles: counting it would say nothing about the speed of the rest.
-                if since is None:
-                    since = time.monotonic()
-                else:
-                    timed += 1
-                speed = timed * config.batch_size / max(time.monotonic() - since, 1e-9)
+                row = [done.step, *losses, learning_rate]
+                self.record.step({**dict(zip(STEP_COLUMNS, [*row, 0 if finite else 1])), "epoch": done.epochs + 1,
+                                  **watch.lap()})
+                self._count(row, finite)
+                self.trace.step()
                 bar.update()
                 bar.set_postfix_str(f"loss {row[1]:.4f} = seg {row[2]:.4f} + {config.aux_loss_weight:g} aux "
-                                    f"{row[3]:.4f}, lr {row[4]:.2e}, {speed:.1f} samples/s", refresh=False)
+                                    f"{row[3]:.4f}, lr {row[4]:.2e}, all ends in "
+                                    f"{tqdm.format_interval(self._seconds_left())}", refresh=False)
                 self.request.check()
                 # The last step of an epoch is saved with its validation.
                 if config.checkpoint_every and done.step % config.checkpoint_every == 0 and done.step < end:
                     self.save()
         made = self.steps_per_epoch - done.skipped
         means = {name: total / made for name, total in zip(STEP_COLUMNS, done.sums)}
+        times = watch.means()
+        if times:
+            means["samples_per_second"] = round(1e3 * config.batch_size / sum(times.values()), 1)
+            means.update({name: round(each, 2) for name, each in times.items()})
         return {**means, "epoch": done.epochs + 1, "step": done.step, "samples": done.step * config.batch_size,
-                "learning_rate": done.learning_rate, "skipped": done.skipped, "samples_per_second": round(speed, 1)}
+                "learning_rate": done.learning_rate, "skipped": done.skipped}
+
+    def _seconds_left(self) -> float:
+        """Until the whole training ends, as far as this start tells; its first validation tells how long others take."""
+        steps = self.config.epochs * self.steps_per_epoch - self.done.step
+        validations = sum(_validates(self.config, epoch) for epoch in range(self.done.epochs, self.config.epochs))
+        return steps * self._watch.seconds_per_step() + validations * self.validation_seconds
 
     def _count(self, row: list[float], finite: bool) -> None:
         """Takes a step's row of STEP_COLUMNS in. Raises: UserError after ``max_skipped_steps`` in a row."""
@@ -231,14 +256,22 @@ class _Run:
         return batches.create_dict_iterator(num_epochs=1)
 
 
+def _validates(config: Config, epoch: int) -> bool:
+    """Whether epoch number 0, 1, … ends with a validation."""
+    return (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+
+
 def _say(line: str, file: TextIO | None = None) -> None:
     if rank() == 0:
         print(line, file=file, flush=True)
 
 
 def _summary(config: Config, values: dict[str, float], best: bool) -> str:
-    line = (f"epoch {values['epoch']}/{config.epochs}: loss {values.get('loss', math.nan):.4f}, "
-            f"{values['samples_per_second']} samples/s")
+    line = f"epoch {values['epoch']}/{config.epochs}: loss {values.get('loss', math.nan):.4f}"
+    if PARTS[0] in values:
+        data, step, host = (values[name] for name in PARTS)
+        line += (f", {values['samples_per_second']} samples/s ({data:.0f} ms waiting for data, {step:.0f} ms step, "
+                 f"{host:.0f} ms host)")
     if values["skipped"]:
         line += f", {values['skipped']} steps not finite and skipped"
     if "oIoU" in values:
