@@ -21,7 +21,7 @@ from src.evaluation.evaluate import evaluate_split
 from src.inference.checkpoint import start_from
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
-from src.training.optimizer import make_optimizer
+from src.training.optimizer import freeze, make_optimizer
 from src.training.record import STEP_COLUMNS, VALIDATION_COLUMNS, Record, find_state
 from src.training.state import Progress, check_unchanged, fingerprint, set_parameters
 from src.training.step import Objective, TrainStep
@@ -63,8 +63,12 @@ def train(config: Config, progress: bool = True) -> Path:
     weights = model.parameters_dict()  # before dropout is given a parameter that is none of the model's
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
+    freeze(model, config.frozen)
+    if config.recompute:
+        model.recompute_blocks()
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
-    step = TrainStep(objective, optimizer, config.max_grad_norm, micro_batch, config.accumulation_steps)
+    step = TrainStep(objective, optimizer, config.max_grad_norm, micro_batch, config.accumulation_steps,
+                     config.precision == "fp16", config.ema_decay)
     done = Progress(config=config.as_dict(), data=fingerprint(training))
     if state:
         path, saved, done = state
@@ -83,13 +87,15 @@ def train(config: Config, progress: bool = True) -> Path:
                 best = False
                 if (done.epochs + 1) % config.eval_every == 0 or done.epochs + 1 == config.epochs:
                     model.set_train(False)
-                    with request.interrupting():
-                        result = evaluate_split(model, config, validation, config.val_split, config.eval_limit, progress)
-                    values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
-                    best = values["oIoU"] > done.best
-                if best:
-                    done.best = values["oIoU"]
-                    record.save_best(weights)
+                    with step.averaged():
+                        with request.interrupting():
+                            result = evaluate_split(model, config, validation, config.val_split, config.eval_limit,
+                                                    progress)
+                        values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
+                        best = values["oIoU"] > done.best
+                        if best:
+                            done.best = values["oIoU"]
+                            record.save_best(weights)
                 done.epochs, done.sums, done.skipped = done.epochs + 1, [], 0
                 record.epoch({**values, "seconds": round(run.seconds(), 1)})
                 run.save()
