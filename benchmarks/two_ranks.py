@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = directory / "data"
     # One epoch of so many updates. The other splits have a tenth of the samples that train has.
     expressions = max(config.batch_size * args.steps, 10 * args.samples)
-    _run("data", directory, ["python", "prepare_data.py", "--output", str(data), "--expressions", str(expressions)], config)
+    _run("data", directory, ["python", "prepare_data.py", "--output", str(data), "--expressions", str(expressions)],
+         config)
     trained = {}
     for name, ranks in (("one", 1), ("several", args.ranks)):
         output = directory / name
