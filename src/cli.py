@@ -116,7 +116,7 @@ def _metavar(key: Key) -> str:
 def _written(key: Key) -> str:
     """The default as one would type it."""
     if isinstance(key.default, tuple):
-        return ",".join(map(str, key.default))
+        return ",".join(map(str, key.default)) or "empty"
     if isinstance(key.default, bool):
         return str(key.default).lower()
     return "empty" if key.default == "" else str(key.default)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import nullcontext
 
 import mindspore
 import numpy as np
@@ -33,13 +34,15 @@ class Step:
     bad: set[int] = set()
     after: dict[int, object] = {}
 
-    def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps):
+    def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps, scales_loss, ema_decay):
         self.batch, self.count = batch, accumulation_steps
         self.weight = Parameter(Tensor([0.5], mindspore.float32), name="sma.weight")
         self.number = Parameter(Tensor([0], mindspore.int32), name="global_step")
 
     def set_train(self, mode=True):
         self.training = mode
+
+    averaged = staticmethod(nullcontext)
 
     def state(self):
         return {each.name: each for each in (self.weight, self.number)}

@@ -44,6 +44,14 @@ class CoupAlign(nn.Cell):
         self.upsample = Upsample(size=image_size // 4, factor=4)
         self.sides = [image_size // 4 // 2 ** i for i in range(4)]
 
+    def recompute_blocks(self) -> None:
+        """Lets training keep of the encoders' blocks only what goes in, and compute the rest again on the way back."""
+        for stage in self.image_encoder.layers:
+            for block in stage.blocks:
+                block.recompute()
+        for layer in self.text_encoder.encoder.layer:
+            layer.recompute()
+
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         return self.training_outputs(image, token_ids, token_mask)[0]
 

@@ -1,9 +1,11 @@
 """One step of training: losses, gradients, update."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore.amp import DynamicLossScaler
 
 from src.loss import PixelContrastiveLoss, SegmentationLoss
 from src.model import CoupAlign
@@ -11,6 +13,8 @@ from src.model.dropout import connect_dropout, draw
 from src.training.update import Update
 
 COLUMNS = ("image", "token_ids", "token_mask", "mask")  # of a batch
+LOSS_SCALE = 2.0 ** 16  # at first
+DOUBLED_AFTER = 1000  # updates in a row that were finite
 
 
 class Objective(nn.Cell):
@@ -54,15 +58,19 @@ class TrainStep(nn.Cell):
         max_grad_norm: gradients are scaled down to this global norm; 0 leaves them.
         batch: samples of a micro batch.
         accumulation_steps: micro batches of an update on this rank.
+        scales_loss: whether gradients are taken of the loss times a scale, which adapts itself, so that in float16 the
+            small ones are not lost and the large ones not infinite.
+        ema_decay: of the moving average of the weights; 0 is none.
     """
 
     def __init__(self, objective: Objective, optimizer: nn.Cell, max_grad_norm: float, batch: int,
-                 accumulation_steps: int = 1):
+                 accumulation_steps: int = 1, scales_loss: bool = False, ema_decay: float = 0.0):
         super().__init__(auto_prefix=False)
-        self.objective = objective  # a child, so that set_train reaches it
+        scaler = DynamicLossScaler(LOSS_SCALE, 2, DOUBLED_AFTER) if scales_loss else None
+        self.objective = _Scaled(objective, scaler)  # a child, so that set_train reaches it
         self.draws = connect_dropout(objective, batch)
-        self.gradients = ops.value_and_grad(objective, None, optimizer.parameters, has_aux=True)
-        self.conclude = Update(objective, optimizer, max_grad_norm)
+        self.gradients = ops.value_and_grad(self.objective, None, optimizer.parameters, has_aux=True)
+        self.conclude = Update(objective, optimizer, max_grad_norm, scaler, ema_decay)
         self.accumulates = accumulation_steps > 1
         if self.accumulates:
             self.sums = Sums(optimizer.parameters, accumulation_steps)
@@ -93,11 +101,38 @@ class TrainStep(nn.Cell):
                 result.asnumpy()  # waits, since a graph that runs may still read the draws
         return self.conclude_sums() if self.accumulates else result
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the model has the moving average of its weights, where there is one."""
+        pairs = list(zip(self.conclude.averaged, self.conclude.averages))
+        own = [each.asnumpy().copy() for each, _ in pairs]
+        for each, average in pairs:
+            each.set_data(Tensor(average.asnumpy()))
+        try:
+            yield
+        finally:
+            for (each, _), value in zip(pairs, own):
+                each.set_data(Tensor(value))
+
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
-        losses, gradients = self.gradients(image, token_ids, token_mask, mask)
+        (_, losses), gradients = self.gradients(image, token_ids, token_mask, mask)
         if self.accumulates:
-            return self.sums.add(ops.stack(losses), gradients)
-        return self.conclude(ops.stack(losses), gradients)
+            return self.sums.add(losses, gradients)
+        return self.conclude(losses, gradients)
+
+
+class _Scaled(nn.Cell):
+    """An objective whose gradients come scaled. Outputs: L times the scale; L, L_seg and L_aux as they are, (3,)."""
+
+    def __init__(self, objective: Objective, scaler: DynamicLossScaler | None):
+        super().__init__(auto_prefix=False)
+        self.objective = objective
+        self.scaler = scaler
+
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
+        losses = self.objective(image, token_ids, token_mask, mask)
+        scaled = losses[0] if self.scaler is None else self.scaler.scale(losses[0])
+        return scaled, ops.stack(losses)
 
 
 class Sums(nn.Cell):

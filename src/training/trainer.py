@@ -27,7 +27,7 @@ from src.inference.checkpoint import start_from
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.training.monitor import STEP_COLUMNS, VALIDATION_COLUMNS
-from src.training.optimizer import make_optimizer
+from src.training.optimizer import freeze, make_optimizer
 from src.training.pictures import Pictures
 from src.training.record import Record
 from src.training.state import Progress, check_unchanged, find_state, fingerprint, set_parameters
@@ -74,8 +74,12 @@ def train(config: Config, progress: bool = True) -> Path:
     weights = model.parameters_dict()  # before dropout is given a parameter that is none of the model's
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
+    freeze(model, config.frozen)
+    if config.recompute:
+        model.recompute_blocks()
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
-    step = TrainStep(objective, optimizer, config.max_grad_norm, micro_batch, config.accumulation_steps)
+    step = TrainStep(objective, optimizer, config.max_grad_norm, micro_batch, config.accumulation_steps,
+                     config.precision == "fp16", config.ema_decay)
     done = Progress(config=config.as_dict(), data=fingerprint(training))
     if state:
         path, saved, done = state
@@ -102,14 +106,16 @@ def train(config: Config, progress: bool = True) -> Path:
                 if _validates(config, done.epochs):
                     model.set_train(False)
                     run.share_statistics()
-                    with request.interrupting():
-                        result = evaluate_split(model, config, validation, config.val_split, config.eval_limit, progress,
-                                                between=request.check, show=pictures if record.shows else None)
-                    values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
-                    best = values["oIoU"] > done.best
-                if best:
-                    done.best = values["oIoU"]
-                    record.save_best(weights)
+                    with step.averaged():
+                        with request.interrupting():
+                            result = evaluate_split(model, config, validation, config.val_split, config.eval_limit,
+                                                    progress, between=request.check,
+                                                    show=pictures if record.shows else None)
+                        values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
+                        best = values["oIoU"] > done.best
+                        if best:
+                            done.best = values["oIoU"]
+                            record.save_best(weights)
                 done.epochs, done.sums, done.skipped = done.epochs + 1, [], 0
                 record.epoch({**values, "seconds": round(run.seconds(), 1)}, pictures.drawn)
                 run.save()
@@ -121,6 +127,7 @@ def train(config: Config, progress: bool = True) -> Path:
             run.save()
             _say(f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
                  f"{record.directory}: --resume auto goes on", sys.stderr)
+            devices.meet()  # msrun kills all ranks when one has ended like this, also one that is still writing
             raise
     return record.directory
 
