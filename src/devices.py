@@ -13,18 +13,28 @@ import numpy as np
 from mindspore import Tensor, communication, nn, ops
 
 from src.config import Config
+from src.errors import UserError
 
 _ranks = (0, 1)  # this rank, and their number; set once by initialise
 
 
 def initialise(config: Config) -> None:
-    """Joins the other ranks where msrun started this process. To be called before the first Tensor is made."""
+    """Joins the other ranks where msrun started this process. To be called before the first Tensor is made.
+
+    Raises: UserError where they do not all arrive in time.
+    """
     global _ranks
     if "MS_ROLE" in os.environ and _ranks == (0, 1):
         if config.device_target == "CPU":
             # Seconds that a sum waits for a rank that is still compiling, or writing a checkpoint. 30 without this.
             os.environ.setdefault("MS_NODE_TIMEOUT", "600")
-        communication.init()
+        try:
+            communication.init()  # msrun's scheduler stays in there until all ranks have ended
+        except RuntimeError as error:
+            count, host, port = (os.environ[name] for name in ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT"))
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"the {count} ranks did not meet at {host}:{port}, or one was lost: see that each was "
+                            f"started, and the logs of the others ({reason})") from error
         _ranks = communication.get_rank(), communication.get_group_size()
 
 

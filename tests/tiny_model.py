@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn
 
+from src.model.batch_norm import batch_norm
 from src.model.dropout import Dropout
 
 
@@ -16,7 +17,7 @@ class TinyModel(nn.Cell):
         super().__init__()
         self.image_encoder = nn.Conv2d(3, 6, 8, 8, pad_mode="valid", has_bias=True)
         self.text_encoder = nn.Embedding(30522, 6)
-        self.seg_head = nn.SequentialCell(nn.BatchNorm2d(6), nn.ReLU(), Dropout(0.2))
+        self.seg_head = nn.SequentialCell(batch_norm(6, "synchronised"), nn.ReLU(), Dropout(0.2))
         self.mask_proj = nn.Conv2d(6, 64, 1, has_bias=True)
 
     def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
