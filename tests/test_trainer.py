@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
-from contextlib import nullcontext
+from contextlib import contextmanager
 
 import mindspore
 import numpy as np
@@ -25,6 +25,7 @@ SCORES = {5: 0.2, 10: 0.6, 15: 0.4}  # oIoU by the step after which it is measur
 class Step:
     """In place of TrainStep: a weight that takes in all that it is given, in order. Hooks run after a step."""
 
+    inside = False  # the block in which the model has averaged weights
     seen: list[bytes] = []
     bad: set[int] = set()
     after: dict[int, object] = {}
@@ -37,7 +38,11 @@ class Step:
     def set_train(self, mode=True):
         self.training = mode
 
-    averaged = staticmethod(nullcontext)
+    @contextmanager
+    def averaged(self):
+        Step.inside = True
+        yield
+        Step.inside = False
 
     def state(self):
         return {each.name: each for each in (self.weight, self.number)}
@@ -131,6 +136,21 @@ def test_a_training_killed_at_any_step_repeats_only_what_was_not_saved(training,
     Step.after = {}
     assert same(whole, training("killed"))
     assert Step.seen == seen[:step] + seen[saved:]
+
+
+def test_averaged_weights_are_validated_and_saved(training, monkeypatch):
+    measured, save, when = trainer.evaluate_split, trainer.Record.save_best, []
+    monkeypatch.setattr(trainer, "evaluate_split", lambda *given: when.append(Step.inside) or measured(*given))
+    monkeypatch.setattr(trainer.Record, "save_best", lambda *given: when.append(Step.inside) or save(*given))
+    training("run")
+    assert when == [True] * 5 and not Step.inside
+
+
+def test_what_is_frozen_is_not_given_to_the_optimiser(training, monkeypatch):
+    given = []
+    monkeypatch.setattr(trainer, "make_optimizer", lambda _, parameters, *__: given.extend(map(str, parameters)))
+    training("run", frozen="w*", epochs=1)
+    assert len(given) == 1 and "name=bias" in given[0]
 
 
 def test_a_batch_in_parts_has_the_samples_of_the_whole(training):
