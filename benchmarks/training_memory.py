@@ -130,8 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept, largest = (each / 1e6 for each in per_sample(config, recompute))
         written = ", ".join(f"{each / 1e9:.2f}" for each in peaks)
         slope = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) / 1e6
-        print(f"recompute {str(recompute).lower()}: peaks of {written} GB at batch {args.measure}; a sample adds {slope:.1f} "
-              f"MB, by the arithmetic {kept:.1f} MB and {largest:.1f} MB for a while", flush=True)
+        print(f"recompute {str(recompute).lower()}: peaks of {written} GB at batch {args.measure}; a sample adds "
+              f"{slope:.1f} MB, by the arithmetic {kept:.1f} MB and {largest:.1f} MB for a while", flush=True)
     return 0
 
 
