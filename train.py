@@ -20,11 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, _ = parse_arguments(__doc__, argv)
     take_signals()
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
+    from src import devices
     from src.context import set_up
     from src.training import train
 
     set_up(config)
-    print(f"trained model written to {train(config)}")
+    directory = train(config)
+    if devices.rank() == 0:
+        print(f"trained model written to {directory}")
     return 0
 
 

@@ -12,10 +12,11 @@ CHOICES = {
     "sentences": ("all", "first", "random"),
     "eval_resolution": ("original", "input"),
     "wpa_direction": ("bi", "uni", "none"),
+    "batch_norm": ("synchronised", "local", "frozen"),
 }
 AT_LEAST_ONE = (
     "num_workers", "image_size", "max_tokens", "batch_size", "epochs", "decay_epochs", "eval_every", "eval_batch_size",
-    "max_skipped_steps", "accumulation_steps",
+    "max_skipped_steps", "accumulation_steps", "prefetch",
     "swin_embed_dim", "swin_window_size", "bert_vocab_size", "bert_num_layers", "bert_hidden_size", "bert_num_heads",
     "bert_max_positions", "wpa_dim", "cross_attention_heads", "num_queries", "decoder_dim", "decoder_heads",
     "decoder_ffn_dim", "decoder_layers", "seg_head_dim", "swin_depths", "swin_num_heads",
@@ -23,7 +24,7 @@ AT_LEAST_ONE = (
 POSITIVE = ("learning_rate", "decay_power", "sma_temperature", "aux_temperature")
 NOT_NEGATIVE = (
     "seed", "end_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "eval_limit", "aux_loss_weight",
-    "linear_init_std", "checkpoint_every", "keep_checkpoints",
+    "linear_init_std", "checkpoint_every", "keep_checkpoints", "profile",
 )
 BELOW_ONE = ("swin_drop_path_rate", "bert_dropout", "threshold", "ema_decay")
 NOT_EMPTY = ("output_dir", "dataset", "data_dir", "vocab_file", "train_split", "val_split", "eval_splits",

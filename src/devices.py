@@ -1,24 +1,39 @@
 """Ranks: processes with a device each that work on one thing. All that knows how platforms differ is here.
 
 ``msrun`` starts the processes and tells them of each other through the environment. Without it there is one, rank 0 of
-1, and nothing here communicates. Collectives are HCCL on Ascend, NCCL on GPU, and MindSpore's own on the CPU, which
-can only add: so what follows is made of sums alone. MindSpore itself gives each rank of a machine its own device.
+1, and nothing here communicates. MindSpore gives each rank of a machine its own device. Collectives are HCCL on Ascend
+and NCCL on GPU. On the CPU they are MindSpore's own, which only add, and only floats: so what follows is made of that.
 """
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
 
+from src.config import Config
+from src.errors import UserError
+
 _ranks = (0, 1)  # this rank, and their number; set once by initialise
 
 
-def initialise() -> None:
-    """Joins the other ranks where msrun started this process. To be called before the first Tensor is made."""
+def initialise(config: Config) -> None:
+    """Joins the other ranks where msrun started this process. To be called before the first Tensor is made.
+
+    Raises: UserError where they do not all arrive in time.
+    """
     global _ranks
     if "MS_ROLE" in os.environ and _ranks == (0, 1):
-        communication.init()
+        if config.device_target == "CPU":
+            # Seconds that a sum waits for a rank that is still compiling, or writing a checkpoint. 30 without this.
+            os.environ.setdefault("MS_NODE_TIMEOUT", "600")
+        try:
+            communication.init()  # msrun's scheduler stays in there until all ranks have ended
+        except RuntimeError as error:
+            where = f"{os.environ['MS_SCHED_HOST']}:{os.environ['MS_SCHED_PORT']}"
+            raise UserError(f"{os.environ['MS_WORKER_NUM']} ranks did not meet at {where}, or one was lost: see that each was "
+                            f"started, and the logs of the others ({str(error).strip().splitlines()[0]})") from error
         _ranks = communication.get_rank(), communication.get_group_size()
 
 
@@ -33,15 +48,24 @@ def rank_count() -> int:
 
 
 def total(values: np.ndarray) -> np.ndarray:
-    """Sum over the ranks, the same on each of them. All have to call this, with float32 or int32 of the same shape."""
+    """Sum over the ranks, the same on each of them. All have to call this, with arrays of one shape.
+
+    Args:
+        values: float32, added as such; or int64, exact.
+    """
     if rank_count() == 1:
         return values
-    return _Sum()(Tensor(values)).asnumpy()
+    if values.dtype == np.float32:
+        return _sum()(Tensor(values)).asnumpy()
+    # Floats hold the sums of the eight bytes of integers exactly.
+    digits = np.ascontiguousarray(values, "<i8").reshape(-1, 1).view(np.uint8)
+    sums = _sum()(Tensor(digits.astype(np.float32))).asnumpy().astype(np.int64)
+    return (sums << np.arange(0, 64, 8)).sum(1).reshape(values.shape)
 
 
 def largest(number: int) -> int:
-    """The largest of the ranks' numbers, int32. All have to call this."""
-    numbers = np.zeros(rank_count(), np.int32)
+    """The largest of the ranks' integers. All have to call this."""
+    numbers = np.zeros(rank_count(), np.int64)
     numbers[rank()] = number
     return int(total(numbers).max())
 
@@ -60,3 +84,8 @@ class _Sum(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.sum(x)
+
+
+@cache
+def _sum() -> _Sum:
+    return _Sum()

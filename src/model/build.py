@@ -50,7 +50,7 @@ def build_model(config, precision: str | None = None) -> CoupAlign:
                                        num_pixels=(config.image_size // 32) ** 2),
         mask_generator=mask_generator,
         seg_head=SegHead(image_dims=image_dims, fused_dim=image_dims[3], dim=config.seg_head_dim,
-                         size=config.image_size // 4),
+                         size=config.image_size // 4, statistics=config.batch_norm),
         sma=sma, seg_head_dim=config.seg_head_dim, image_size=config.image_size)
     if config.linear_init_std != START:
         _start_linear_layers(model, config.linear_init_std)
