@@ -62,7 +62,7 @@ class CoupAlign(nn.Cell):
         if self.has_sma:
             mask = self.sma(self.mask_generator(self._tokens(fused)), pixels, sentence)[0]
         else:
-            mask = self.mask_proj(pixels).squeeze(1)
+            mask = self.mask_proj(pixels).astype("float32").squeeze(1)
         return self._full_size(mask), pixels
 
     def predict_all(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
@@ -78,7 +78,7 @@ class CoupAlign(nn.Cell):
             mask, weights, embeddings = self.sma(self.mask_generator(self._tokens(fused)), pixels, sentence)
             proposals = self.sma.masks(embeddings, pixels)
         else:
-            proposals = self.mask_proj(pixels)
+            proposals = self.mask_proj(pixels).astype("float32")
             mask = proposals.squeeze(1)
             weights = ops.ones((mask.shape[0], 1), mindspore.float32)
         return self._full_size(mask), pixels, proposals, weights, attention
