@@ -29,6 +29,10 @@ class Proposals:
             word.
         image_to_text: the same for (T, H_i, W_i): how much each word takes from each pixel; empty in one direction.
         tokens: the T word pieces.
+        words: the words they are pieces of, each with its slots among the T (``Tokenizer.words``).
+        stages: numbers from 1 of the stages with Word-Pixel Alignment.
+        image_gates: per such stage, how far its gate lets words into pixels: mean magnitude of Eq 6's tanh, 0 to 1.
+        text_gates: the same of pixels into words, over the real pieces; empty in one direction.
     """
 
     masks: np.ndarray
@@ -36,6 +40,10 @@ class Proposals:
     text_to_image: tuple[np.ndarray, ...]
     image_to_text: tuple[np.ndarray, ...]
     tokens: list[str]
+    words: list[tuple[str, list[int]]]
+    stages: tuple[int, ...]
+    image_gates: tuple[float, ...]
+    text_gates: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -93,14 +101,17 @@ class Predictor:
         inputs = [Tensor(array[None]) for array in (prepare_image(rgb, self.config.image_size), token_ids, token_mask)]
         if not proposals:
             return self._prediction(self.model(*inputs).asnumpy(), rgb.shape)
-        logits, _, masks, weights, attention = self._everything(*inputs)
+        logits, _, masks, weights, alignments = self._everything(*inputs)
         details = Proposals(
             masks=masks.asnumpy()[0],
             weights=weights.asnumpy()[0],
-            text_to_image=tuple(_square(over_words.asnumpy()[0], 0) for over_words, _ in attention),
-            image_to_text=tuple(_square(over_pixels.asnumpy()[0], 1) for _, over_pixels in attention
-                                if over_pixels is not None),
+            text_to_image=tuple(_square(each[0].asnumpy()[0], 0) for each in alignments),
+            image_to_text=tuple(_square(each[1].asnumpy()[0], 1) for each in alignments if each[1] is not None),
             tokens=self.tokenizer.tokens(expression),
+            words=self.tokenizer.words(expression),
+            stages=tuple(number for number, aligned in enumerate(self.model.aligned, 1) if aligned),
+            image_gates=tuple(float(each[2].asnumpy()[0]) for each in alignments),
+            text_gates=tuple(float(each[3].asnumpy()[0]) for each in alignments if each[3] is not None),
         )
         return self._prediction(logits.asnumpy(), rgb.shape, details)
 
