@@ -48,7 +48,7 @@ class Proposals:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for an image of height H and width W.
+    """The answer for an image of height H and width W, or at another size that was asked for.
 
     Attributes:
         mask: (H, W) bool, where the probability is above the configuration's threshold.
@@ -81,13 +81,15 @@ class Predictor:
         self.model.set_train(False)
         self._everything = _Everything(self.model)
 
-    def predict(self, image: np.ndarray | str | os.PathLike, expression: str, proposals: bool = False) -> Prediction:
+    def predict(self, image: np.ndarray | str | os.PathLike, expression: str, proposals: bool = False,
+                size: tuple[int, int] | None = None) -> Prediction:
         """The mask of what `expression` names in `image`.
 
         Args:
             image: path of an image file, or RGB pixels (H, W, 3) uint8.
             expression: English text.
-            proposals: also return the N masks, their weights and the word-pixel attention.
+            proposals: also return the N masks, their weights, the word-pixel attention and its gates.
+            size: height and width of the mask and the probability in place of the image's own.
 
         Raises:
             UserError: for a file that is no image, pixels of another type or shape, an empty expression, a word
@@ -100,7 +102,7 @@ class Predictor:
                             f"{self.config.bert_vocab_size}: pass the vocabulary that the model was trained with")
         inputs = [Tensor(array[None]) for array in (prepare_image(rgb, self.config.image_size), token_ids, token_mask)]
         if not proposals:
-            return self._prediction(self.model(*inputs).asnumpy(), rgb.shape)
+            return self._prediction(self.model(*inputs).asnumpy(), size or rgb.shape)
         logits, _, masks, weights, alignments = self._everything(*inputs)
         details = Proposals(
             masks=masks.asnumpy()[0],
@@ -113,7 +115,7 @@ class Predictor:
             image_gates=tuple(float(each[2].asnumpy()[0]) for each in alignments),
             text_gates=tuple(float(each[3].asnumpy()[0]) for each in alignments if each[3] is not None),
         )
-        return self._prediction(logits.asnumpy(), rgb.shape, details)
+        return self._prediction(logits.asnumpy(), size or rgb.shape, details)
 
     def _prediction(self, logits: np.ndarray, shape: tuple[int, ...], details: Proposals | None = None) -> Prediction:
         probability = probability_at(probabilities(logits)[0], shape[0], shape[1])
