@@ -28,7 +28,8 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None,
         argv: arguments; None is those of the process.
         add: adds the program's own arguments to the parser.
         subcommand: which of the program's it is, for ``--help``.
-        base: gives, by the program's own arguments, the values to start from where no ``--config`` is given.
+        base: gives, by the program's own arguments, the settings of an evaluation, to start from where no ``--config``
+            is given.
 
     Returns: the checked configuration, and the program's own arguments (with ``config``).
 
@@ -37,8 +38,9 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None,
     parser = _parser(description, f"%(prog)s {subcommand}".strip() + " [--config FILE] [--key value …] [arguments]", add)
     takes_checkpoint = parser.takes("--checkpoint") and not base
     beside = "config.yaml beside the checkpoint if there, else " if takes_checkpoint else ""
-    parser.add_argument("--config", metavar="FILE", help=f"YAML file with what differs from {DEFAULT_FILE} "
-                                                         f"(default: {beside}{DEFAULT_FILE})")
+    default = "the evaluation's own settings" if base else f"{beside}{DEFAULT_FILE}"
+    parser.add_argument("--config", metavar="FILE",
+                        help=f"YAML file with what differs from {DEFAULT_FILE} (default: {default})")
     keys = config_keys()
     groups = {}
     for key in keys.values():

@@ -15,7 +15,8 @@ from src.visual.results import Evaluation
 
 RANGES = [f"[{'0' if not low else f'0.{low}'},0.{low + 1})" for low in range(HISTOGRAM_BINS)]
 _HEADER = ["evaluation", "samples", *RANGES, "all below 0.5"]
-_WIDTH, _HEIGHT = 960, 300  # of the page, and of its tallest bar
+_WIDTH, _HEIGHT = 960, 300  # of the page at least, and of its tallest bar
+_BAR, _AXIS, _BETWEEN = 48, 52, 24  # a bar and the number on it, at least; left of the bars; between ranges
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def draw_failures(rows: Sequence[Row], about: Sequence[str]) -> Page:
     """Bars of the shares of samples in each range, a colour an evaluation, with the counts on them."""
-    page = Page(_WIDTH)
+    page = Page(max(_WIDTH, 2 * MARGIN + _AXIS + HISTOGRAM_BINS * (len(rows) * _BAR + _BETWEEN)))
     page.y += 20
     page.text(MARGIN, page.y, "Failures by IoU", 24, bold=True)
     page.y += 6
@@ -106,21 +107,20 @@ def _draw_bars(page: Page, rows: Sequence[Row]) -> None:
     top, bottom = page.y, page.y + _HEIGHT
     most = max(max(max(row.counts) / row.samples for row in rows), 1e-9)
     step = next(each for each in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if most / each <= 6)
-    left, right = MARGIN + 52, page.width - MARGIN
+    left, right = MARGIN + _AXIS, page.width - MARGIN
     for number in range(int(most / step) + 1):
         y = bottom - _HEIGHT * number * step / most
         page.box(left, y, right - left, 1, INK if not number else RULE)
         page.text(left - 10, y + 4, f"{100 * number * step:g} %", 12, MUTED, align="right")
     page.text(MARGIN, top - 20, "share of all samples; numbers on the bars are samples", 12, MUTED)
     room = (right - left) / HISTOGRAM_BINS
-    width = min((room - 24) / len(rows), 56)
-    size = min(12.0, width / 3)  # four digits fit
+    width = min((room - _BETWEEN) / len(rows), 56)
     for place, name in enumerate(RANGES):
         start = left + room * (place + 0.5) - width * len(rows) / 2
         for number, row in enumerate(rows):
             height = _HEIGHT * row.counts[place] / row.samples / most
             page.box(start + width * number + 1, bottom - height, width - 2, height, _colour(number))
-            page.text(start + width * (number + 0.5), bottom - height - 4, f"{row.counts[place]:,}", size, align="center")
+            page.text(start + width * (number + 0.5), bottom - height - 4, f"{row.counts[place]:,}", 12, align="center")
         page.text(left + room * (place + 0.5), bottom + 20, name, 13, align="center")
     page.text((left + right) / 2, bottom + 44, "IoU", 13, MUTED, align="center")
     page.y = bottom + 50
