@@ -245,5 +245,6 @@ def test_a_checkpoint_that_moved_with_its_evaluation_is_found(evaluated, checkpo
     moved = tmp_path / "run"
     shutil.copytree(evaluated, moved / "eval")
     shutil.copy(checkpoint, moved / "best.ckpt")
-    changed(moved / "eval/val.json", lambda json: {**json, "checkpoint": {**json["checkpoint"], "file": "gone/best.ckpt"}})
+    changed(moved / "eval/val.json",
+            lambda json: {**json, "checkpoint": {**json["checkpoint"], "file": "gone/best.ckpt"}})
     assert read_evaluation(moved / "eval/val.json").checkpoint() == moved / "best.ckpt"
