@@ -9,7 +9,7 @@ from src.model.layers import EPSILON
 
 STRIPE = 256  # pixels at most that are compared with the map at a time: more take memory, fewer take time
 EMPTY = -1e30  # logarithm of an empty sum, and what hides a score from a maximum
-BOUND = 40.0  # scores no further from 0 have exponentials, and sums of them, well inside float32
+BOUND = 11.0  # scores no further from 0 have exponentials inside float16, in which some devices multiply float32
 
 
 class Comparisons(nn.Cell):
@@ -43,7 +43,7 @@ class Comparisons(nn.Cell):
         batch, _, length = sides.shape
         own, others = ops.zeros((batch, length), mstype.float32), ops.zeros((batch, length), mstype.float32)
         image = Tensor(0, mstype.int32)
-        while image < batch:
+        while image < Tensor(batch, mstype.int32):
             side = ops.gather(sides, image, 0)
             y, _ = self._unit(_map(features, image))
             prototypes, _ = self._unit(self.mm_tb(y, _shares(side)))
@@ -55,7 +55,7 @@ class Comparisons(nn.Cell):
     def bprop(self, features: Tensor, sides: Tensor, out: tuple, dout: tuple):
         gradient = ops.zeros_like(features)
         image = Tensor(0, mstype.int32)
-        while image < features.shape[0]:
+        while image < Tensor(features.shape[0], mstype.int32):
             side = ops.gather(sides, image, 0)
             y, scale = self._unit(_map(features, image))
             shares = _shares(side)
@@ -139,7 +139,7 @@ class Comparisons(nn.Cell):
         """Gradient of `_unit` by x from its output; vectors shorter than 1e-6 were divided by a constant."""
         if not self.normalize:
             return dy
-        along = self.mm(ops.ones((1, y.shape[0]), mstype.float32), y * dy) * (scale < 1 / EPSILON).astype("float32")
+        along = self.mm(ops.ones((1, y.shape[0]), mstype.float32), y * dy) * (scale < Tensor(1 / EPSILON, mstype.float32)).astype("float32")
         return (dy - y * ops.broadcast_to(along, y.shape)) * ops.broadcast_to(scale, y.shape)
 
 
@@ -167,7 +167,8 @@ def _pixels(order: Tensor, stripe: Tensor):
     length = order.shape[0]
     height = _stripe_length(length)
     pixels = ops.gather(order, Tensor(np.arange(height, dtype=np.int32)) + stripe * height, 0)
-    return pixels % length, (pixels < length).astype("float32")
+    valid = pixels < Tensor(length, mstype.int32)
+    return ops.where(valid, pixels, pixels - length), valid.astype("float32")
 
 
 def _stripe_length(length: int) -> int:
