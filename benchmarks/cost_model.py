@@ -2,9 +2,9 @@
 
     python -m benchmarks.cost_model --batch 2 --image_size 448 --num_queries 100
 
-Nothing is run, unless --check compiles the training graph of the configuration (without the auxiliary loss, whose loops have
-no fixed number of rounds) and counts what is in it. The predictions rest on published peaks and on assumed shares of
-them; none of it was measured.
+Nothing is run, unless --check compiles the training graph of the configuration (without the auxiliary loss, whose loops
+have no fixed number of rounds) and counts what is in it. The predictions rest on published peaks and on assumed shares
+of them; none of it was measured.
 """
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from src.config import Config
 REACHED_FLOPS, REACHED_BYTES = 0.4, 0.7  # shares of the peaks that well-kept training code reaches
 BYTES = 2  # of a number in forward and backward (bfloat16 or float16); gradients are summed in float32
 ACTIVATION_PASSES = 5  # written and read going forward; read, gradient written and read going backward
+FLOAT32 = 2  # times as long as 16 bits that a product of the auxiliary loss takes, which is float32 throughout
+PAIR_PASSES = 10  # of float32 scores in the auxiliary loss: four going forward, six going backward
 OPTIMIZER_BYTES = 30  # a parameter: float32 weight and two moments read and written, gradient read, weight cast
 
 
@@ -50,9 +52,9 @@ def step(modules: dict[str, Cost], device: Device, count: int) -> dict[str, floa
     """
     parameters = sum(cost.parameters for cost in modules.values())
     flops, bandwidth = device.tflops * 1e12 * REACHED_FLOPS, device.memory * 1e12 * REACHED_BYTES
-    products = [(cost.forward + cost.backward) / flops for cost in modules.values()]
-    memory = [BYTES * (ACTIVATION_PASSES * cost.activations + 3 * cost.parameters) / bandwidth
-              for cost in modules.values()]
+    products = [(cost.forward + cost.backward) * (FLOAT32 if cost.pairs else 1) / flops for cost in modules.values()]
+    memory = [(BYTES * (ACTIVATION_PASSES * cost.activations + 3 * cost.parameters) + 4 * PAIR_PASSES * cost.pairs)
+              / bandwidth for cost in modules.values()]
     compute = sum(map(max, products, memory))
     update = OPTIMIZER_BYTES * parameters / bandwidth
     all_reduce = sum(volume / (speed * 1e9 * REACHED_BYTES) for volume, speed in zip(
