@@ -15,20 +15,21 @@ BOUND = 11.0  # scores no further from 0 have exponentials inside float16, in wh
 class Comparisons(nn.Cell):
     """``own_i = y_i . p / t`` and ``others_i = log sum_k exp(y_i . y_k / t)`` of every pixel i.
 
-    p is the prototype of the pixel's side, the mean of its y; k runs over the other side. Pairs are never all held: image
-    by image, the smaller side is walked in stripes, and each stripe is compared with the whole map. That is
-    min(P, N) (P + N) <= 2 P N products for P and N pixels, from which both sides have their sums. The gradient makes the
-    products anew. Shapes are fixed, only the number of stripes depends on the mask.
+    p is the prototype of the pixel's side, the mean of its y; k runs over the other side. Pairs are never all held:
+    image by image, the smaller side is walked in stripes of at most 256 pixels, and each stripe is compared with the
+    whole map. That is min(P, N) (P + N) <= 2 P N products for P and N pixels, and one pass over them serves both
+    sides. The gradient makes the products anew. Shapes are fixed, only the number of stripes depends on the mask:
+    a loop of the graph, whose features and scores stay on the device.
 
-    Maps stay (d, L) as they come, and are broadcast before they are multiplied: on the CPU, operators that transpose or
-    broadcast by themselves are ten times slower, and each keeps several maps' memory for good.
+    Maps stay (d, L) as they come, and are broadcast before they are multiplied: on the CPU, operators that transpose
+    or broadcast by themselves are ten times slower, and each keeps several maps' memory for good.
 
     Args:
         temperature: t.
         normalize: whether y and p are scaled to length 1 (divided by 1e-6 where they are shorter).
 
-    Inputs: features (B, d, h, w); sides (B, 2, L) float32 with L = hw, [:, 0] is 1 on the referent, [:, 1] on the background,
-    else 0. There is no gradient by the sides.
+    Inputs: features (B, d, h, w), any precision; sides (B, 2, L) float32 with L = hw, [:, 0] is 1 on the referent and
+    [:, 1] on the background, else 0. There is no gradient by the sides.
     Outputs: own, others (B, L) float32; others is -1e30 where the other side has no pixel.
     """
 
@@ -70,7 +71,7 @@ class Comparisons(nn.Cell):
         return gradient, ops.zeros_like(sides)
 
     def _others(self, y: Tensor, side: Tensor) -> Tensor:
-        """Of one image: y (d, L), side (2, L) -> (L,)."""
+        """`others` of one image: y (d, L), side (2, L) -> (L,)."""
         length = y.shape[1]
         walked, faced, order, stripes = _plan(side)
         of_walked, of_faced = ops.zeros((length,), mstype.float32), ops.full((1, length), EMPTY, dtype=mstype.float32)
