@@ -5,8 +5,8 @@
 Features (2, 256, 112, 112), and masks of which 15 % are the referent. Memory is what a process holds at its peak less
 what it held before, with libraries and inputs loaded; each form and size has a process of its own, and ours is compiled
 inside what is measured. Time is taken in rounds in which the forms take turns, and compared round by round; the median
-counts. The rectangle is PyTorch on the pixels of the two sides alone, which is not plain, but less work. A small map, of
-the size and batch that RefShapes is trained with, comes last. Needs PyTorch.
+counts. The rectangle is PyTorch on the pixels of the two sides alone, which is not plain, but less work. A small map,
+of the size and batch that RefShapes is trained with, comes last. Needs PyTorch.
 """
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def seconds(shape: tuple[int, int, int, int], share: float, rounds: int) -> dict
 
 def report(shape: tuple[int, int, int, int], share: float, rounds: int) -> None:
     times = seconds(shape, share, rounds)
-    print(f"\nfeatures {shape}, {share:.0%} positive, {rounds} rounds: median ms; ratio of ours, median (least to most)")
+    print(f"\nfeatures {shape}, {share:.0%} positive, {rounds} rounds: median ms; ours by each, median (least to most)")
     for name, each in times.items():
         ratios = [a / b for a, b in zip(times["ours"], each)]
         print(f"{name:12}{statistics.median(each) * 1e3:9.1f}{statistics.median(ratios):8.3f} "

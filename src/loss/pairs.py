@@ -140,7 +140,8 @@ class Comparisons(nn.Cell):
         """Gradient of `_unit` by x from its output; vectors shorter than 1e-6 were divided by a constant."""
         if not self.normalize:
             return dy
-        along = self.mm(ops.ones((1, y.shape[0]), mstype.float32), y * dy) * (scale < Tensor(1 / EPSILON, mstype.float32)).astype("float32")
+        follows = (scale < Tensor(1 / EPSILON, mstype.float32)).astype("float32")
+        along = self.mm(ops.ones((1, y.shape[0]), mstype.float32), y * dy) * follows
         return (dy - y * ops.broadcast_to(along, y.shape)) * ops.broadcast_to(scale, y.shape)
 
 
