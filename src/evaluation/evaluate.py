@@ -79,7 +79,7 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
                 token_ids, token_mask = (_padded(columns[column][words[rows]], config.eval_batch_size)
                                          for column in WORDS)
                 logits = forward(Tensor(images), Tensor(token_ids), Tensor(token_mask)).asnumpy()
-                into[rows] = [_compare(config, *pair) for pair in zip(probabilities(logits[:len(samples)]), samples)]
+                into[rows] = [compare(config, *pair) for pair in zip(probabilities(logits[:len(samples)]), samples)]
             bar.update(len(samples))
     return Result(config, name, columns, counts, shuffled_counts if other is not None else None)
 
@@ -104,7 +104,7 @@ def derangement(image_ids: np.ndarray, seed: int) -> np.ndarray | None:
     return turned
 
 
-def _compare(config: Config, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, int]:
+def compare(config: Config, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, int]:
     target = sample["target" if config.eval_resolution == "original" else "input_target"]
     if config.eval_resolution == "original":
         probability = probability_at(probability, *target.shape)

@@ -20,6 +20,7 @@ from src.data.transform import MEAN, STD
 from src.errors import UserError
 from src.files import atomic_path, find_file, sha256
 from src.inference.checkpoint import load_checkpoint
+from src.inference.plain_norm import use_plain_norms
 from src.model import build_model
 
 TOLERANCE = 1e-5
@@ -29,7 +30,7 @@ OUTPUTS = ("probability", "proposals", "weights")
 
 
 def export(config: Config, checkpoint: str | os.PathLike, file_name: str | os.PathLike, batch_size: int = 1,
-           raw_image: bool = False, proposals: bool = False) -> float:
+           raw_image: bool = False, proposals: bool = False, device: str = "CPU") -> float:
     """Writes `file_name` (.mindir), loads it again and compares it with the model; and a .json that describes it.
 
     The graph takes image (B, 3, S, S) float32 as ``src.data.transform.prepare_image`` makes it, token_ids and
@@ -38,8 +39,9 @@ def export(config: Config, checkpoint: str | os.PathLike, file_name: str | os.Pa
     Args:
         raw_image: the graph takes the resized image's pixels instead, RGB (B, S, S, 3) uint8, and normalises them.
         proposals: the graph also gives Y_N (B, N, S/4, S/4), logits, and Q_w (B, N) (Eq 11, 12).
+        device: CPU or Ascend, where the file will run. For CPU the layer norms are written out (``PlainNorm``).
 
-    Returns: the largest difference of a probability (or weight) between the file and the model.
+    Returns: the largest difference of an output between the file and the model.
 
     Raises:
         UserError: where the checkpoint does not fit, the file cannot be written, or its outputs differ from the
@@ -47,22 +49,26 @@ def export(config: Config, checkpoint: str | os.PathLike, file_name: str | os.Pa
     """
     model = build_model(config)
     load_checkpoint(checkpoint, model)
-    network = Graph(model, raw_image, proposals).set_train(False)
     tokenizer = Tokenizer(find_file(config.vocab_file), config.max_tokens)
     inputs = _inputs(config, *tokenizer.encode(SENTENCE), batch_size, raw_image)
+    network = Graph(model, raw_image, proposals).set_train(False)
+    expected = [network(*each) for each in inputs]
+    if device == "CPU":
+        use_plain_norms(model)
+        network = Graph(model, raw_image, proposals).set_train(False)
     with atomic_path(file_name) as temporary, atomic_path(Path(file_name).with_suffix(".json")) as described:
         mindspore.export(network, *inputs[0], file_name=str(temporary), file_format="MINDIR")
         if not temporary.exists():
             raise UserError(f"{file_name}: the model is above 1 GB, which MindIR keeps in several files: "
                             "choose a smaller configuration")
         exported = nn.GraphCell(mindspore.load(str(temporary)))
-        difference = float(np.max([_difference(exported, network, each) for each in inputs]))
+        difference = float(np.max([_difference(exported(*each), those) for each, those in zip(inputs, expected)]))
         if not difference <= TOLERANCE:  # also where it is not a number
             raise UserError(f"{file_name} gives other probabilities than the model (by {difference:.1e}): not kept")
         description = {
-            **_description(config, tokenizer, raw_image),
+            **_description(config, tokenizer, raw_image, device),
             "inputs": _ports(INPUTS, inputs[0]),
-            "outputs": _ports(OUTPUTS, network(*inputs[0])),
+            "outputs": _ports(OUTPUTS, expected[0]),
             "checkpoint_sha256": sha256(find_file(checkpoint)),
             "mindir_sha256": sha256(temporary),
         }
@@ -92,10 +98,11 @@ class Graph(nn.Cell):
         return ops.sigmoid(logits), masks, weights
 
 
-def _description(config: Config, tokenizer: Tokenizer, raw_image: bool) -> dict[str, Any]:
+def _description(config: Config, tokenizer: Tokenizer, raw_image: bool, device: str) -> dict[str, Any]:
     """What a program without this package has to know, of JSON's types. Mean and deviation are on 0 … 255, RGB."""
     return {
         "format": 1,
+        "device": device,
         "image": {"size": config.image_size, "normalised": not raw_image, "mean": list(MEAN), "std": list(STD)},
         "text": {"max_tokens": config.max_tokens, "vocabulary_size": tokenizer.vocabulary_size,
                  "vocabulary_sha256": tokenizer.vocabulary_sha256},
@@ -127,9 +134,8 @@ def _inputs(config: Config, token_ids: np.ndarray, token_mask: np.ndarray, batch
     ]
 
 
-def _difference(exported: nn.Cell, network: nn.Cell, inputs: Sequence[Tensor]) -> float:
+def _difference(found: Tensor | Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Largest difference of an output; of logits in units of the largest."""
-    found, expected = exported(*inputs), network(*inputs)
     pairs = zip(found if isinstance(found, tuple) else (found,), expected)
     arrays = [(one.asnumpy(), other.asnumpy()) for one, other in pairs]
     return float(np.max([np.abs(one - other).max() / max(1, np.abs(other).max()) for one, other in arrays]))
