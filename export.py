@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up(config)
     difference = export(config, args.checkpoint, file_name, args.export_batch_size, args.export_raw_image,
                         args.export_proposals, args.export_for)
-    print(f"{file_name}: batch {args.export_batch_size}, probabilities within {difference:.1e} of the model's")
+    print(f"{file_name}: batch {args.export_batch_size}, outputs within {difference:.1e} of the model's")
     return 0
 
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 #include "picture.h"
 
@@ -13,6 +14,7 @@ struct Description {
   int max_tokens = 0;
   int vocabulary_size = 0;
   float threshold = 0;
+  std::string device;  // it was exported for
 
   /// Throws Error where the file is missing or is none of export.py's.
   static Description beside(std::filesystem::path mindir);

@@ -1,7 +1,5 @@
 #include "description.h"
 
-#include <string>
-
 #include <opencv2/core/persistence.hpp>
 
 #include "error.h"
@@ -33,6 +31,7 @@ Description Description::beside(std::filesystem::path mindir) {
     made.batch = static_cast<int>(number(file["inputs"][0]["shape"][0]));
     made.max_tokens = static_cast<int>(number(text["max_tokens"]));
     made.vocabulary_size = static_cast<int>(number(text["vocabulary_size"]));
+    made.device = file["device"].string();
     made.threshold = static_cast<float>(number(file["threshold"]));
   } catch (const std::exception&) {  // of OpenCV for what is no JSON, ours for what is missing
     throw Error(path.string() + " does not describe a model: export it again");

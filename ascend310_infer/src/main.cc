@@ -35,14 +35,26 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
+/// Loads the model. `exported_for` is the device that its description names, or empty.
+Runtime load(const Options& options, const std::string& exported_for) {
+  const std::string device = options.text("device_type");
+  const int threads = options.number("threads");
+  if (device == "CPU" && exported_for == "Ascend" && threads > 1) {
+    throw Error(options.text("mindir_path") + " was exported for Ascend: give --threads 1, or export it with "
+                "--export_for CPU");
+  }
+  return Runtime(options.text("mindir_path"), device, options.number("device_id"), threads);
+}
+
 /// The model zoo's contract.
 void run_files(const Options& options) {
   const std::vector<fs::path> directories = {options.text("input0_path"), options.text("input1_path"),
                                              options.text("input2_path")};
   const auto names = coupalign::file_names(directories[0]);
   const auto start = std::chrono::steady_clock::now();
-  Runtime runtime(options.text("mindir_path"), options.text("device_type"), options.number("device_id"),
-                  options.number("threads"));
+  const fs::path model = options.text("mindir_path");
+  const bool described = fs::exists(fs::path(model).replace_extension(".json"));
+  Runtime runtime = load(options, described ? coupalign::Description::beside(model).device : "");
   const double load = milliseconds_since(start);
   coupalign::make_directory(kResults);
   coupalign::make_directory(kTimes);
@@ -96,8 +108,7 @@ void run_image(const Options& options) {
   const auto bytes = [](const std::vector<std::int32_t>& numbers) {
     return std::string(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(std::int32_t));
   };
-  Runtime runtime(options.text("mindir_path"), options.text("device_type"), options.number("device_id"),
-                  options.number("threads"));
+  Runtime runtime = load(options, description.device);
   const auto begin = std::chrono::steady_clock::now();
   auto outputs = runtime.predict({description.image.prepare(picture), bytes(words.ids), bytes(words.mask)},
                                  options.text("image"));

@@ -64,7 +64,7 @@ def export(config: Config, checkpoint: str | os.PathLike, file_name: str | os.Pa
         exported = nn.GraphCell(mindspore.load(str(temporary)))
         difference = float(np.max([_difference(exported(*each), those) for each, those in zip(inputs, expected)]))
         if not difference <= TOLERANCE:  # also where it is not a number
-            raise UserError(f"{file_name} gives other probabilities than the model (by {difference:.1e}): not kept")
+            raise UserError(f"{file_name} gives other outputs than the model (by {difference:.1e}): not kept")
         description = {
             **_description(config, tokenizer, raw_image, device),
             "inputs": _ports(INPUTS, inputs[0]),
