@@ -43,6 +43,7 @@ class Tokenizer:
                             "set vocab_file to the vocab.txt of bert-base-uncased")
         self.max_tokens = max_tokens
         self.vocabulary_sha256 = hashlib.sha256(content).hexdigest()
+        self.vocabulary_size = len(pieces) - (pieces[-1] == "")
         self._tokenizer = BertWordPieceTokenizer(WordPiece.read_file(str(path)), lowercase=True)
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.enable_padding(length=max_tokens, pad_id=0, pad_token="[PAD]")
