@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from contextlib import nullcontext
+from contextlib import contextmanager
 
 import mindspore
 import numpy as np
@@ -30,6 +30,7 @@ TIMES = ("time", "seconds", "samples_per_second", *PARTS)
 class Step:
     """In place of TrainStep: a weight that takes in all that it is given, in order. Hooks run after a step."""
 
+    inside = False  # the block in which the model has averaged weights
     seen: list[bytes] = []
     bad: set[int] = set()
     after: dict[int, object] = {}
@@ -42,7 +43,11 @@ class Step:
     def set_train(self, mode=True):
         self.training = mode
 
-    averaged = staticmethod(nullcontext)
+    @contextmanager
+    def averaged(self):
+        Step.inside = True
+        yield
+        Step.inside = False
 
     def state(self):
         return {each.name: each for each in (self.weight, self.number)}
@@ -154,6 +159,21 @@ def test_a_training_killed_time_and_again_repeats_only_what_was_not_saved(traini
         done = max(saved for saved in SAVED if saved < step)
     assert same(directory, training("killed"))
     assert Step.seen == expected + seen[done:]
+
+
+def test_averaged_weights_are_validated_and_saved(training, monkeypatch):
+    measured, save, when = trainer.evaluate_split, trainer.Record.save_best, []
+    monkeypatch.setattr(trainer, "evaluate_split", lambda *_, **__: when.append(Step.inside) or measured())
+    monkeypatch.setattr(trainer.Record, "save_best", lambda *given: when.append(Step.inside) or save(*given))
+    training("run")
+    assert when == [True] * 5 and not Step.inside
+
+
+def test_what_is_frozen_is_not_given_to_the_optimiser(training, monkeypatch):
+    given = []
+    monkeypatch.setattr(trainer, "make_optimizer", lambda _, parameters, *__: given.extend(map(str, parameters)))
+    training("run", frozen="w*", epochs=1)
+    assert len(given) == 1 and "name=bias" in given[0]
 
 
 def test_a_batch_in_parts_has_the_samples_of_the_whole(training, whole):

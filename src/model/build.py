@@ -56,21 +56,24 @@ def build_model(config, precision: str | None = None) -> CoupAlign:
         _start_linear_layers(model, config.linear_init_std)
     precision = precision or config.precision
     if precision != "fp32":
-        _compute_in(model, {"fp16": mindspore.float16, "bf16": mindspore.bfloat16}[precision])
+        compute_in(model, {"fp16": mindspore.float16, "bf16": mindspore.bfloat16}[precision])
     return model
 
 
-def _compute_in(model: CoupAlign, dtype: mindspore.dtype) -> None:
-    """Lets matrix products and convolutions compute in `dtype`, but for Sentence-Mask Alignment.
+def compute_in(cell: nn.Cell, dtype: mindspore.dtype) -> nn.Cell:
+    """Lets matrix products and convolutions in `cell` compute in `dtype`, but for Sentence-Mask Alignment.
 
     Parameters stay float32, and so do norms and what is added up from block to block; softmax and what else has to be
-    float32 says so where it is written.
+    float32 says so where it is written. Returns: the cell.
     """
-    for name, cell in model.cells_and_names():
-        if isinstance(cell, (nn.LayerNorm, nn.BatchNorm2d, nn.SyncBatchNorm)):
-            cell.to_float(mindspore.float32)
-        elif isinstance(cell, (nn.Dense, nn.Conv2d, nn.Identity)) and not name.startswith("sma."):
-            cell.to_float(dtype)
+    if isinstance(cell, (nn.LayerNorm, nn.BatchNorm2d, SentenceMaskAlignment)):
+        cell.to_float(mindspore.float32)
+    elif isinstance(cell, (nn.Dense, nn.Conv2d, nn.Identity)):
+        cell.to_float(dtype)
+    else:
+        for child in cell.cells():
+            compute_in(child, dtype)
+    return cell
 
 
 def _start_linear_layers(model: CoupAlign, std: float) -> None:

@@ -24,8 +24,8 @@ _ENTRY = "training_state"  # of the checkpoint; beside the parameters of model a
 # best.ckpt is the best by the same figure throughout.
 MAY_CHANGE = frozenset({
     "device_target", "output_dir", "data_dir", "vocab_file", "num_workers", "epochs", "resume", "checkpoint_every",
-    "keep_checkpoints", "max_skipped_steps", "eval_every", "eval_batch_size", "eval_splits", "prefetch",
-    "tensorboard", "profile",
+    "keep_checkpoints", "max_skipped_steps", "eval_every", "eval_batch_size", "eval_splits", "prefetch", "tensorboard",
+    "profile", "accumulation_steps", "recompute",
 })
 
 

@@ -10,7 +10,7 @@ from mindspore.amp import DynamicLossScaler
 from src.loss import PixelContrastiveLoss, SegmentationLoss
 from src.model import CoupAlign
 from src.model.dropout import connect_dropout, draw
-from src.training.update import Update
+from src.training.update import Update, on_each
 
 COLUMNS = ("image", "token_ids", "token_mask", "mask")  # of a batch
 LOSS_SCALE = 2.0 ** 16  # at first
@@ -152,8 +152,7 @@ class Sums(nn.Cell):
 
     def add(self, losses: Tensor, gradients: Sequence[Tensor]) -> Tensor:
         """Adds those of a micro batch. Returns: the sum of the losses so far, (3,)."""
-        for total, each in zip(self.gradients, gradients):
-            ops.assign_add(total, each)
+        on_each(_add, self.gradients, gradients)
         return ops.assign_add(self.losses, losses)
 
 
@@ -167,7 +166,20 @@ class _ConcludeSums(nn.Cell):
 
     def construct(self):
         sums = self.sums
-        result = self.conclude(sums.losses / sums.count, [each / sums.count for each in sums.gradients])
-        for each in (sums.losses, *sums.gradients):
-            ops.assign(each, ops.zeros_like(each))
+        means = on_each(ops.partial(_divided, sums.count), sums.gradients)
+        result = self.conclude(sums.losses / sums.count, means)
+        _clear(sums.losses)
+        on_each(_clear, sums.gradients)
         return result
+
+
+def _add(total: Parameter, x: Tensor) -> Tensor:
+    return ops.assign_add(total, x)
+
+
+def _divided(count: int, x: Tensor) -> Tensor:
+    return x / count
+
+
+def _clear(total: Parameter) -> Tensor:
+    return ops.assign(total, ops.zeros_like(total))

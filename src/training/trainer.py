@@ -247,9 +247,10 @@ class _Run:
             return
         done.skipped, done.skipped_in_row = done.skipped + 1, done.skipped_in_row + 1
         if done.skipped_in_row == self.config.max_skipped_steps:
+            other = ", or train in bf16 or fp32" if self.config.precision == "fp16" else ""
             raise UserError(f"loss or gradients were not finite in {done.skipped_in_row} steps in a row, up to step "
-                            f"{done.step}: lower learning_rate or set max_grad_norm; {self.record.directory}/steps.csv "
-                            "says where it began, and checkpoints written before are whole")
+                            f"{done.step}: lower learning_rate or set max_grad_norm{other}; {self.record.directory}/"
+                            "steps.csv says where it began, and checkpoints written before are whole")
 
     def _batches(self, start: int) -> Iterator[dict]:
         """This rank's micro batches of the epoch, from those of batch number `start` on."""

@@ -10,6 +10,22 @@ from src.devices import rank_count
 
 STATISTICS = ("moving_mean", "moving_variance")
 
+# A function of each of hundreds of gradients or parameters. A loop over them would be as many calls, one inside another,
+# which the compiler allows a thousand of.
+on_each = ops.HyperMap()
+
+
+def _square(x: Tensor) -> Tensor:
+    return ops.square(x).sum()
+
+
+def _scaled(scale: Tensor, x: Tensor) -> Tensor:
+    return x * scale
+
+
+def _follow(share: Tensor, average: Parameter, x: Tensor) -> Tensor:
+    return ops.assign_add(average, (x - average) * share)
+
 
 class Update(nn.Cell):
     """One update of the parameters, unless loss or gradients are not finite.
@@ -58,26 +74,22 @@ class Update(nn.Cell):
             losses = self.total(losses) / self.ranks
             gradients = self.mean(gradients)
         if self.loss_scaler is not None:
-            gradients = self.loss_scaler.unscale(tuple(gradients))
-        square = ops.zeros_like(losses[0])
-        for each in gradients:
-            square = square + ops.square(each).sum()
-        norm = ops.sqrt(square)
+            gradients = self.loss_scaler.unscale(gradients)
+        norm = ops.sqrt(ops.addn(on_each(_square, gradients)))
         finite = ops.isfinite(losses[0] + norm)
         if self.max_grad_norm > 0:
             scale = self.max_grad_norm / ops.maximum(norm, self.max_grad_norm)
-            gradients = [each * scale for each in gradients]
+            gradients = on_each(ops.partial(_scaled, scale), gradients)
         learning_rate = self.optimizer.schedule(self.optimizer.global_step).reshape(())
         losses = ops.depend(losses, learning_rate)
         if finite:
-            self.optimizer(tuple(gradients))
+            self.optimizer(gradients)
             for sound, each in zip(self.sound_statistics, self.statistics):
                 ops.assign(sound, each)
             if self.ema_decay > 0:
                 count = self.optimizer.global_step.astype("float32").reshape(())
                 share = 1 - ops.minimum((1 + count) / (10 + count), self.ema_decay)
-                for average, each in zip(self.averages, self.averaged):
-                    ops.assign_add(average, (each - average) * share)
+                on_each(ops.partial(_follow, share), self.averages, self.averaged)
         else:
             for sound, each in zip(self.sound_statistics, self.statistics):
                 ops.assign(each, sound)
