@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(f"{name}_train", directory, [*_launcher(ranks, directory / f"{name}_ranks"), "train.py"], run)
         _run(f"{name}_eval", directory, [*_launcher(ranks, directory / f"{name}_ranks"), "eval.py", "--checkpoint",
                                          str(directory / "one/best.ckpt"), "--output", str(output / "eval")], run)
-        trained[name] = _rows(output / "steps.csv")
+        trained[name] = _rows(output / "steps.csv")[:args.steps]
     worst = max(abs(float(two[loss]) / float(one[loss]) - 1) for one, two in zip(trained["one"], trained["several"])
                 for loss in LOSSES)
     print(f"{len(trained['one'])} updates, loss {float(trained['one'][0]['loss']):.4f} to "
