@@ -24,16 +24,19 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
+    from src import devices
     from src.context import set_up
     from src.evaluation.evaluate import evaluate
 
     set_up(config)
-    results = evaluate(config, args.checkpoint, config.eval_splits)
+    results = evaluate(config, args.checkpoint, config.eval_splits, progress=devices.rank() == 0)
     output = make_directory(args.output or Path(config.output_dir, "eval"))
     for result in results:
-        result.save(output)
-        print(result.table(), flush=True)
-    print(f"results written to {output}")
+        if devices.rank() == 0:
+            result.save(output)
+            print(result.table(), flush=True)
+    if devices.rank() == 0:
+        print(f"results written to {output}")
     return 0
 
 

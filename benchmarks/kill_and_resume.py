@@ -1,5 +1,5 @@
 """Kills a training at random moments, goes on each time with --resume auto, and compares the end with that of one that
-was left alone: all weights bit for bit, and every figure of steps.csv and curve.csv but those of time.
+was left alone: all weights bit for bit, and every figure of steps.csv, curve.csv and log.jsonl but those of time.
 
 Half of the moments are those at which a checkpoint is being written.
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ from src.config import Config
 from src.errors import UserError
 from src.files import REPOSITORY
 
-TIMES = ("seconds", "samples_per_second")
+TIMES = ("time", "seconds", "samples_per_second", "data_ms", "step_ms", "host_ms")
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -53,10 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Training:
-    """train.py in a process of its own, in `directory`, each time with --resume auto."""
+    """A training in a process of its own, in `directory`, each time with --resume auto.
 
-    def __init__(self, config: Config, directory: Path):
+    Args:
+        program: what Python runs.
+    """
+
+    def __init__(self, config: Config, directory: Path, program: Sequence[str] = (str(REPOSITORY / "train.py"),)):
         self.directory = directory
+        self._program = program
         directory.parent.mkdir(parents=True, exist_ok=True)
         self._config = directory.parent / "config.yaml"
         config.save(self._config)
@@ -66,11 +72,11 @@ class Training:
         written if `writing`, `delay` seconds later. Returns the exit code, negative where the signal ended it."""
         goal = self.steps() + after
         # Compiling takes longer than everything else; what is compiled is the same each time.
-        environment = {**os.environ, "MS_COMPILER_CACHE_ENABLE": "1",
+        environment = {**os.environ, "MS_COMPILER_CACHE_ENABLE": "1", "PYTHONPATH": str(REPOSITORY),
                        "MS_COMPILER_CACHE_PATH": str(self.directory.parent / "compiled")}
         with open(self.directory.parent / f"{self.directory.name}.log", "a") as log:
             process = subprocess.Popen(
-                [sys.executable, str(REPOSITORY / "train.py"), "--config", str(self._config), "--resume", "auto",
+                [sys.executable, *self._program, "--config", str(self._config), "--resume", "auto",
                  "--output_dir", str(self.directory)], env=environment, stdout=log, stderr=log)
             # What the last one left half written goes when this one begins.
             left = set(self.directory.glob(".last.*"))
@@ -97,15 +103,17 @@ def differences(one: Path, other: Path) -> list[str]:
     for name in sorted({*left, *right}):
         if name not in left or name not in right or left[name].asnumpy().tobytes() != right[name].asnumpy().tobytes():
             found.append(name)
-    for table in ("steps.csv", "curve.csv"):
-        rows = []
-        for each in (one, other):
-            with open(each / table, encoding="utf-8", newline="") as file:
-                rows.append([{name: value for name, value in row.items() if name not in TIMES}
-                             for row in csv.DictReader(file)])
-        if rows[0] != rows[1]:
-            found.append(table)
+    for name in ("steps.csv", "curve.csv", "log.jsonl"):
+        if _figures(one / name) != _figures(other / name):
+            found.append(name)
     return found
+
+
+def _figures(path: Path) -> list[dict]:
+    """Rows of a table or lines of JSON, without the times."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = map(json.loads, file) if path.suffix == ".jsonl" else csv.DictReader(file)
+        return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
 if __name__ == "__main__":

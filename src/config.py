@@ -41,8 +41,13 @@ class Key:
     def kind(self) -> str:
         """What a value has to be, in words."""
         if isinstance(self.default, tuple):
-            return "a list of integers" if isinstance(self.default[0], int) else "a list of strings"
+            return "a list of integers" if self.item is int else "a list of strings"
         return {bool: "true or false", int: "an integer", float: "a number", str: "a string"}[type(self.default)]
+
+    @property
+    def item(self) -> type:
+        """What a list holds: int, or str, as in all lists that are empty by default."""
+        return type(self.default[0]) if self.default else str
 
 
 class Config:
@@ -156,7 +161,7 @@ def _known(name: object, where: str) -> Key:
 def _checked(key: Key, value: Any, where: str) -> Any:
     """`value` in the type of `key`, or ConfigError."""
     if isinstance(key.default, tuple):
-        if isinstance(value, (list, tuple)) and all(_fits(type(key.default[0]), item) for item in value):
+        if isinstance(value, (list, tuple)) and all(_fits(key.item, item) for item in value):
             return tuple(value)
     elif isinstance(key.default, float):
         number = _float(value)
@@ -193,7 +198,7 @@ def _from_text(key: Key, text: str) -> Any:
         inner = text.strip()
         inner = inner[1:-1] if inner[:1] == "[" and inner[-1:] == "]" else inner
         items = [item.strip().strip("'\"") for item in inner.split(",")] if inner.strip() else []
-        return [_int(item) for item in items] if isinstance(key.default[0], int) else items
+        return [_int(item) for item in items] if key.item is int else items
     if isinstance(key.default, bool):
         return {"true": True, "false": False}.get(text.strip().lower(), text)
     return _int(text)

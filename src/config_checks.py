@@ -1,19 +1,22 @@
 """Which values of the configuration do not go together. Pure functions of the values; no file, no model."""
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 CHOICES = {
     "device_target": ("CPU", "GPU", "Ascend"),
+    "precision": ("fp32", "fp16", "bf16"),
     "train_sentences": ("all", "random"),
     "sentences": ("all", "first", "random"),
     "eval_resolution": ("original", "input"),
     "wpa_direction": ("bi", "uni", "none"),
+    "batch_norm": ("synchronised", "local", "frozen"),
 }
 AT_LEAST_ONE = (
     "num_workers", "image_size", "max_tokens", "batch_size", "epochs", "decay_epochs", "eval_every", "eval_batch_size",
-    "max_skipped_steps",
+    "max_skipped_steps", "accumulation_steps", "prefetch",
     "swin_embed_dim", "swin_window_size", "bert_vocab_size", "bert_num_layers", "bert_hidden_size", "bert_num_heads",
     "bert_max_positions", "wpa_dim", "cross_attention_heads", "num_queries", "decoder_dim", "decoder_heads",
     "decoder_ffn_dim", "decoder_layers", "seg_head_dim", "swin_depths", "swin_num_heads",
@@ -21,9 +24,9 @@ AT_LEAST_ONE = (
 POSITIVE = ("learning_rate", "decay_power", "sma_temperature", "aux_temperature")
 NOT_NEGATIVE = (
     "seed", "end_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "eval_limit", "aux_loss_weight",
-    "linear_init_std", "checkpoint_every", "keep_checkpoints",
+    "linear_init_std", "checkpoint_every", "keep_checkpoints", "profile",
 )
-BELOW_ONE = ("swin_drop_path_rate", "bert_dropout", "threshold")
+BELOW_ONE = ("swin_drop_path_rate", "bert_dropout", "threshold", "ema_decay")
 NOT_EMPTY = ("output_dir", "dataset", "data_dir", "vocab_file", "train_split", "val_split", "eval_splits",
              "train_families", "resume")
 
@@ -96,6 +99,14 @@ def _run_error(values: Mapping[str, Any]) -> str | None:
     if values["resume"] == values["init_checkpoint"]:
         return (f"resume and init_checkpoint are both {values['resume']!r}: give resume to go on with a training, "
                 "init_checkpoint to start another from its weights")
+    if (values["device_target"], values["precision"]) == ("CPU", "bf16"):
+        return "precision is bf16, which MindSpore's CPU back end lacks: choose fp32 or fp16 on device_target CPU"
+    for name in ("learning_rate_scales", "weight_decays"):
+        for entry in values[name]:
+            if not re.fullmatch(r".+=([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,2})?", entry):
+                return f"{name} has {entry!r}: write <pattern of names>=<number from 0>, such as image_encoder.*=0.1"
+            if name == "learning_rate_scales" and not float(entry.rpartition("=")[2]):
+                return f"{name} has {entry!r}: give a number above 0, or name what is not to be trained in frozen"
     splits = values["eval_splits"]
     if len(set(splits)) != len(splits):
         return f"eval_splits is {_written(splits)}: name each split once"

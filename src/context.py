@@ -6,12 +6,16 @@ import os
 import mindspore
 import numpy as np
 
+from src import devices
 from src.config import Config
 from src.errors import UserError
 
 
 def set_up(config: Config) -> None:
-    """Graph mode on the configured device, and all seeds. Raises UserError where the device is not to be had."""
+    """Graph mode on the configured device, the other ranks joined if there are any, and all seeds.
+
+    Raises: UserError where the device is not to be had.
+    """
     # On AVX-512 machines oneDNN runs MindSpore's 3x3 convolutions with a reference kernel, some fifty times slower.
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
     try:
@@ -19,5 +23,6 @@ def set_up(config: Config) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"device_target {config.device_target} is not available here "
                         "(no such device, or a MindSpore without its back end): use --device_target CPU") from error
+    devices.initialise(config)
     mindspore.set_seed(config.seed)
     np.random.seed(config.seed)

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
+import subprocess
+from contextlib import contextmanager
 
 import mindspore
 import numpy as np
@@ -15,40 +18,54 @@ from src.errors import UserError
 from src.training import trainer
 from src.training.state import read_state
 from src.training.stop import Stopped
+from src.training.stopwatch import PARTS
 from tests.conftest import SMALLEST
 
 EPOCHS, STEPS = 3, 5  # of 60 samples
 SCORES = {5: 0.2, 10: 0.6, 15: 0.4}  # oIoU by the step after which it is measured
+SAVED = (0, 2, 4, 5, 6, 8, 10, 12, 14, 15)  # steps after which there is a checkpoint
+TIMES = ("time", "seconds", "samples_per_second", *PARTS)
 
 
 class Step:
     """In place of TrainStep: a weight that takes in all that it is given, in order. Hooks run after a step."""
 
+    inside = False  # the block in which the model has averaged weights
     seen: list[bytes] = []
     bad: set[int] = set()
     after: dict[int, object] = {}
 
-    def __init__(self, objective, optimizer, max_grad_norm):
-        self.draws = Parameter(Tensor([0, 0], mindspore.int32), name="draws")
+    def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps, scales_loss, ema_decay):
+        self.batch, self.count = batch, accumulation_steps
         self.weight = Parameter(Tensor([0.5], mindspore.float32), name="sma.weight")
         self.number = Parameter(Tensor([0], mindspore.int32), name="global_step")
 
     def set_train(self, mode=True):
         self.training = mode
 
+    @contextmanager
+    def averaged(self):
+        Step.inside = True
+        yield
+        Step.inside = False
+
     def state(self):
         return {each.name: each for each in (self.weight, self.number)}
 
-    def __call__(self, image, token_ids, token_mask, mask):
+    def update(self, batches, seed, number, first_samples):
         assert self.training
-        given = np.concatenate([each.asnumpy().ravel() for each in (self.draws, image, token_ids, token_mask, mask)])
+        batches = [{name: each.asnumpy() for name, each in batch.items()} for batch in batches]
+        assert len(batches) == self.count and all(len(each) == self.batch for batch in batches for each in batch.values())
+        assert first_samples == [place * self.batch for place in range(self.count)]
+        whole = [np.concatenate([batch[name] for batch in batches]) for name in sorted(batches[0])]
+        given = np.concatenate([[seed, number], *(each.ravel() for each in whole)])
         Step.seen.append(given.tobytes())
         number = int(self.number.asnumpy()[0]) + 1
         self.number.set_data(Tensor([number], mindspore.int32))
         self.weight.set_data(Tensor([float(self.weight.asnumpy()[0]) * 0.9 + given.std()], mindspore.float32))
         loss = np.nan if number in Step.bad else float(self.weight.asnumpy()[0])
         if number in Step.after:
-            Step.after[number]()
+            Step.after.pop(number)()
         losses = tuple(Tensor(loss * factor, mindspore.float32) for factor in (1, 2, 3))
         return losses, Tensor(1 / number, mindspore.float32), Tensor(np.isfinite(loss))
 
@@ -58,29 +75,48 @@ class Result:
         self.metrics = {"oIoU": SCORES[step], "mIoU": 0.5 * SCORES[step], "prec@0.5": 0.0}
 
 
+@pytest.fixture(scope="module")
+def standing_in():
+    """Training whose steps and validations are the ones above."""
+    with pytest.MonkeyPatch.context() as patch:
+        steps = []
+        patch.setattr(trainer, "TrainStep", lambda *arguments: steps.append(Step(*arguments)) or steps[-1])
+        patch.setattr(trainer, "make_optimizer", lambda *_: None)
+        patch.setattr(trainer, "build_model", lambda _: nn.Dense(2, 2))
+        patch.setattr(trainer, "evaluate_split", lambda *_, **__: Result(int(steps[-1].number.asnumpy()[0])))
+        yield
+
+
+def train(data, directory, **overrides):
+    config = load_config(overrides={
+        **SMALLEST, "dataset": "refshapes", "data_dir": str(data), "epochs": EPOCHS, "decay_epochs": 1,
+        "batch_size": 60, "checkpoint_every": 2, "resume": "auto", "output_dir": str(directory), **overrides})
+    return trainer.train(config, progress=False)
+
+
 @pytest.fixture
-def training(tiny_data, tmp_path, monkeypatch):
-    """``training(name, resume="auto", **overrides)`` trains in directory `name`, and gives it."""
+def training(standing_in, tiny_data, tmp_path):
+    """``training(name, **overrides)`` trains in directory `name`, and gives it."""
     Step.seen, Step.bad, Step.after = [], set(), {}
-    steps = []
-    monkeypatch.setattr(trainer, "TrainStep", lambda *arguments: steps.append(Step(*arguments)) or steps[-1])
-    monkeypatch.setattr(trainer, "make_optimizer", lambda *_: None)
-    monkeypatch.setattr(trainer, "build_model", lambda _: nn.Dense(2, 2))
-    monkeypatch.setattr(trainer, "evaluate_split", lambda *_: Result(int(steps[-1].number.asnumpy()[0])))
+    yield lambda name, **overrides: train(tiny_data, tmp_path / name, **overrides)
+    Step.seen, Step.bad, Step.after = [], set(), {}
 
-    def train(name, **overrides):
-        config = load_config(overrides={
-            **SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": EPOCHS, "decay_epochs": 1,
-            "batch_size": 60, "checkpoint_every": 2, "resume": "auto", "output_dir": str(tmp_path / name), **overrides})
-        return trainer.train(config, progress=False)
 
-    return train
+@pytest.fixture(scope="module")
+def whole(standing_in, tiny_data, tmp_path_factory):
+    """A training that was left alone: its directory, and what its steps were given."""
+    directory = train(tiny_data, tmp_path_factory.mktemp("runs") / "whole")
+    return directory, Step.seen
 
 
 def table(path):
     with open(path, encoding="utf-8") as file:
-        return [{name: value for name, value in row.items() if name not in ("seconds", "samples_per_second")}
-                for row in csv.DictReader(file)]
+        return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def log(path):
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMES}
+            for line in path.read_text().splitlines()]
 
 
 def same(one, other):
@@ -89,6 +125,7 @@ def same(one, other):
     assert (at.step, at.epochs, at.best, at.sums) == (also.step, also.epochs, also.best, also.sums)
     for name in ("steps.csv", "curve.csv"):
         assert table(one / name) == table(other / name)
+    assert log(one / "log.jsonl") == log(other / "log.jsonl")
     return True
 
 
@@ -100,42 +137,63 @@ def kill():
     raise Killed
 
 
-@pytest.mark.parametrize("step", range(1, EPOCHS * STEPS + 1))
-def test_a_training_stopped_at_any_step_goes_on_with_the_same_samples(training, step):
-    whole, seen = training("whole"), Step.seen
+def test_a_training_stopped_after_every_single_step_goes_on_with_the_same_samples(training, whole):
+    directory, seen = whole
     assert len(set(seen)) == len(seen) == EPOCHS * STEPS
-    Step.seen = []
-    Step.after = {step: lambda: os.kill(os.getpid(), signal.SIGTERM)}
-    with pytest.raises(Stopped) as stopped:
-        training("stopped")
-    assert stopped.value.code == 143 and len(Step.seen) == step
-    Step.after = {}
-    assert same(whole, training("stopped")) and Step.seen == seen
+    for step in range(1, EPOCHS * STEPS + 1):
+        Step.after = {step: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+        with pytest.raises(Stopped) as stopped:
+            training("stopped")
+        assert stopped.value.code == 143 and len(Step.seen) == step
+    assert same(directory, training("stopped")) and Step.seen == seen
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 5, 6, 8, 15])
-def test_a_training_killed_at_any_step_repeats_only_what_was_not_saved(training, step):
-    whole, seen = training("whole"), Step.seen
-    Step.seen, Step.after = [], {step: kill}
-    with pytest.raises(Killed):
-        training("killed")
-    done = step - 1
-    saved = max(each for each in (0, 2, 4, 5, 6, 8, 10, 12, 14) if each <= done)
-    Step.after = {}
-    assert same(whole, training("killed"))
-    assert Step.seen == seen[:step] + seen[saved:]
+def test_a_training_killed_time_and_again_repeats_only_what_was_not_saved(training, whole):
+    directory, seen = whole
+    expected, done = [], 0
+    for step in (1, 2, 3, 4, 6, 7, 11, 13, 15):
+        Step.after = {step: kill}
+        with pytest.raises(Killed):
+            training("killed")
+        expected += seen[done:step]
+        done = max(saved for saved in SAVED if saved < step)
+    assert same(directory, training("killed"))
+    assert Step.seen == expected + seen[done:]
+
+
+def test_averaged_weights_are_validated_and_saved(training, monkeypatch):
+    measured, save, when = trainer.evaluate_split, trainer.Record.save_best, []
+    monkeypatch.setattr(trainer, "evaluate_split", lambda *_, **__: when.append(Step.inside) or measured())
+    monkeypatch.setattr(trainer.Record, "save_best", lambda *given: when.append(Step.inside) or save(*given))
+    training("run")
+    assert when == [True] * 5 and not Step.inside
+
+
+def test_what_is_frozen_is_not_given_to_the_optimiser(training, monkeypatch):
+    given = []
+    monkeypatch.setattr(trainer, "make_optimizer", lambda _, parameters, *__: given.extend(map(str, parameters)))
+    training("run", frozen="w*", epochs=1)
+    assert len(given) == 1 and "name=bias" in given[0]
+
+
+def test_a_batch_in_parts_has_the_samples_of_the_whole(training, whole):
+    training("parts", accumulation_steps=3)
+    assert Step.seen == whole[1]
+    with pytest.raises(UserError, match="batch_size 60 cannot be cut into accumulation_steps 7 for each of 1 devices"):
+        training("seven", accumulation_steps=7)
 
 
 def test_a_second_run_of_a_finished_training_changes_nothing(training):
-    whole = training("whole")
-    before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    training("whole")
-    assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
+    directory = training("run")
+    before = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+    training("run")
+    assert {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
+    assert len(Step.seen) == EPOCHS * STEPS
 
 
 def test_best_is_the_highest_so_far_and_all_epochs_are_in_the_curve(training, capsys):
     directory = training("run")
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert [line.endswith("(best so far)") for line in lines] == [True, True, False]
     curve, steps = table(directory / "curve.csv"), table(directory / "steps.csv")
     assert [float(row["oIoU"]) for row in curve] == list(SCORES.values())
@@ -143,6 +201,20 @@ def test_best_is_the_highest_so_far_and_all_epochs_are_in_the_curve(training, ca
         own = steps[epoch * STEPS:(epoch + 1) * STEPS]
         assert float(row["loss"]) == pytest.approx(np.mean([float(each["loss"]) for each in own]), rel=1e-12)
         assert row["learning_rate"] == own[-1]["learning_rate"] and row["skipped"] == "0"
+
+
+def test_going_on_elsewhere_leaves_a_best_checkpoint_there(training, whole, tmp_path):
+    directory, _ = whole
+    branch = training("branch", resume=str(directory / "step_00000012.ckpt"))
+    assert (branch / "best.ckpt").exists()  # though the best of all was before step 12
+    assert table(branch / "steps.csv") == table(directory / "steps.csv")
+
+
+def test_a_rank_that_does_not_write_leaves_nothing(training, whole, tmp_path, monkeypatch):
+    record = trainer.Record
+    monkeypatch.setattr(trainer, "Record", lambda config, state, writes: record(config, state, writes=False))
+    training("silent")
+    assert len(Step.seen) == EPOCHS * STEPS and not (tmp_path / "silent").exists()
 
 
 def test_steps_that_are_not_finite_are_counted_and_left_out_of_means(training, capsys):
@@ -164,11 +236,10 @@ def test_too_many_in_a_row_end_the_run_and_leave_a_checkpoint_from_before(traini
     assert len(table(training("run", max_skipped_steps=3) / "steps.csv")) == EPOCHS * STEPS
 
 
-def test_a_signal_during_validation_ends_it_at_once_and_it_is_repeated(training, monkeypatch):
-    whole = training("whole")
+def test_a_signal_during_validation_ends_it_at_once_and_it_is_repeated(training, whole, monkeypatch):
     measured = trainer.evaluate_split
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("went on")
 
@@ -177,4 +248,57 @@ def test_a_signal_during_validation_ends_it_at_once_and_it_is_repeated(training,
         training("stopped")
     assert stopped.value.code == 130
     monkeypatch.setattr(trainer, "evaluate_split", measured)
-    assert same(whole, training("stopped"))
+    assert same(whole[0], training("stopped"))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 2 MB; ``mount`` with further options changes it."""
+    path = tmp_path / "disk"
+    path.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(("size=2m", *options)), "none", path],
+                              capture_output=True).returncode
+
+    if os.geteuid() or mount():
+        pytest.skip("only root, where it is allowed to, can mount a small file system")
+    yield path, mount
+    subprocess.run(["umount", path], check=True)
+
+
+def fill(path):
+    """Leaves no byte on a disk, in the file "ballast"."""
+    with open(path / "ballast", "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(b"\0" * 512)
+
+
+def test_a_disk_that_fills_up_is_reported_and_training_goes_on_when_there_is_room(training, whole, disk):
+    path, _ = disk
+    for step in (1, 4, 5, 8):  # before the first checkpoint, and where there is one to write
+        Step.after = {step: lambda: fill(path)}
+        with pytest.raises(UserError, match="disk/run.*No space left on device.*go on with --resume auto"):
+            training("disk/run", tensorboard=step % 2 == 1)
+        assert not list((path / "run").glob(".*"))
+        (path / "ballast").unlink()
+    assert same(whole[0], training("disk/run"))
+
+
+def test_a_full_disk_is_reported_at_the_start(training, disk):
+    fill(disk[0])
+    with pytest.raises(UserError, match="disk/run.*No space left on device"):
+        training("disk/run")
+    assert not Step.seen
+
+
+def test_a_disk_that_turns_read_only_is_reported_and_training_goes_on_when_it_is_not(training, whole, disk):
+    path, mount = disk
+    codes = []
+    Step.after = {8: lambda: codes.append(mount("remount", "ro"))}
+    for _ in range(2):  # while it trains, and at the start
+        with pytest.raises(UserError, match="disk/run.*(Read-only file system|not writable)"):
+            training("disk/run", tensorboard=False)  # no file may be open for the disk to change
+    assert len(Step.seen) == 8
+    codes.append(mount("remount", "rw"))
+    assert codes == [0, 0] and same(whole[0], training("disk/run"))

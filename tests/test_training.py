@@ -1,8 +1,5 @@
-"""Training: the update against PyTorch's, the schedule against its formula, and what a run leaves behind."""
+"""Training: the update against PyTorch's, and the schedule against its formula."""
 from __future__ import annotations
-
-import csv
-import os
 
 import numpy as np
 import pytest
@@ -11,18 +8,15 @@ from mindspore import Parameter, Tensor, nn
 
 from src.config import load_config
 from src.context import set_up
-from src.data.dataset import Split
 from src.errors import UserError
-from src.inference.checkpoint import load_checkpoint, read_checkpoint
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.model.dropout import Dropout, draw
-from src.training import train
-from src.training.optimizer import make_optimizer
-from src.training.state import read_state
+from src.training import step as step_module
+from src.training.optimizer import freeze, make_optimizer
 from src.training.step import Objective, TrainStep
-from src.training.trainer import epoch_order
 from tests.conftest import SMALLEST, assert_close
+from tests.tiny_model import TinyModel
 
 
 class Quadratic(nn.Cell):
@@ -47,19 +41,29 @@ def rate(step: int, config, steps_per_epoch: int) -> float:
     return config.end_learning_rate + (config.learning_rate - config.end_learning_rate) * left ** config.decay_power
 
 
-@pytest.mark.parametrize("max_grad_norm", [0.0, 0.5])
-def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm):
+def tensors(image, mask, words=None):
+    """A batch for Quadratic, whose losses and gradients are linear in it."""
+    words = image if words is None else words
+    return {name: Tensor(each.astype(np.float32)) for name, each in
+            (("image", image), ("token_ids", words), ("token_mask", words), ("mask", mask))}
+
+
+@pytest.mark.parametrize(("max_grad_norm", "parts"), [(0.0, 1), (0.5, 1), (0.5, 3)])
+def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm, parts):
+    """In parts, it is that of their mean, also after an update in which one of them was not finite."""
     config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.02, "epochs": 3, "decay_epochs": 2,
                                     "warmup_steps": 2, "weight_decay": 0.3})
     set_up(config)
     objective = Quadratic()
-    step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), steps_per_epoch=5), max_grad_norm, 3)
+    optimizer = make_optimizer(config, objective.trainable_params(), steps_per_epoch=5)
+    step = TrainStep(objective, optimizer, max_grad_norm, 3, parts)
     weight, bias = (torch.nn.Parameter(torch.tensor(each.asnumpy().astype(np.float64)))
                     for each in (objective.weight, objective.bias))
     reference = torch.optim.AdamW([{"params": [weight], "weight_decay": 0.3}, {"params": [bias], "weight_decay": 0.0}])
     random = np.random.default_rng(0)
     for number in range(14):  # the rate is constant after the tenth
-        image, mask = random.standard_normal((3, 4)), random.standard_normal(4)
+        batches = [(random.standard_normal((3, 4)), random.standard_normal(4)) for _ in range(parts)]
+        image, mask = (np.mean(each, 0) for each in zip(*batches, strict=True))
         loss = (weight ** 2 * torch.tensor(image)).sum() + (bias ** 2 * torch.tensor(mask)).sum()
         reference.zero_grad()
         loss.backward()
@@ -68,9 +72,12 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm):
         for group in reference.param_groups:
             group["lr"] = rate(number, config, 5)
         reference.step()
-        losses, used, made = step(*(Tensor(each.astype(np.float32)) for each in (image, image, image, mask)))
-        assert_close(losses[0], loss.item(), relative=1e-4)
-        assert_close(losses[2], 2 * loss.item(), relative=1e-4)
+        if number == 5:
+            spoilt = [batches[0][0] * np.nan, batches[0][1]], *batches[1:]
+            assert not step.update((tensors(*each) for each in spoilt), 0, number, range(parts))[2]
+        losses, used, made = step.update((tensors(*each) for each in batches), 0, number, range(parts))
+        assert float(losses[0].asnumpy()) == pytest.approx(loss.item(), rel=1e-4, abs=1e-5)
+        assert float(losses[2].asnumpy()) == pytest.approx(2 * loss.item(), rel=1e-4, abs=2e-5)
         assert made
         assert_close(used, rate(number, config, 5), relative=1e-5)
     assert rate(13, config, 5) == config.end_learning_rate
@@ -78,13 +85,13 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm):
     assert_close(objective.bias, bias.detach().numpy(), relative=1e-4)
 
 
-def test_a_step_puts_the_model_into_training_mode(tiny_config):
+def test_a_step_puts_the_model_into_training_mode():
     """Seen in the statistics of batch normalisation, which a forward pass moves in training and at no other time."""
     config = load_config(overrides={**SMALLEST, "learning_rate": 1e-3})
     set_up(config)
-    model = build_model(config)
+    model = TinyModel()
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch=5)
-    step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.1), optimizer, 0.0, 4)
+    step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.0), optimizer, 0.0, 4)
     random = np.random.default_rng(0)
     image, words = Tensor(random.standard_normal((4, 3, 64, 64)).astype(np.float32)), Tensor(np.ones((4, 8), np.int32))
     mask = Tensor((random.random((4, 64, 64)) > 0.5).astype(np.float32))
@@ -98,6 +105,74 @@ def test_a_step_puts_the_model_into_training_mode(tiny_config):
     assert all(np.abs(after - before).max() > 0 for before, after in zip(start, trained, strict=True))
     for before, after in zip(trained, evaluated, strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+class Three(Quadratic):
+    """Quadratic with a third parameter, as many times as words say."""
+
+    def __init__(self):
+        super().__init__()
+        self.extra = Parameter(Tensor(np.linspace(1, 2, 4).astype(np.float32)), name="head.scale")
+
+    def construct(self, image, token_ids, token_mask, mask):
+        loss = super().construct(image, token_ids, token_mask, mask)[0] + (self.extra * self.extra * token_ids).sum()
+        return loss, loss, loss
+
+
+def test_groups_are_pytorchs_and_what_is_frozen_stays():
+    """The first pattern that matches counts; what is frozen takes no part in the norm that gradients are clipped to."""
+    config = load_config(overrides={
+        "learning_rate": 0.1, "end_learning_rate": 0.02, "epochs": 2, "decay_epochs": 2, "weight_decay": 0.3,
+        "learning_rate_scales": "fc.b*=0.25,*=2", "weight_decays": "*.bias=0.4, fc.[a-c]*=7", "frozen": "head.*"})
+    set_up(config)
+    objective = Three()
+    freeze(objective, config.frozen)
+    step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), steps_per_epoch=5), 0.5, 3)
+    weight, bias = (torch.nn.Parameter(torch.tensor(each.asnumpy().astype(np.float64)))
+                    for each in (objective.weight, objective.bias))
+    reference = torch.optim.AdamW([{"params": [weight], "weight_decay": 0.3}, {"params": [bias], "weight_decay": 0.4}])
+    random = np.random.default_rng(0)
+    for number in range(12):
+        image, mask = random.standard_normal((3, 4)), random.standard_normal(4)
+        reference.zero_grad()
+        ((weight ** 2 * torch.tensor(image)).sum() + (bias ** 2 * torch.tensor(mask)).sum()).backward()
+        torch.nn.utils.clip_grad_norm_([weight, bias], 0.5)
+        for group, scale in zip(reference.param_groups, (2, 0.25), strict=True):
+            group["lr"] = rate(number, config, 5) * scale
+        reference.step()
+        _, used, _ = step.update([tensors(image, mask, random.standard_normal(4))], 0, number, [0])
+        assert_close(used, rate(number, config, 5), relative=1e-5)
+    assert_close(objective.weight, weight.detach().numpy(), relative=1e-4)
+    assert_close(objective.bias, bias.detach().numpy(), relative=1e-4)
+    np.testing.assert_array_equal(objective.extra.asnumpy(), np.linspace(1, 2, 4).astype(np.float32))
+
+
+def test_patterns_that_match_nothing_name_the_nearest():
+    objective = Three()
+    for key, value, call in (("frozen", "fc.weights", lambda config: freeze(objective, config.frozen)),
+                             ("learning_rate_scales", "fc.weights=1", None), ("weight_decays", "fc.weights=1", None)):
+        config = load_config(overrides={key: value})
+        call = call or (lambda config: make_optimizer(config, objective.trainable_params(), 5))
+        with pytest.raises(UserError, match=f"{key}: no parameter .* 'fc.weights', the nearest is fc.weight:"):
+            call(config)
+    with pytest.raises(UserError, match=r"frozen \* leaves nothing to train"):
+        freeze(objective, ["*"])
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    ({"learning_rate_scales": "fc.weight"}, "'fc.weight': write <pattern of names>=<number from 0>"),
+    ({"learning_rate_scales": "=1"}, "'=1': write"), ({"weight_decays": "fc=-1"}, "'fc=-1': write"),
+    ({"weight_decays": ["*=0.1", "fc=nan"]}, "'fc=nan': write"),
+    ({"learning_rate_scales": "fc=0"}, "'fc=0': give a number above 0, or name what is not to be trained in frozen"),
+    ({"weight_decays": "fc=1e-3,a=.5,b=0,[a=b]*=2.e2", "frozen": [1]}, "frozen must be a list of strings"),
+    ({"ema_decay": 1}, "ema_decay is 1.0: give a number from 0 to below 1"), ({"precision": "fp8"}, "choose fp32, fp16"),
+    ({"precision": "bf16"}, "bf16, which MindSpore's CPU back end lacks: choose fp32 or fp16"),
+    ({"accumulation_steps": 0}, "accumulation_steps is 0: give at least 1"),
+])
+def test_configurations_that_are_refused(overrides, message):
+    with pytest.raises(UserError) as caught:
+        load_config(overrides=overrides)
+    assert message in str(caught.value)
 
 
 class Dropping(Quadratic):
@@ -137,90 +212,6 @@ def test_weights_decay_but_biases_norms_and_tables_do_not(tiny_config):
             "text_encoder.embeddings.position_embeddings.embedding_table", "seg_head.rho.0.bn1.gamma",
             "text_encoder.embeddings.LayerNorm.beta", "wpa.0.image_gate.fc1.bias"} <= spared
     assert not [name for name in spared if name.endswith(".weight")]
-
-
-def run_config(tiny_data, directory, **overrides):
-    return load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": 2,
-                                  "decay_epochs": 2, "batch_size": 20, "learning_rate": 2e-3, "eval_limit": 8,
-                                  "linear_init_std": 0.0, "bert_dropout": 0.1, "swin_drop_path_rate": 0.2,
-                                  "output_dir": str(directory), **overrides})
-
-
-def rows(path):
-    with open(path, encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def twice(tiny_data, tmp_path_factory):
-    """The same short training, twice."""
-    directories = []
-    for name in ("one", "two"):
-        config = run_config(tiny_data, tmp_path_factory.mktemp(name) / "run")
-        set_up(config)
-        directories.append(train(config, progress=False))
-    return config, directories
-
-
-def test_same_seed_gives_the_same_curve_to_the_last_digit(twice):
-    _, (one, two) = twice
-    steps = rows(one / "steps.csv")
-    assert len(steps) == 2 * (300 // 20)
-    assert (one / "steps.csv").read_bytes() == (two / "steps.csv").read_bytes()
-    (saved, _), (again, _) = read_state(one / "last.ckpt"), read_state(two / "last.ckpt")
-    for name, parameter in saved.items():
-        np.testing.assert_array_equal(parameter.asnumpy(), again[name].asnumpy(), err_msg=name)
-
-
-def test_a_run_learns_and_says_what_it_did(twice):
-    config, (one, _) = twice
-    steps, epochs = rows(one / "steps.csv"), rows(one / "curve.csv")
-    losses = [float(row["segmentation_loss"]) for row in steps]
-    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
-    for row in steps:
-        expected = float(row["segmentation_loss"]) + config.aux_loss_weight * float(row["auxiliary_loss"])
-        assert float(row["loss"]) == pytest.approx(expected, rel=1e-6)
-    assert [int(row["step"]) for row in steps] == list(range(1, 31))
-    assert [(row["epoch"], float(row["samples"])) for row in epochs] == [("1", 300), ("2", 600)]
-    second = [float(row["loss"]) for row in steps[15:]]
-    assert float(epochs[1]["loss"]) == pytest.approx(np.mean(second), rel=1e-6)
-    assert all(0 <= float(row["oIoU"]) <= 1 for row in epochs)
-
-
-def test_a_run_leaves_its_configuration_and_checkpoints_that_load(twice):
-    config, (_, two) = twice
-    assert load_config(two / "config.yaml") == config
-    model = build_model(config)
-    for name in ("best.ckpt", "last.ckpt"):
-        load_checkpoint(two / name, model)
-    assert sorted(os.listdir(two)) == ["best.ckpt", "config.yaml", "curve.csv", "last.ckpt", "step_00000015.ckpt",
-                                       "steps.csv"]
-
-
-def test_norms_follow_the_batches(twice):
-    config, (one, _) = twice
-    saved = read_checkpoint(one / "last.ckpt")
-    for name in (name for name in build_model(config).parameters_dict() if name.endswith("moving_mean")):
-        assert np.abs(saved[name].asnumpy()).max() > 1e-3, name
-
-
-def test_training_starts_from_the_checkpoint_it_is_given(twice, tmp_path):
-    config, (one, _) = twice
-    config = load_config(overrides={**config.as_dict(), "init_checkpoint": str(one / "last.ckpt"), "epochs": 1,
-                                    "decay_epochs": 1, "learning_rate": 1e-9, "end_learning_rate": 0.0,
-                                    "output_dir": str(tmp_path / "run")})
-    set_up(config)
-    before, after = read_checkpoint(one / "last.ckpt"), read_checkpoint(train(config, progress=False) / "last.ckpt")
-    for name in ("sma.query_proj.weight", "image_encoder.patch_embed.proj.weight"):
-        assert_close(after[name], before[name].asnumpy(), relative=1e-5)
-
-
-def test_a_directory_with_a_run_is_left_alone(twice):
-    config, (_, two) = twice
-    before = {path.name: path.read_bytes() for path in two.iterdir()}
-    with pytest.raises(UserError, match="already holds a run: choose another --output_dir"):
-        train(config, progress=False)
-    assert {path.name: path.read_bytes() for path in two.iterdir()} == before
 
 
 class Normed(Quadratic):
@@ -263,56 +254,70 @@ def test_a_step_that_is_not_finite_changes_nothing(poison):
         np.testing.assert_array_equal(ends[1][name], value, err_msg=name)
 
 
-def test_steps_that_are_not_finite_in_a_row_stop_the_run(tiny_data, tmp_path):
-    config = run_config(tiny_data, tmp_path / "run", learning_rate=1e30, max_skipped_steps=3)
+def test_averaged_weights():
+    """Against NumPy; an update that is not made leaves them, and outside of the block the model has its own."""
+    config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "ema_decay": 0.3})
     set_up(config)
-    with pytest.raises(UserError, match="not finite in 3 steps in a row, up to step .*: lower learning_rate"):
-        train(config, progress=False)
-    assert [row["skipped"] for row in rows(tmp_path / "run/steps.csv")][-4:] == ["0", "1", "1", "1"]
+    objective = Normed()
+    optimizer = make_optimizer(config, objective.trainable_params(), steps_per_epoch=9)
+    step = TrainStep(objective, optimizer, 0.0, 3, ema_decay=config.ema_decay).set_train()
+    random = np.random.default_rng(0)
+    names = {name for name in step.state() if name.startswith(("fc.", "norm."))}
+    expected = {name: step.state()[name].asnumpy().astype(np.float64) for name in names}
+    updates = 0
+    for number in range(6):
+        mask = np.full(4, np.nan if number == 2 else 1.0)
+        step.update([tensors(random.standard_normal((3, 4)), mask)], 0, number, [0])
+        if number != 2:
+            updates += 1
+            share = 1 - min(0.3, (1 + updates) / (10 + updates))  # the second from the third update on
+            expected = {name: each + share * (step.state()[name].asnumpy() - each) for name, each in expected.items()}
+        for name, each in expected.items():
+            assert_close(step.state()[f"average.{name}"], each, relative=1e-5)
+    own = {name: step.state()[name].asnumpy().copy() for name in names}
+    with pytest.raises(KeyboardInterrupt), step.averaged():
+        for name, each in expected.items():
+            assert_close(step.state()[name], each, relative=1e-5)
+            assert np.abs(own[name] - each).max() > 1e-4
+        raise KeyboardInterrupt
+    for name, each in own.items():
+        np.testing.assert_array_equal(step.state()[name].asnumpy(), each)
+
+
+class Half(Quadratic):
+    """The sum of w * image * 2^-30 and b * mask, with gradients that pass through float16."""
+
+    def construct(self, image, token_ids, token_mask, mask):
+        small = (self.weight.astype("float16").astype("float32") * image).sum() * 2.0 ** -30
+        loss = small + (self.bias.astype("float16").astype("float32") * mask).sum()
+        return loss, loss, loss
+
+
+def test_loss_scale(monkeypatch):
+    """It begins at 2^16, is halved down to 1 and doubled after three updates; 2^-30 is nothing in float16."""
+    monkeypatch.setattr(step_module, "DOUBLED_AFTER", 3)
+    config = load_config(overrides={"learning_rate": 1e-9, "end_learning_rate": 0.0})
+    set_up(config)
+    objective = Half()
+    step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), 5), 0.0, 3, scales_loss=True)
+    state, image = step.state(), np.full((3, 4), 3.0)
+    scale, moment = state["loss_scale"], state["adam_m.fc.weight"]
+
+    def made(number: float) -> tuple[bool, float]:
+        finite = step.update([tensors(image, np.full(4, number))], 0, 0, [0])[2]
+        return bool(finite), float(scale.asnumpy())
+
+    # 3 * 2^15 is above float16's 65504, 3 * 2^14 is not.
+    assert [made(3.0) for _ in range(6)] == [(False, 2.0 ** 15), (False, 2.0 ** 14), (True, 2.0 ** 14), (True, 2.0 ** 14),
+                                             (True, 2.0 ** 15), (False, 2.0 ** 14)]
+    assert_close(moment, (1 - 0.9 ** 3) * image * 2.0 ** -30, relative=1e-3)
+    assert [made(3.0), made(np.nan), made(3.0), made(3.0), made(3.0)] == [
+        (True, 2.0 ** 14), (False, 2.0 ** 13), (True, 2.0 ** 13), (True, 2.0 ** 13), (True, 2.0 ** 14)]
+    assert [made(np.inf)[1] for _ in range(16)] == [max(2.0 ** (13 - k), 1.0) for k in range(16)]
+    assert int(state["loss_scale_counter"].asnumpy()) == 0 and int(state["global_step"].asnumpy()[0]) == 7
 
 
 def test_warming_up_to_the_end_is_refused(tiny_config):
     config = load_config(overrides={**tiny_config.as_dict(), "warmup_steps": 25 * 4})
     with pytest.raises(UserError, match="warmup_steps 100 leaves nothing of the 100 steps of decay_epochs 25"):
         make_optimizer(config, build_model(config).trainable_params(), steps_per_epoch=4)
-
-
-def test_fewer_samples_than_a_batch_are_refused(tiny_data, tmp_path):
-    config = run_config(tiny_data, tmp_path / "run", batch_size=301)
-    with pytest.raises(UserError, match="fewer samples than batch_size 301"):
-        train(config)
-    assert not (tmp_path / "run").exists()
-
-
-def test_epochs_see_every_row_once_or_one_of_each_referent(tiny_data, tmp_path):
-    config = run_config(tiny_data, tmp_path)
-    split = Split(config, "train")
-    orders = [epoch_order(config, split, epoch) for epoch in (0, 1, 0)]
-    assert all(sorted(order) == list(range(300)) for order in orders)
-    assert list(orders[0]) == list(orders[2]) != list(orders[1])
-    one_each = load_config(overrides={**config.as_dict(), "train_sentences": "random"})
-    drawn = [epoch_order(one_each, split, epoch) for epoch in range(4)]
-    for order in drawn:
-        assert sorted(split.records["ref_id"][order]) == sorted(set(split.records["ref_id"]))
-    assert len({tuple(sorted(order)) for order in drawn}) == 4
-
-
-def test_epochs_can_keep_to_families(tiny_data, tmp_path):
-    config = run_config(tiny_data, tmp_path, train_families=["attribute", "ordinal"])
-    split = Split(config, "train")
-    family = split.records["family"]
-    expected = [row for row in range(300) if family[row] in ("attribute", "ordinal")]
-    assert sorted(epoch_order(config, split, 0)) == expected and 0 < len(expected) < 300
-    with pytest.raises(UserError, match="train_families has 'colour', but split train has: attribute, extreme"):
-        epoch_order(load_config(overrides={**config.as_dict(), "train_families": ["colour"]}), split, 0)
-
-
-def test_best_is_the_highest_score_so_far(twice):
-    """Two epochs were saved; best.ckpt holds the weights of the one with the higher oIoU."""
-    _, (one, _) = twice
-    scores = [float(row["oIoU"]) for row in rows(one / "curve.csv")]
-    best, after = (read_checkpoint(one / name) for name in ("best.ckpt", ["step_00000015.ckpt", "last.ckpt"][
-        int(scores[1] > scores[0])]))
-    assert set(best) == set(build_model(twice[0]).parameters_dict())
-    for name, parameter in best.items():
-        np.testing.assert_array_equal(parameter.asnumpy(), after[name].asnumpy(), err_msg=name)

@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import Tensor
 from tqdm import tqdm
 
+from src import devices
 from src.config import Config
 from src.data.dataset import Split
 from src.data.transform import probability_at
@@ -22,11 +23,14 @@ from src.model import build_model
 
 WORDS = ("token_ids", "token_mask")
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+Show = Callable[[int, dict[str, np.ndarray], np.ndarray], None]
 
 
 def evaluate(config: Config, checkpoint: str | os.PathLike, splits: Sequence[str],
              progress: bool = True) -> Iterator[Result]:
     """Evaluates a checkpoint on `splits`, with all baselines, and gives each result as soon as it is there.
+
+    Several ranks share the work, and each is given the whole result.
 
     Raises: UserError, before the first is asked for, where a split or the checkpoint is missing or does not fit.
     """
@@ -46,8 +50,11 @@ def evaluate(config: Config, checkpoint: str | os.PathLike, splits: Sequence[str
 
 
 def evaluate_split(forward: Forward, config: Config, split: Split, name: str, limit: int = 0, progress: bool = True,
-                   shuffled: bool = False) -> Result:
+                   shuffled: bool = False, between: Callable[[], None] | None = None, show: Show | None = None) -> Result:
     """Evaluates a model in memory on one split.
+
+    Ranks take the batches in turn. Each batch holds the samples that it holds on one device, so pixels and all that
+    follows from them are the same on any number of ranks.
 
     Args:
         forward: (image, token_ids, token_mask) -> logits, as a model in evaluation mode; always called with batches
@@ -56,6 +63,11 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
         limit: samples at most, the first ones; 0 is all.
         progress: show a bar on stderr.
         shuffled: also evaluate each image with the expression of another, which takes as long again.
+        between: called between batches, equally often on every rank.
+        show: is given each sample of this rank: its row of the split, what ``Split.samples`` has of it, its probability
+            (S, S).
+
+    Returns: the result of the whole split, the same on every rank.
 
     Raises: UserError where the split has no samples, or the model's output is not finite.
     """
@@ -67,11 +79,14 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
     other = derangement(columns["image_id"], config.seed) if shuffled else None
     counts = np.zeros((len(indices), 2), np.int64)
     shuffled_counts = np.zeros_like(counts)
-    bar = tqdm(total=len(indices), desc=name, unit="sample", disable=not progress,
+    mine = _share(len(indices), config.eval_batch_size)
+    equally_often = len(indices) // (config.eval_batch_size * devices.rank_count())
+    bar = tqdm(total=len(mine), desc=name, unit="sample", disable=not progress,
                mininterval=0.5 if sys.stderr.isatty() else 30)
     with bar:
-        for start, samples in _batches(split.samples(indices, config.num_workers), config.eval_batch_size):
-            rows = slice(start, start + len(samples))
+        read = split.samples(indices[mine], config.num_workers) if len(mine) else ()
+        for number, samples in enumerate(_batches(read, config.eval_batch_size)):
+            rows = mine[number * config.eval_batch_size:][:len(samples)]
             images = _padded([sample["image"] for sample in samples], config.eval_batch_size)
             for into, words in ((counts, np.arange(len(indices))), (shuffled_counts, other)):
                 if words is None:
@@ -79,8 +94,16 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
                 token_ids, token_mask = (_padded(columns[column][words[rows]], config.eval_batch_size)
                                          for column in WORDS)
                 logits = forward(Tensor(images), Tensor(token_ids), Tensor(token_mask)).asnumpy()
-                into[rows] = [compare(config, *pair) for pair in zip(probabilities(logits[:len(samples)]), samples)]
+                masks = probabilities(logits[:len(samples)])
+                into[rows] = [compare(config, *pair) for pair in zip(masks, samples)]
+                if show and into is counts:
+                    for each in zip(indices[rows], samples, masks):
+                        show(*each)
             bar.update(len(samples))
+            if between and number < equally_often:
+                between()
+    # Where one rank has counts the others have 0.
+    counts, shuffled_counts = (devices.total(each) for each in (counts, shuffled_counts))
     return Result(config, name, columns, counts, shuffled_counts if other is not None else None)
 
 
@@ -112,16 +135,22 @@ def compare(config: Config, probability: np.ndarray, sample: dict[str, np.ndarra
     return int(intersection[0]), int(union[0])
 
 
-def _batches(samples: Iterable[dict], size: int) -> Iterator[tuple[int, list[dict]]]:
-    """Lists of `size` samples, the last one shorter, each with the number of samples before it."""
-    start, batch = 0, []
+def _share(samples: int, size: int) -> np.ndarray:
+    """Which of `samples` samples, in batches of `size` that the ranks take in turn, are this rank's."""
+    numbers = np.arange(samples)
+    return numbers[numbers // size % devices.rank_count() == devices.rank()]
+
+
+def _batches(samples: Iterable[dict], size: int) -> Iterator[list[dict]]:
+    """Lists of `size` samples, the last one shorter."""
+    batch = []
     for sample in samples:
         batch.append(sample)
         if len(batch) == size:
-            yield start, batch
-            start, batch = start + size, []
+            yield batch
+            batch = []
     if batch:
-        yield start, batch
+        yield batch
 
 
 def _padded(rows: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:

@@ -34,7 +34,8 @@ def export(config: Config, checkpoint: str | os.PathLike, file_name: str | os.Pa
     """Writes `file_name` (.mindir), loads it again and compares it with the model; and a .json that describes it.
 
     The graph takes image (B, 3, S, S) float32 as ``src.data.transform.prepare_image`` makes it, token_ids and
-    token_mask (B, T) int32 as ``src.data.tokenizer.Tokenizer`` does, and gives the probability (B, S, S) float32.
+    token_mask (B, T) int32 as ``src.data.tokenizer.Tokenizer`` does, and gives the probability (B, S, S) float32. It
+    computes in float32, whatever the configuration's precision: runtimes have settings of their own for less.
 
     Args:
         raw_image: the graph takes the resized image's pixels instead, RGB (B, S, S, 3) uint8, and normalises them.
@@ -47,7 +48,7 @@ def export(config: Config, checkpoint: str | os.PathLike, file_name: str | os.Pa
         UserError: where the checkpoint does not fit, the file cannot be written, or its outputs differ from the
             model's by more than ``TOLERANCE``; no file is left then, and what was there before stays.
     """
-    model = build_model(config)
+    model = build_model(config, precision="fp32")
     load_checkpoint(checkpoint, model)
     tokenizer = Tokenizer(find_file(config.vocab_file), config.max_tokens)
     inputs = _inputs(config, *tokenizer.encode(SENTENCE), batch_size, raw_image)

@@ -1,6 +1,7 @@
 """From a configuration to the model."""
 from __future__ import annotations
 
+import mindspore
 from mindspore import nn
 from mindspore.common.initializer import TruncatedNormal, initializer
 
@@ -15,8 +16,12 @@ from src.model.swin import SwinTransformer
 from src.model.wpa import NoAlignment, WordPixelAlignment
 
 
-def build_model(config) -> CoupAlign:
-    """CoupAlign as the model keys of ``config`` (``src.config.load_config``) describe it, with random weights."""
+def build_model(config, precision: str | None = None) -> CoupAlign:
+    """CoupAlign as the model keys of ``config`` (``src.config.load_config``) describe it, with random weights.
+
+    Args:
+        precision: fp32, fp16 or bf16, of matrix products and convolutions; None is that of the configuration.
+    """
     text_dim = config.bert_hidden_size
     image_dims = [config.swin_embed_dim * 2 ** i for i in range(4)]
 
@@ -45,11 +50,30 @@ def build_model(config) -> CoupAlign:
                                        num_pixels=(config.image_size // 32) ** 2),
         mask_generator=mask_generator,
         seg_head=SegHead(image_dims=image_dims, fused_dim=image_dims[3], dim=config.seg_head_dim,
-                         size=config.image_size // 4),
+                         size=config.image_size // 4, statistics=config.batch_norm),
         sma=sma, seg_head_dim=config.seg_head_dim, image_size=config.image_size)
     if config.linear_init_std != START:
         _start_linear_layers(model, config.linear_init_std)
+    precision = precision or config.precision
+    if precision != "fp32":
+        compute_in(model, {"fp16": mindspore.float16, "bf16": mindspore.bfloat16}[precision])
     return model
+
+
+def compute_in(cell: nn.Cell, dtype: mindspore.dtype) -> nn.Cell:
+    """Lets matrix products and convolutions in `cell` compute in `dtype`, but for Sentence-Mask Alignment.
+
+    Parameters stay float32, and so do norms and what is added up from block to block; softmax and what else has to be
+    float32 says so where it is written. Returns: the cell.
+    """
+    if isinstance(cell, (nn.LayerNorm, nn.BatchNorm2d, SentenceMaskAlignment)):
+        cell.to_float(mindspore.float32)
+    elif isinstance(cell, (nn.Dense, nn.Conv2d, nn.Identity)):
+        cell.to_float(dtype)
+    else:
+        for child in cell.cells():
+            compute_in(child, dtype)
+    return cell
 
 
 def _start_linear_layers(model: CoupAlign, std: float) -> None:

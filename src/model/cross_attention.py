@@ -33,7 +33,8 @@ class CrossAttention(nn.Cell):
         self.output = dense(dim, image_dim)
 
     def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
-        image = self.image_proj(pixels) + self.position_embedding.astype(pixels.dtype)
+        image = self.image_proj(pixels)
+        image = image + self.position_embedding.astype(image.dtype)
         both = ops.concat((image, self.text_proj(words)), 1)
         visible = ops.ones((1, 1, image.shape[1]), image.dtype).astype("float32") - 1.0
         hidden = padding_bias(token_mask)

@@ -27,6 +27,7 @@ class WindowAttention(nn.Cell):
         self.length = layout.window ** 2
         self.count = layout.count
         self.shifted = shifted
+        self.enter = nn.Identity()  # where build_model brings x into another precision, as it does for linear layers
         self.qkv = dense(dim, 3 * dim)
         self.proj = dense(dim, dim)
         table = ((2 * layout.window - 1) ** 2, heads)
@@ -38,6 +39,7 @@ class WindowAttention(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         batch, _, dim = x.shape
         n, heads = self.length, self.heads
+        x = self.enter(x)
         query = self._project(x, 0).transpose(0, 2, 1, 3)
         key = self._project(x, 1).transpose(0, 2, 3, 1)
         value = self._project(x, 2).transpose(0, 2, 1, 3)
@@ -56,8 +58,9 @@ class WindowAttention(nn.Cell):
         The checkpoint's weight holds the three; cutting it is far cheaper than cutting their product.
         """
         dim = x.shape[-1]
-        weight = self.qkv.weight[part * dim:(part + 1) * dim]
-        y = ops.matmul(x, weight.astype(x.dtype).swapaxes(0, 1)) + self.qkv.bias[part * dim:(part + 1) * dim]
+        weight = self.qkv.weight[part * dim:(part + 1) * dim].astype(x.dtype)
+        bias = self.qkv.bias[part * dim:(part + 1) * dim].astype(x.dtype)
+        y = ops.matmul(x, weight.swapaxes(0, 1)) + bias
         return y.reshape(-1, self.length, self.heads, dim // self.heads)
 
 
@@ -110,7 +113,7 @@ class PatchMerging(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         batch, length, dim = x.shape
-        return self.reduction(self.norm(self.neighbours(x).reshape(batch, length // 4, 4 * dim)))
+        return self.reduction(self.norm(self.neighbours(x).reshape(batch, length // 4, 4 * dim))).astype(x.dtype)
 
 
 class SwinStage(nn.Cell):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from mindspore import Parameter
 from src.config import Config
 from src.data.dataset import Split
 from src.errors import UserError
+from src.files import find_file
 from src.inference.checkpoint import read_checkpoint
 
 _ENTRY = "training_state"  # of the checkpoint; beside the parameters of model and optimiser
@@ -22,7 +24,8 @@ _ENTRY = "training_state"  # of the checkpoint; beside the parameters of model a
 # best.ckpt is the best by the same figure throughout.
 MAY_CHANGE = frozenset({
     "device_target", "output_dir", "data_dir", "vocab_file", "num_workers", "epochs", "resume", "checkpoint_every",
-    "keep_checkpoints", "max_skipped_steps", "eval_every", "eval_batch_size", "eval_splits",
+    "keep_checkpoints", "max_skipped_steps", "eval_every", "eval_batch_size", "eval_splits", "prefetch", "tensorboard",
+    "profile", "accumulation_steps", "recompute",
 })
 
 
@@ -43,6 +46,52 @@ class Progress:
     skipped_in_row: int = 0  # the last so many steps
     best: float = -1.0  # highest oIoU on val_split
     seconds: float = 0.0  # spent
+
+
+State = tuple[Path, dict[str, Parameter], Progress]
+
+
+def find_state(config: Config) -> State | None:
+    """What the key ``resume`` asks to go on from: the checkpoint, its parameters and progress; None to start afresh.
+
+    "auto" is the newest whole checkpoint in output_dir; others are passed over with a warning.
+
+    Raises: UserError where output_dir holds another run, or no checkpoint is whole.
+    """
+    directory = Path(config.output_dir).expanduser()
+    holds_run = (directory / "curve.csv").exists()
+    if config.resume not in ("never", "auto"):
+        path = find_file(config.resume)
+        newer = checkpoints(directory)
+        if path.resolve() in [each.resolve() for each in newer]:
+            newer = newer[:[each.resolve() for each in newer].index(path.resolve())]
+            if newer:
+                raise UserError(f"{directory} holds newer checkpoints than {path} ({newer[0].name}): go on from there in "
+                                "another --output_dir, or remove them")
+        elif holds_run:
+            raise UserError(f"{directory} already holds a run, and {path} is none of it: choose another --output_dir")
+        return path, *read_state(path)
+    if config.resume == "never":
+        if holds_run:
+            raise UserError(f"{directory} already holds a run: choose another --output_dir, go on with it by "
+                            "--resume auto, or remove it")
+        return None
+    damaged = None
+    for path in checkpoints(directory):
+        try:
+            return path, *read_state(path)
+        except UserError as error:
+            damaged = damaged or error
+            print(f"warning: {error}", file=sys.stderr)
+    if damaged:
+        raise UserError(f"{directory} holds checkpoints, but none to go on from: {damaged}")
+    return None
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """Checkpoints of a run that training may go on from, newest first."""
+    last = directory / "last.ckpt"
+    return [last] * last.exists() + sorted(directory.glob("step_*.ckpt"), reverse=True)
 
 
 def fingerprint(split: Split) -> str:

@@ -1,13 +1,20 @@
 """One step of training: losses, gradients, update."""
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore.amp import DynamicLossScaler
 
 from src.loss import PixelContrastiveLoss, SegmentationLoss
 from src.model import CoupAlign
-from src.model.dropout import connect_dropout
+from src.model.dropout import connect_dropout, draw
+from src.training.update import Update, on_each
 
-STATISTICS = ("moving_mean", "moving_variance")
+COLUMNS = ("image", "token_ids", "token_mask", "mask")  # of a batch
+LOSS_SCALE = 2.0 ** 16  # at first
+DOUBLED_AFTER = 1000  # updates in a row that were finite
 
 
 class Objective(nn.Cell):
@@ -39,56 +46,140 @@ class Objective(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """Losses of a batch, and one update of the parameters, unless loss or gradients are not finite.
+    """Losses of the global batch, and one update of the parameters, unless loss or gradients are not finite.
 
-    A step that is not finite changes nothing: no weight, no moment, not the number of updates that the learning rate
-    follows, nor the statistics of norms, which its forward pass has already spoilt and which are put back.
+    The batch comes in micro batches: one after another here, at the same time on other ranks. What is learnt is the
+    same however it is cut, but for rounding and batch normalisation, which sees, and takes its statistics from, each
+    micro batch. With one micro batch an update is one graph; with more, gradients are summed up in between.
 
     Args:
         objective: what to minimise; its first output.
         optimizer: of the objective's parameters.
         max_grad_norm: gradients are scaled down to this global norm; 0 leaves them.
-        batch: samples at most of an input.
-
-    Attributes:
-        draws: the Parameter that dropout follows from; set it before each step (``src.model.dropout.draw``).
-
-    Inputs: as Objective. Outputs: L; L_seg; L_aux; the learning rate of this update; whether it was made, a bool.
+        batch: samples of a micro batch.
+        accumulation_steps: micro batches of an update on this rank.
+        scales_loss: whether gradients are taken of the loss times a scale, which adapts itself, so that in float16 the
+            small ones are not lost and the large ones not infinite.
+        ema_decay: of the moving average of the weights; 0 is none.
     """
 
-    def __init__(self, objective: Objective, optimizer: nn.Cell, max_grad_norm: float, batch: int):
+    def __init__(self, objective: Objective, optimizer: nn.Cell, max_grad_norm: float, batch: int,
+                 accumulation_steps: int = 1, scales_loss: bool = False, ema_decay: float = 0.0):
         super().__init__(auto_prefix=False)
-        self.objective = objective  # a child, so that set_train reaches it
-        self.optimizer = optimizer
-        self.max_grad_norm = max_grad_norm
+        scaler = DynamicLossScaler(LOSS_SCALE, 2, DOUBLED_AFTER) if scales_loss else None
+        self.objective = _Scaled(objective, scaler)  # a child, so that set_train reaches it
         self.draws = connect_dropout(objective, batch)
-        self.gradients = ops.value_and_grad(objective, None, optimizer.parameters, has_aux=True)
-        statistics = [each for each in objective.get_parameters() if each.name.endswith(STATISTICS)]
-        self.statistics = ParameterTuple(statistics)
-        self.sound_statistics = ParameterTuple(
-            [Parameter(each.value().copy(), name=f"sound.{each.name}", requires_grad=False) for each in statistics])
+        self.gradients = ops.value_and_grad(self.objective, None, optimizer.parameters, has_aux=True)
+        self.conclude = Update(objective, optimizer, max_grad_norm, scaler, ema_decay)
+        self.accumulates = accumulation_steps > 1
+        if self.accumulates:
+            self.sums = Sums(optimizer.parameters, accumulation_steps)
+            self.conclude_sums = _ConcludeSums(self.sums, self.conclude)
 
     def state(self) -> dict[str, Parameter]:
-        """All parameters that the next step depends on: those of model and optimiser by name."""
-        return {name: each for name, each in self.parameters_dict().items() if each is not self.draws}
+        """All parameters that the next update depends on: those of model and optimiser by name."""
+        passing = {id(self.draws)} | {id(each) for each in (self.sums.get_parameters() if self.accumulates else ())}
+        return {name: each for name, each in self.parameters_dict().items() if id(each) not in passing}
+
+    def update(self, batches: Iterable[Mapping[str, Tensor]], seed: int, number: int,
+               first_samples: Sequence[int]) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """One update from the micro batches of this rank.
+
+        Args:
+            batches: as many as accumulation_steps, each with the columns image (b, 3, S, S); token_ids, token_mask
+                (b, T); mask (b, S, S), 0 or 1.
+            seed, number: of the training and of the update, from which dropout follows.
+            first_samples: for each micro batch the place of its first sample in the global batch.
+
+        Returns: L, L_seg and L_aux, means over the global batch; the learning rate of this update; whether it was made,
+            a bool. All the same on all ranks.
+        """
+        for batch, first_sample in zip(batches, first_samples, strict=True):
+            self.draws.set_data(draw(seed, number, self.draws, first_sample))
+            result = self(*(batch[column] for column in COLUMNS))
+            if self.accumulates:
+                result.asnumpy()  # waits, since a graph that runs may still read the draws
+        return self.conclude_sums() if self.accumulates else result
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the model has the moving average of its weights, where there is one."""
+        pairs = list(zip(self.conclude.averaged, self.conclude.averages))
+        own = [each.asnumpy().copy() for each, _ in pairs]
+        for each, average in pairs:
+            each.set_data(Tensor(average.asnumpy()))
+        try:
+            yield
+        finally:
+            for (each, _), value in zip(pairs, own):
+                each.set_data(Tensor(value))
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
-        losses, gradients = self.gradients(image, token_ids, token_mask, mask)
-        square = ops.zeros_like(losses[0])
-        for each in gradients:
-            square = square + ops.square(each).sum()
-        norm = ops.sqrt(square)
-        finite = ops.isfinite(losses[0] + norm)
-        if self.max_grad_norm > 0:
-            scale = self.max_grad_norm / ops.maximum(norm, self.max_grad_norm)
-            gradients = [each * scale for each in gradients]
-        learning_rate = self.optimizer.get_lr()
-        losses = ops.depend(losses, learning_rate)
-        if finite:
-            self.optimizer(tuple(gradients))
-            for sound, each in zip(self.sound_statistics, self.statistics):
-                ops.assign(sound, each)
-        else:
-            for sound, each in zip(self.sound_statistics, self.statistics):
-                ops.assign(each, sound)
-        return losses, learning_rate, finite
+        (_, losses), gradients = self.gradients(image, token_ids, token_mask, mask)
+        if self.accumulates:
+            return self.sums.add(losses, gradients)
+        return self.conclude(losses, gradients)
+
+
+class _Scaled(nn.Cell):
+    """An objective whose gradients come scaled. Outputs: L times the scale; L, L_seg and L_aux as they are, (3,)."""
+
+    def __init__(self, objective: Objective, scaler: DynamicLossScaler | None):
+        super().__init__(auto_prefix=False)
+        self.objective = objective
+        self.scaler = scaler
+
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
+        losses = self.objective(image, token_ids, token_mask, mask)
+        scaled = losses[0] if self.scaler is None else self.scaler.scale(losses[0])
+        return scaled, ops.stack(losses)
+
+
+class Sums(nn.Cell):
+    """Losses and gradients of micro batches, added up.
+
+    Args:
+        parameters: whose gradients will come.
+        count: micro batches until the sums are asked for.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], count: int):
+        super().__init__(auto_prefix=False)
+        self.count = count
+        self.losses = Parameter(ops.zeros(3), name="sum.losses", requires_grad=False)
+        self.gradients = ParameterTuple([
+            Parameter(ops.zeros_like(each), name=f"sum.{each.name}", requires_grad=False) for each in parameters])
+
+    def add(self, losses: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+        """Adds those of a micro batch. Returns: the sum of the losses so far, (3,)."""
+        on_each(_add, self.gradients, gradients)
+        return ops.assign_add(self.losses, losses)
+
+
+class _ConcludeSums(nn.Cell):
+    """An update from sums, which are then 0. Outputs: as TrainStep.update."""
+
+    def __init__(self, sums: Sums, conclude: Update):
+        super().__init__(auto_prefix=False)
+        self.sums = sums
+        self.conclude = conclude
+
+    def construct(self):
+        sums = self.sums
+        means = on_each(ops.partial(_divided, sums.count), sums.gradients)
+        result = self.conclude(sums.losses / sums.count, means)
+        _clear(sums.losses)
+        on_each(_clear, sums.gradients)
+        return result
+
+
+def _add(total: Parameter, x: Tensor) -> Tensor:
+    return ops.assign_add(total, x)
+
+
+def _divided(count: int, x: Tensor) -> Tensor:
+    return x / count
+
+
+def _clear(total: Parameter) -> Tensor:
+    return ops.assign(total, ops.zeros_like(total))

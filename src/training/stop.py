@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from src import devices
+
 
 class Stopped(SystemExit):
     """A training that was asked to stop, and saved its state. ``code`` is 128 + the signal's number, as in shells."""
@@ -16,7 +18,7 @@ class StopRequest:
     """Whether the process was asked to stop; a context manager that listens while it is entered.
 
     The first SIGTERM or SIGINT is noted; a second one ends the process as if nobody had listened. Outside the main
-    thread, where Python takes no signals, it never notes any.
+    thread, where Python takes no signals, it never notes any. A request to one of several ranks is one to all.
     """
 
     def __init__(self) -> None:
@@ -35,8 +37,11 @@ class StopRequest:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Within the block, a request ends it with Stopped at once. For work that can be repeated."""
-        self._interrupting = True
+        """Within the block, a request ends it with Stopped at once. For work that can be repeated.
+
+        With several ranks, which have to stop at the same place, that is where they next ``check``.
+        """
+        self._interrupting = devices.rank_count() == 1
         try:
             self.check()
             yield
@@ -44,8 +49,10 @@ class StopRequest:
             self._interrupting = False
 
     def check(self) -> None:
-        """Raises Stopped after a request."""
-        if self.signal:
+        """Raises Stopped after a request to any rank. All ranks have to call this at the same places."""
+        number = devices.largest(self.signal)
+        if number:
+            self.signal = number
             raise Stopped(128 + self.signal)
 
     def _note(self, number: int, _: FrameType | None) -> None:

@@ -5,47 +5,61 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
+from mindspore import Tensor
+from mindspore import dataset as ds
 from tqdm import tqdm
 
+from src import devices
 from src.config import Config
 from src.data.dataset import Split
+from src.devices import rank, rank_count
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_split
 from src.inference.checkpoint import start_from
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
-from src.model.dropout import draw
-from src.training.optimizer import make_optimizer
-from src.training.record import STEP_COLUMNS, VALIDATION_COLUMNS, Record, find_state
-from src.training.state import Progress, check_unchanged, fingerprint, set_parameters
+from src.training.monitor import STEP_COLUMNS, VALIDATION_COLUMNS
+from src.training.optimizer import freeze, make_optimizer
+from src.training.pictures import Pictures
+from src.training.record import Record
+from src.training.state import Progress, check_unchanged, find_state, fingerprint, set_parameters
 from src.training.step import Objective, TrainStep
 from src.training.stop import Stopped, StopRequest
-
-COLUMNS = ("image", "token_ids", "token_mask", "mask")
+from src.training.stopwatch import PARTS, Stopwatch
+from src.training.trace import Trace
+from src.training.update import STATISTICS
 
 
 def train(config: Config, progress: bool = True) -> Path:
     """Trains a model, evaluating it every ``eval_every`` epochs and after the last.
 
     Data order, weights and dropout follow from ``seed``: on the CPU the same configuration gives the same losses
-    to the last digit, whether it is trained at a stretch or stopped and resumed.
+    to the last digit, whether it is trained at a stretch or stopped and resumed. Each of several ranks takes its part
+    of every batch; rank 0 alone writes and prints.
 
     Args:
         progress: show a bar on stderr.
 
-    Returns: the directory with config.yaml, steps.csv, curve.csv, last.ckpt, the step_<number>.ckpt before it, and
-        best.ckpt (highest oIoU).
+    Returns: the directory with all that Record writes.
 
     Raises:
         UserError: for data, checkpoints or a directory that do not fit or cannot be written, and after
             ``max_skipped_steps`` steps in a row that were not finite; checkpoints written before stay.
         Stopped: after SIGTERM or SIGINT, when the step is finished and the state saved.
     """
+    progress = progress and rank() == 0
+    micro_batch, rest = divmod(config.batch_size, rank_count() * config.accumulation_steps)
+    if rest:
+        raise UserError(f"batch_size {config.batch_size} cannot be cut into accumulation_steps "
+                        f"{config.accumulation_steps} for each of {rank_count()} devices: change one of them")
     training, validation = Split(config, config.train_split), Split(config, config.val_split)
     steps_per_epoch = len(epoch_order(config, training, 0)) // config.batch_size
     if steps_per_epoch == 0:
@@ -56,46 +70,64 @@ def train(config: Config, progress: bool = True) -> Path:
         check_unchanged(state[0], state[2], config, training)
     model = build_model(config)
     if config.init_checkpoint and not state:
-        print(start_from(config.init_checkpoint, model), flush=True)
+        _say(start_from(config.init_checkpoint, model))
     weights = model.parameters_dict()  # before dropout is given a parameter that is none of the model's
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
+    freeze(model, config.frozen)
+    if config.recompute:
+        model.recompute_blocks()
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
-    step = TrainStep(objective, optimizer, config.max_grad_norm, config.batch_size)
+    step = TrainStep(objective, optimizer, config.max_grad_norm, micro_batch, config.accumulation_steps,
+                     config.precision == "fp16", config.ema_decay)
     done = Progress(config=config.as_dict(), data=fingerprint(training))
     if state:
         path, saved, done = state
         set_parameters(path, step.state(), saved)
         done.config = config.as_dict()
-        print(f"going on from {path}, step {done.step}", flush=True)
-    record = Record(config, state)
+        _say(f"going on from {path}, step {done.step}")
+    # Also lets all ranks look before the first one writes.
+    if devices.largest(done.step) != -devices.largest(-done.step):
+        raise UserError(f"not every rank finds the same checkpoint in {config.output_dir}: give them an output_dir that "
+                        "they share")
+    record = Record(config, state, writes=rank() == 0)
     del state
-
-    with StopRequest() as request:
-        run = _Run(config, training, step, record, done, request, steps_per_epoch, progress)
+    if not record.has_best:  # going on elsewhere
+        done.best = -1.0
+    ds.config.set_prefetch_size(config.prefetch)
+    trace = Trace(config.profile * record.writes, config.device_target, record.directory / "profile")
+    with StopRequest() as request, closing(record), closing(trace):
+        run = _Run(config, training, step, record, done, trace, request, steps_per_epoch, micro_batch, progress)
         try:
             while done.epochs < config.epochs:
                 step.set_train(True)
                 values = run.epoch()
-                best = False
-                if (done.epochs + 1) % config.eval_every == 0 or done.epochs + 1 == config.epochs:
+                best, pictures, since = False, Pictures(config, validation), time.monotonic()
+                if _validates(config, done.epochs):
                     model.set_train(False)
-                    with request.interrupting():
-                        result = evaluate_split(model, config, validation, config.val_split, config.eval_limit, progress)
-                    values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
-                    best = values["oIoU"] > done.best
-                if best:
-                    done.best = values["oIoU"]
-                    record.save_best(weights)
+                    run.share_statistics()
+                    with step.averaged():
+                        with request.interrupting():
+                            result = evaluate_split(model, config, validation, config.val_split, config.eval_limit,
+                                                    progress, between=request.check,
+                                                    show=pictures if record.shows else None)
+                        values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
+                        best = values["oIoU"] > done.best
+                        if best:
+                            done.best = values["oIoU"]
+                            record.save_best(weights)
                 done.epochs, done.sums, done.skipped = done.epochs + 1, [], 0
-                record.epoch({**values, "seconds": round(run.seconds(), 1)})
+                record.epoch({**values, "seconds": round(run.seconds(), 1)}, pictures.drawn)
                 run.save()
-                print(_summary(config, values, best), flush=True)
+                run.validation_seconds = time.monotonic() - since
+                _say(_summary(config, values, best))
                 request.check()
+            record.finish()
         except Stopped:
             run.save()
-            print(f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
-                  f"{record.directory}: --resume auto goes on", file=sys.stderr, flush=True)
+            _say(f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
+                 f"{record.directory}: --resume auto goes on", sys.stderr)
+            devices.meet()  # msrun kills all ranks when one has ended like this, also one that is still writing
             raise
     return record.directory
 
@@ -125,55 +157,85 @@ class _Run:
     step: TrainStep
     record: Record
     done: Progress
+    trace: Trace
     request: StopRequest
     steps_per_epoch: int
+    micro_batch: int  # samples that this device sees at a time
     progress: bool
 
     def __post_init__(self) -> None:
         self._started = time.monotonic() - self.done.seconds
+        self.validation_seconds = 0.0  # that the last one took
+        self._watch = Stopwatch()
 
     def seconds(self) -> float:
         """Spent on the run, before it was resumed and since."""
         return time.monotonic() - self._started
 
     def save(self) -> None:
-        """Saves the state as it is now."""
+        """Saves the state as it is now. All ranks have to call this at the same step."""
+        self.share_statistics()
         self.done.seconds = self.seconds()
         self.record.save(self.step.state(), self.done)
+
+    def share_statistics(self) -> None:
+        """Replaces the ranks' moving statistics, which differ where batch_norm is local, by their mean.
+
+        They are linear in what they take in, so it makes no difference how often this is done.
+        """
+        if self.config.batch_norm == "local" and rank_count() > 1:
+            for name, each in self.step.state().items():
+                if name.endswith(STATISTICS):
+                    each.set_data(Tensor(devices.total(each.asnumpy()) / rank_count()))
 
     def epoch(self) -> dict[str, float]:
         """Runs what is left of an epoch and returns its row of curve.csv. Raises: Stopped after a step."""
         config, done = self.config, self.done
         start = done.step - done.epochs * self.steps_per_epoch
         end = (done.epochs + 1) * self.steps_per_epoch
-        timed, since, speed = 0, None, 0.0
+        watch = self._watch
+        watch.start()
         bar = tqdm(total=self.steps_per_epoch, initial=start, desc=f"epoch {done.epochs + 1}/{config.epochs}",
                    unit="step", disable=not self.progress, mininterval=0.5 if sys.stderr.isatty() else 30)
         with bar:
-            for batch in self._batches(start):
-                self.step.draws.set_data(draw(config.seed, done.step + 1, self.step.draws))
-                losses, learning_rate, finite = self.step(*(batch[column] for column in COLUMNS))
+            batches = watch.waiting(self._batches(start))
+            first_samples = [(number * rank_count() + rank()) * self.micro_batch
+                             for number in range(config.accumulation_steps)]
+            for _ in range(start, self.steps_per_epoch):
+                with watch.working():
+                    losses, learning_rate, finite = self.step.update(
+                        islice(batches, config.accumulation_steps), config.seed, done.step + 1, first_samples)
+                    # The device has ended the step where its figures are there.
+                    losses, learning_rate, finite = ([float(loss.asnumpy()) for loss in losses],
+                                                     float(learning_rate.asnumpy()), bool(finite))
                 done.step += 1
-                row = [done.step, *(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy())]
-                self.record.step([*row, 0 if finite else 1])
-                self._count(row, bool(finite))
-                # The first step compiles: counting it would say nothing about the speed of the rest.
-                if since is None:
-                    since = time.monotonic()
-                else:
-                    timed += 1
-                speed = timed * config.batch_size / max(time.monotonic() - since, 1e-9)
+                row = [done.step, *losses, learning_rate]
+                self.record.step({**dict(zip(STEP_COLUMNS, [*row, 0 if finite else 1])), "epoch": done.epochs + 1,
+                                  **watch.lap()})
+                self._count(row, finite)
+                self.trace.step()
                 bar.update()
                 bar.set_postfix_str(f"loss {row[1]:.4f} = seg {row[2]:.4f} + {config.aux_loss_weight:g} aux "
-                                    f"{row[3]:.4f}, lr {row[4]:.2e}, {speed:.1f} samples/s", refresh=False)
+                                    f"{row[3]:.4f}, lr {row[4]:.2e}, all ends in "
+                                    f"{tqdm.format_interval(self._seconds_left())}", refresh=False)
                 self.request.check()
                 # The last step of an epoch is saved with its validation.
                 if config.checkpoint_every and done.step % config.checkpoint_every == 0 and done.step < end:
                     self.save()
         made = self.steps_per_epoch - done.skipped
         means = {name: total / made for name, total in zip(STEP_COLUMNS, done.sums)}
+        times = watch.means()
+        if times:
+            means["samples_per_second"] = round(1e3 * config.batch_size / sum(times.values()), 1)
+            means.update({name: round(each, 2) for name, each in times.items()})
         return {**means, "epoch": done.epochs + 1, "step": done.step, "samples": done.step * config.batch_size,
-                "learning_rate": done.learning_rate, "skipped": done.skipped, "samples_per_second": round(speed, 1)}
+                "learning_rate": done.learning_rate, "skipped": done.skipped}
+
+    def _seconds_left(self) -> float:
+        """Until the whole training ends, as far as this start tells; its first validation tells how long others take."""
+        steps = self.config.epochs * self.steps_per_epoch - self.done.step
+        validations = sum(_validates(self.config, epoch) for epoch in range(self.done.epochs, self.config.epochs))
+        return steps * self._watch.seconds_per_step() + validations * self.validation_seconds
 
     def _count(self, row: list[float], finite: bool) -> None:
         """Takes a step's row of STEP_COLUMNS in. Raises: UserError after ``max_skipped_steps`` in a row."""
@@ -185,22 +247,38 @@ class _Run:
             return
         done.skipped, done.skipped_in_row = done.skipped + 1, done.skipped_in_row + 1
         if done.skipped_in_row == self.config.max_skipped_steps:
+            other = ", or train in bf16 or fp32" if self.config.precision == "fp16" else ""
             raise UserError(f"loss or gradients were not finite in {done.skipped_in_row} steps in a row, up to step "
-                            f"{done.step}: lower learning_rate or set max_grad_norm; {self.record.directory}/steps.csv "
-                            "says where it began, and checkpoints written before are whole")
+                            f"{done.step}: lower learning_rate or set max_grad_norm{other}; {self.record.directory}/"
+                            "steps.csv says where it began, and checkpoints written before are whole")
 
-    def _batches(self, start: int) -> Iterable[dict]:
-        """Batches of the epoch from number `start` on."""
+    def _batches(self, start: int) -> Iterator[dict]:
+        """This rank's micro batches of the epoch, from those of batch number `start` on."""
         if start == self.steps_per_epoch:
-            return ()
-        order = epoch_order(self.config, self.split, self.done.epochs)[start * self.config.batch_size:]
-        batches = self.split.train_batches(order, self.config.batch_size, self.config.num_workers)
+            return iter(())
+        first, last = start * self.config.batch_size, self.steps_per_epoch * self.config.batch_size
+        order = epoch_order(self.config, self.split, self.done.epochs)[first:last]
+        own = order.reshape(-1, rank_count(), self.micro_batch)[:, rank()].reshape(-1)
+        batches = self.split.train_batches(own, self.micro_batch, self.config.num_workers)
         return batches.create_dict_iterator(num_epochs=1)
 
 
+def _validates(config: Config, epoch: int) -> bool:
+    """Whether epoch number 0, 1, … ends with a validation."""
+    return (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    if rank() == 0:
+        print(line, file=file, flush=True)
+
+
 def _summary(config: Config, values: dict[str, float], best: bool) -> str:
-    line = (f"epoch {values['epoch']}/{config.epochs}: loss {values.get('loss', math.nan):.4f}, "
-            f"{values['samples_per_second']} samples/s")
+    line = f"epoch {values['epoch']}/{config.epochs}: loss {values.get('loss', math.nan):.4f}"
+    if PARTS[0] in values:
+        data, step, host = (values[name] for name in PARTS)
+        line += (f", {values['samples_per_second']} samples/s ({data:.0f} ms waiting for data, {step:.0f} ms step, "
+                 f"{host:.0f} ms host)")
     if values["skipped"]:
         line += f", {values['skipped']} steps not finite and skipped"
     if "oIoU" in values:

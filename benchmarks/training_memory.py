@@ -1,0 +1,184 @@
+"""Memory of a training step: worked out from the configuration's shapes, and measured on the CPU.
+
+    python -m benchmarks.training_memory --batch_size 16
+    python -m benchmarks.training_memory --config configs/refshapes_tiny.yaml --measure 64,128
+
+The first prints the arithmetic, in GB of 10^9 bytes, for one device, with and without recomputation. The second runs
+steps with random inputs in a process for each batch size, with and without, and sets what a sample more adds to the
+peak of resident memory beside what it should. The auxiliary loss is left out of both. Linux.
+"""
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.cli import command, parse_arguments
+from src.config import Config, load_config
+from src.errors import UserError
+from src.files import REPOSITORY
+
+ONE = "--one"  # an argument for the processes of --measure alone
+
+
+@dataclass
+class Kept:
+    """Numbers of one sample that the way back needs: float32 ones, and ones in the precision of products."""
+
+    full: int = 0
+    low: int = 0
+    both: int = 0  # in float32, and where products are in another precision a copy in that
+
+    def __add__(self, other: Kept) -> Kept:
+        return Kept(self.full + other.full, self.low + other.low, self.both + other.both)
+
+    def bytes(self, precision: str) -> int:
+        low = 4 if precision == "fp32" else 2
+        return 4 * self.full + low * self.low + (4 if low == 4 else 4 + low) * self.both
+
+
+def block(tokens: int, dim: int, heads: int, window: int) -> Kept:
+    """Inside a transformer block whose attention is among `window` tokens, its input included.
+
+    float32: what goes into the two norms; GELU's x, what erf is taken of, and Phi. Others: what goes into the
+    six linear layers, query, key and value.
+    """
+    return Kept(full=tokens * (2 * dim + 12 * dim), low=tokens * (4 * dim + 6 * dim), both=tokens * window * heads)
+
+
+def activations(config: Config) -> tuple[list[tuple[Kept, Kept]], Kept]:
+    """Of a sample: for each encoder block what is inside and what goes in; and all the rest."""
+    words, text, joint, out = config.max_tokens, config.bert_hidden_size, config.wpa_dim, config.seg_head_dim
+    blocks = [(block(words, text, config.bert_num_heads, words), Kept(full=words * text))] * config.bert_num_layers
+    rest = Kept(full=3 * config.image_size ** 2)  # sizes of the image: the image, logits and the loss
+    for i in range(4):
+        dim, side = config.swin_embed_dim * 2 ** i, config.image_size // 4 // 2 ** i
+        window, pixels = min(side, config.swin_window_size), side ** 2
+        tokens = (-(-side // window) * window) ** 2
+        blocks += [(block(tokens, dim, config.swin_num_heads[i], window ** 2), Kept(full=tokens * dim))
+                   ] * config.swin_depths[i]
+        rest += Kept(low=pixels * dim)  # V_i as the segmentation head convolves it
+        if config.wpa_direction != "none" and i + 1 in config.wpa_stages:
+            directions = 2 if config.wpa_direction == "bi" else 1
+            rest += Kept(full=pixels * joint, low=pixels * (4 * dim + 2 * joint), both=pixels * words * directions)
+        if i < 3:
+            rest += Kept(full=pixels * dim, low=pixels * dim)  # patch merging: norm, linear layer
+        # Two convolutions, ReLU and batch norm each; the last stage's are as wide inside.
+        rest += Kept(low=side ** 2 // (4 if i < 3 else 1) * out * 2, both=side ** 2 // (4 if i < 3 else 1) * out * 2)
+    image = (config.image_size // 32) ** 2
+    both = image + words
+    rest += Kept(low=(3 * both + 3 * image) * text, both=config.cross_attention_heads * image * both)
+    if config.sma:
+        queries, dim, layers = config.num_queries, config.decoder_dim, config.decoder_layers
+        rest += Kept(full=3 * queries * dim * layers,
+                     low=layers * (12 * queries * dim + 2 * image * dim + queries * config.decoder_ffn_dim),
+                     both=layers * config.decoder_heads * queries * (queries + image))
+    return blocks, rest + Kept(full=out * (config.image_size // 4) ** 2)  # Y_1
+
+
+def per_sample(config: Config, recompute: bool) -> tuple[float, float]:
+    """Bytes that a sample adds: what is kept to the way back; and what the largest block holds for a while there.
+
+    The second is what is inside of the block that is computed again, and as much for gradients.
+    """
+    blocks, rest = activations(config)
+    kept = rest.bytes(config.precision) + sum(each[recompute].bytes(config.precision) for each in blocks)
+    largest = max(inside.bytes(config.precision) for inside, _ in blocks)
+    return kept, largest * (2 if recompute else 1)
+
+
+def table(config: Config, parameters: int) -> str:
+    """Lines of the arithmetic."""
+    copies = {"parameters": 1, "gradients": 1, "AdamW's two moments": 2,
+              "gradients, clipped": int(config.max_grad_norm > 0), "moving average": int(config.ema_decay > 0),
+              "sums of gradients": int(config.accumulation_steps > 1)}
+    lines = [f"{parameters:,} trained parameters; {config.precision}, {config.image_size} pixels, "
+             f"batch {config.batch_size} in {config.accumulation_steps} parts"]
+    lines += [f"{name:42}{4e-9 * count * parameters:7.2f} GB" for name, count in copies.items() if count]
+    micro_batch = config.batch_size // config.accumulation_steps
+    for recompute in (False, True):
+        kept, largest = (micro_batch * each / 1e9 for each in per_sample(config, recompute))
+        lines += [f"{'with' if recompute else 'without'} recomputation:",
+                  f"  {'activations kept':40}{kept:7.2f} GB", f"  {'largest block, on the way back':40}{largest:7.2f} GB",
+                  f"  {'all':40}{kept + largest + 4e-9 * parameters * sum(copies.values()):7.2f} GB"]
+    return "\n".join(lines)
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--measure", metavar="INT,INT", help="two batch sizes to run")
+    parser.add_argument(ONE, action="store_true", help=argparse.SUPPRESS)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add)
+    if args.one:
+        print(_peak_of_steps(config))
+        return 0
+    if not args.measure:
+        from src.model import build_model
+        parameters = sum(each.size for each in build_model(config).trainable_params())
+        print(table(config, parameters))
+        return 0
+    sizes = [int(each) for each in args.measure.split(",")]
+    for recompute in (False, True):
+        peaks = [_measured(config, size, recompute) for size in sizes]
+        kept, largest = (each / 1e6 for each in per_sample(config, recompute))
+        written = ", ".join(f"{each / 1e9:.2f}" for each in peaks)
+        slope = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) / 1e6
+        print(f"recompute {str(recompute).lower()}: peaks of {written} GB at batch {args.measure}; a sample adds "
+              f"{slope:.1f} MB, by the arithmetic {kept:.1f} MB and {largest:.1f} MB for a while", flush=True)
+    return 0
+
+
+def _measured(config: Config, batch: int, recompute: bool) -> int:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "config.yaml")
+        values = {**config.as_dict(), "batch_size": batch, "recompute": recompute, "aux_loss_weight": 0.0}
+        load_config(overrides=values).save(path)
+        done = subprocess.run([sys.executable, "-m", "benchmarks.training_memory", "--config", str(path), ONE],
+                              cwd=REPOSITORY, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"a step of batch size {batch} failed: {done.stderr.strip().splitlines()[-1]}")
+    return int(done.stdout.split()[-1])
+
+
+def _peak_of_steps(config: Config) -> int:
+    """Highest resident memory, in bytes, during the second and third step: the first one compiles."""
+    import numpy as np
+    from mindspore import Tensor
+
+    from src.context import set_up
+    from src.loss import PixelContrastiveLoss
+    from src.model import build_model
+    from src.training.optimizer import make_optimizer
+    from src.training.step import Objective, TrainStep
+
+    set_up(config)
+    model = build_model(config)
+    if config.recompute:
+        model.recompute_blocks()
+    objective = Objective(model, PixelContrastiveLoss(), config.aux_loss_weight)
+    micro_batch = config.batch_size // config.accumulation_steps
+    step = TrainStep(objective, make_optimizer(config, model.trainable_params(), 1000), config.max_grad_norm, micro_batch,
+                     config.accumulation_steps, config.precision == "fp16", config.ema_decay).set_train()
+    random, size = np.random.default_rng(0), config.image_size
+    words = Tensor(np.ones((micro_batch, config.max_tokens), np.int32))
+    batch = {"image": Tensor(random.standard_normal((micro_batch, 3, size, size)).astype(np.float32)),
+             "token_ids": words, "token_mask": words,
+             "mask": Tensor((random.random((micro_batch, size, size)) > 0.5).astype(np.float32))}
+    for number in range(3):
+        step.update([batch] * config.accumulation_steps, 0, number,
+                    range(0, config.batch_size, micro_batch))[0][0].asnumpy()
+        if number == 0:
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

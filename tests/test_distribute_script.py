@@ -1,0 +1,193 @@
+"""run_distribute_train.sh: usage, exit codes, logs and signals, with stand-ins for msrun and train.py."""
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src.files import REPOSITORY
+
+# As MindSpore's: a failure kills the other ranks, the scheduler is waited for, exit codes are lost, Ctrl-C kills.
+MSRUN = '''#!{python}
+import os, signal, subprocess, sys, time
+options = dict(item[2:].split("=", 1) for item in sys.argv[1:] if item.startswith("--") and "=" in item)
+command = ["python", *sys.argv[next(k for k in range(1, len(sys.argv)) if not sys.argv[k].startswith("--")):]]
+print("msrun", *sorted(options.items()), flush=True)
+if "unwell" in command:
+    sys.exit("cannot start")
+count, first = int(options["local_worker_num"]), int(options["node_rank"]) * int(options["local_worker_num"])
+scheduler = subprocess.Popen(command, env={{**os.environ, "MS_ROLE": "MS_SCHED"}})
+ranks = []
+def kill(*_):
+    for rank in ranks:
+        if rank.poll() is None:
+            os.killpg(rank.pid, signal.SIGKILL)
+    if _:
+        scheduler.kill()
+        sys.exit(0)
+for number in range(first, first + count):
+    with open(options["log_dir"] + f"/worker_{{number}}.log", "w") as log:
+        environment = {{**os.environ, "MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(number)}}
+        ranks.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
+signal.signal(signal.SIGINT, kill)
+while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+    time.sleep(0.05)
+kill()
+scheduler.wait()
+sys.exit(int(any(rank.returncode for rank in ranks)))
+'''
+TRAIN = '''
+import os, pathlib, signal, sys, time
+rank = os.environ.get("MS_NODE_ID")
+while os.environ["MS_ROLE"] == "MS_SCHED":
+    ended = len(list(pathlib.Path().glob("ended_*")))
+    if ended >= 2:
+        sys.exit()
+    time.sleep(0.05)
+print(f"rank {rank} called with", *sys.argv[1:], flush=True)
+def stop(number, _):
+    time.sleep(0.5 if rank == "0" else 0)  # rank 0 has a checkpoint to write
+    print(f"rank {rank} saved", flush=True)
+    end(128 + number)
+def end(code):
+    pathlib.Path(f"ended_{rank}").touch()
+    os._exit(code)
+if "--wait" in sys.argv:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, (lambda *_: None) if "--deaf" in sys.argv else stop)
+pathlib.Path(f"started_{rank}").touch()
+while "--wait" in sys.argv:
+    time.sleep(0.05)
+if rank == "1" and "--die" in sys.argv:
+    print("\\n".join(f"line {k}" for k in range(30)), flush=True)
+    code = int(sys.argv[-1])
+    os.kill(os.getpid(), -code) if code < 0 else os._exit(code)
+while "--die" in sys.argv:
+    time.sleep(0.05)
+end(0)
+'''
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of scripts/ in a tree with an environment that has the msrun above, and the train.py above."""
+    root = tmp_path / "tree"
+    shutil.copytree(REPOSITORY / "scripts", root / "scripts")
+    shutil.copy(REPOSITORY / "requirements.txt", root)
+    (root / ".venv/bin").mkdir(parents=True)
+    programs = {"python": f'#!/bin/sh\nexec {sys.executable} "$@"\n', "msrun": MSRUN.format(python=sys.executable)}
+    for name, text in programs.items():
+        (root / ".venv/bin" / name).write_text(text)
+        (root / ".venv/bin" / name).chmod(0o755)
+    (root / ".venv/bin/activate").write_text(f"PATH={root}/.venv/bin:$PATH")
+    digest = hashlib.sha256((root / "requirements.txt").read_bytes()).hexdigest()[:12]
+    (root / f".venv/installed-{digest}-requirements.txt").touch()
+    (root / "train.py").write_text(TRAIN)
+    (root / "c.yaml").touch()
+    (root / "data").mkdir()
+    return root
+
+
+def launch(tree: Path, *arguments: str, **options) -> subprocess.Popen:
+    return subprocess.Popen(["bash", str(tree / "scripts/run_distribute_train.sh"), *arguments], cwd=tree, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options)
+
+
+def logs(tree: Path) -> Path:
+    directory, = (tree / "logs").iterdir()
+    return directory
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ("", "DEVICE, COUNT, CONFIG and DATA_DIR are needed"),
+    ("CPU 2 c.yaml --resume auto", "DEVICE, COUNT, CONFIG and DATA_DIR are needed"),
+    ("TPU 2 c.yaml data", "DEVICE is TPU: choose CPU, GPU or Ascend"),
+    ("CPU two c.yaml data", "COUNT is two: give the number of devices of this machine"),
+    ("CPU 0 c.yaml data", "COUNT is 0: give the number of devices of this machine"),
+    ("CPU 2 none.yaml data", "no configuration file none.yaml"),
+    ("CPU 2 c.yaml nowhere", "no directory nowhere: make it with prepare_data.py"),
+    ("CPU 2 c.yaml data --nodes 2", "--master is missing: give the host name of the machine with --node_rank 0"),
+    ("CPU 2 c.yaml data --nodes=2 --node_rank=2 --master h", "--node_rank is 2: the 2 machines have numbers from 0 to 1"),
+    ("CPU 2 c.yaml data --nodes 2 --node_rank", "--node_rank needs a value"),
+    ("CPU 2 c.yaml data --node_rank x", "--node_rank is x: give a number from 0"),
+    ("CPU 2 c.yaml data --master h:80", "--master is h:80: give HOST or HOST:PORT, with a port from 1024 to 65535"),
+    ("CPU 2 c.yaml data --time_out soon", "--time_out is soon: give a number of seconds"),
+])
+def test_usage_errors(tree, arguments, message):
+    process = launch(tree, *arguments.split())
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and error.splitlines()[0] == f"error: {message}"
+    assert not (tree / "logs").exists()
+
+
+def test_all_ranks_train_and_rank_0_is_shown(tree):
+    process = launch(tree, "GPU", "2", "c.yaml", "data", "--resume", "auto", "--time_out=9", "--seed=3")
+    output, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
+    called = f"called with --config {tree}/c.yaml --data_dir {tree}/data --device_target GPU --resume auto --seed=3"
+    assert output.splitlines()[1:] == [f"rank 0 {called}"]
+    assert (logs(tree) / "worker_1.log").read_text() == f"rank 1 {called}\n"
+    told = (logs(tree) / "msrun.log").read_text()
+    for option in ("('worker_num', '2')", "('cluster_time_out', '9')", "('master_addr', '127.0.0.1')"):
+        assert option in told
+
+
+def test_of_several_machines_the_first_alone_shows_progress(tree):
+    (tree / "ended_0").touch()  # by another machine
+    (tree / "ended_2").touch()
+    process = launch(tree, "CPU", "1", "c.yaml", "data", "--nodes=3", "--node_rank=1", "--master=first:7000")
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == 0 and len(output.splitlines()) == 1, error
+    told = (logs(tree) / "msrun.log").read_text()
+    for option in ("('worker_num', '3')", "('local_worker_num', '1')", "('master_addr', 'first')",
+                   "('master_port', '7000')", "('node_rank', '1')"):
+        assert option in told
+
+
+@pytest.mark.parametrize(("code", "expected"), [(7, 7), (2, 2), (-signal.SIGKILL, 137), (-signal.SIGSEGV, 139)])
+def test_a_rank_that_fails_ends_the_job_with_its_code_and_its_last_lines(tree, code, expected):
+    process = launch(tree, "CPU", "2", "c.yaml", "data", "--die", str(code))
+    error = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == expected
+    assert error[0] == f"error: worker_1 ended with exit code {expected}; the end of {logs(tree)}/worker_1.log:"
+    assert error[1:] == [f"line {k}" for k in range(10, 30)]
+
+
+@pytest.mark.parametrize(("number", "to_all", "code"), [(signal.SIGTERM, False, 143), (signal.SIGINT, True, 130)])
+def test_a_stop_lets_every_rank_save_before_it_ends(tree, number, to_all, code):
+    process = launch(tree, "CPU", "2", "c.yaml", "data", "--wait")
+    _wait_for_ranks(tree)
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    output, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (code, "")
+    assert output.splitlines()[-1] == "rank 0 saved"
+    assert (logs(tree) / "worker_1.log").read_text().splitlines()[-1] == "rank 1 saved"
+
+
+def test_asked_twice_ranks_that_do_not_stop_are_killed(tree):
+    process = launch(tree, "CPU", "2", "c.yaml", "data", "--wait", "--deaf")
+    _wait_for_ranks(tree)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_msrun_that_cannot_start_is_a_failure(tree):
+    process = launch(tree, "CPU", "2", "c.yaml", "data", "unwell")
+    error = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 1 and error[-1] == "cannot start"
+    assert error[0].startswith("error: msrun ended with exit code 1 before all ranks did")
+
+
+def _wait_for_ranks(tree: Path) -> None:
+    while not ((tree / "started_0").exists() and (tree / "started_1").exists()):
+        time.sleep(0.02)

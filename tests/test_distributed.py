@@ -1,0 +1,130 @@
+"""Two ranks on the CPU, started by msrun once for all tests here, against one process and PyTorch."""
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore
+import numpy as np
+import pytest
+import torch
+
+from src import devices
+from src.config import load_config
+from src.context import set_up
+from src.evaluation.evaluate import evaluate_split
+from src.files import REPOSITORY
+from src.training import trainer
+from tests.conftest import SMALLEST, assert_close
+from tests.test_evaluate import SAMPLES, FakeSplit, Forward, config, rows_of
+from tests.tiny_model import TinyModel
+from tests.two_ranks import batch, evaluate
+
+
+@pytest.fixture(scope="module")
+def ranks(tiny_data, tmp_path_factory):
+    """(directory of what two ranks did, configuration)."""
+    directory = tmp_path_factory.mktemp("ranks")
+    settings = load_config(overrides={
+        **SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": 1, "decay_epochs": 1, "batch_size": 50,
+        "learning_rate": 2e-3, "eval_limit": 4, "resume": "auto", "output_dir": str(directory / "trained")})
+    settings.save(directory / "config.yaml")
+    mindspore.set_seed(3)
+    mindspore.save_checkpoint(TinyModel(), str(directory / "best.ckpt"))
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY),
+                   "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    job = subprocess.run(
+        ["msrun", "--worker_num=2", "--local_worker_num=2", f"--master_port={20000 + os.getpid() % 10000}",
+         "--cluster_time_out=300", f"--log_dir={directory}", "--join=True", str(REPOSITORY / "scripts/rank.py"),
+         str(directory), "-m", "tests.two_ranks", str(directory)],
+        cwd=REPOSITORY, env=environment, timeout=600, capture_output=True, text=True)
+    ends = [(directory / f"worker_{rank}.log").read_text()[-3000:] for rank in (0, 1)]
+    assert job.returncode == 0, "\n".join([job.stderr[-1000:], *ends])
+    assert sorted((directory / "codes").read_text().splitlines()) == ["worker_0 0", "worker_1 0"]
+    return directory, settings
+
+
+def of_ranks(directory: Path, name: str) -> np.ndarray:
+    return np.concatenate([np.load(directory / f"rank_{rank}.npz")[name][None] for rank in (0, 1)])
+
+
+def test_sums_over_ranks_are_exact(ranks):
+    directory, _ = ranks
+    numbers = np.array([[2**62, -1], [3, 2**24 + 1]])
+    assert (of_ranks(directory, "total") == numbers + numbers // 2).all()
+    assert (of_ranks(directory, "sum") == np.float32([0.2, 1.0])).all()
+    assert (of_ranks(directory, "largest") == -5).all()
+
+
+def test_synchronised_batch_norm_is_that_of_the_whole_batch(ranks):
+    directory, _ = ranks
+    x, weight, *values = (torch.from_numpy(each).double() for each in batch())
+    norm = torch.nn.BatchNorm2d(3).double()
+    norm.load_state_dict(dict(zip(("weight", "bias", "running_mean", "running_var"), values)), strict=False)
+    x.requires_grad_()
+    y = norm(x)
+    (y * weight).sum().backward()
+    expected = {"y": y, "dx": x.grad, "evaluated": norm.eval()(x)}
+    for name, each in expected.items():
+        assert_close(np.concatenate(of_ranks(directory, name)), each.detach().numpy(), relative=1e-5)
+    for name, each in {"dgamma": norm.weight.grad, "dbeta": norm.bias.grad}.items():
+        assert_close(of_ranks(directory, name).sum(0), each.numpy(), relative=1e-5)
+    for name, each in {"moving_mean": norm.running_mean, "moving_variance": norm.running_var}.items():
+        for rank in (0, 1):
+            assert_close(of_ranks(directory, name)[rank], each.numpy(), relative=1e-6)
+
+
+def test_local_statistics_are_shared_as_their_mean(ranks):
+    for rank, found in enumerate(of_ranks(ranks[0], "shared")):
+        assert found.tolist() == [[1.5, 2.5], [1.5, 2.5], [1.0 + rank, 5.0 * rank]]
+
+
+def test_two_ranks_train_as_one_process_does_though_one_of_them_is_stopped(ranks, tmp_path, monkeypatch):
+    directory, settings = ranks
+    monkeypatch.setattr(trainer, "build_model", lambda _: TinyModel())
+    alone = load_config(overrides={**settings.as_dict(), "output_dir": str(tmp_path / "alone")})
+    set_up(alone)
+    trainer.train(alone, progress=False)
+    one, two = (_table(path / "steps.csv") for path in (tmp_path / "alone", directory / "trained"))
+    assert one.shape == two.shape == (6, 6)
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    assert re.search("stopped by SIGTERM after step [345], saved", (directory / "worker_0.log").read_text())
+    assert "stopped" not in (directory / "worker_1.log").read_text(), "rank 0 alone prints"
+
+
+def test_two_ranks_evaluate_as_one_process_does(ranks, tmp_path):
+    directory, settings = ranks
+    set_up(settings)
+    evaluate(settings, directory / "best.ckpt", tmp_path / "alone", writes=True)
+    files = sorted(path.name for path in (tmp_path / "alone").iterdir())
+    assert files == ["val.csv", "val.json"]
+    for name in files:
+        assert (tmp_path / "alone" / name).read_bytes() == (directory / "evaluated" / name).read_bytes()
+    intersections = [int(row["intersection"]) for row in rows_of(tmp_path / "alone/val.csv")]
+    assert len(intersections) == 29 and len(set(intersections)) > 5
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 3), (3, 4), (5, 1), (12, 4), (2, 16)])
+def test_every_sample_is_evaluated_by_one_rank(monkeypatch, tmp_path, count, size):
+    settings, counts, between = config(eval_batch_size=size), [], []
+    evaluate_split(Forward(), settings, FakeSplit(), "val", progress=False, shuffled=True).save(tmp_path)
+    monkeypatch.setattr(devices, "total", lambda each: counts.append(each.copy()) or np.ones_like(each))
+    for rank in range(count):
+        monkeypatch.setattr(devices, "_ranks", (rank, count))
+        evaluate_split(Forward(), settings, FakeSplit(), "val", progress=False, shuffled=True,
+                       between=lambda: between.append(devices.rank()))
+    own, shuffled = np.stack(counts[0::2]), np.stack(counts[1::2])
+    for each in (own, shuffled):
+        assert (np.count_nonzero(each[:, :, 1], 0) == 1).all()
+    expected = [[int(row["intersection"]), int(row["union"])] for row in rows_of(tmp_path / "val.csv")]
+    assert own.sum(0).tolist() == expected
+    assert between == sorted(SAMPLES // (size * count) * list(range(count)))
+
+
+def _table(path: Path) -> np.ndarray:
+    with open(path, newline="", encoding="utf-8") as file:
+        return np.array([[float(each) for each in row] for row in list(csv.reader(file))[1:]])

@@ -1,0 +1,153 @@
+"""Precision: what is computed in float16, and what is not, seen in what overflows and what is rounded away."""
+from __future__ import annotations
+
+import mindspore
+import numpy as np
+import pytest
+import torch
+from mindspore import Tensor, nn, ops
+
+from src.config import load_config
+from src.model import build_model
+from src.model.bert import BertOutput
+from src.model.build import compute_in
+from src.model.dropout import connect_dropout, draw
+from src.model.layers import attend, gelu
+from src.model.sma import SentenceMaskAlignment
+from src.model.swin import SwinBlock
+from src.model.windows import WindowLayout
+from tests.conftest import SMALLEST, assert_close
+
+
+class Function(nn.Cell):
+    """A function as a Cell, the unit that MindSpore compiles."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def construct(self, *inputs):
+        return self.function(*inputs)
+
+
+@pytest.fixture(autouse=True)
+def _graph_mode(_mode):
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+def half(random, *shape, scale=1.0):
+    """Random values that float16 holds exactly, float32 and as a float16 Tensor."""
+    value = (random.standard_normal(shape) * scale).astype(np.float16)
+    return value.astype(np.float64), Tensor(value)
+
+
+def one_head(query, key, value):
+    return attend(query, key, value, 1)
+
+
+def softmax(x):
+    weights = np.exp(x - x.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def test_scores_of_attention_may_be_beyond_float16():
+    random = np.random.default_rng(0)
+    (query, q), (key, k), (value, v) = (half(random, 2, 5, 8, scale=scale) for scale in (600, 600, 1))
+    scores = query @ key.swapaxes(1, 2) * 8 ** -0.5
+    assert np.abs(scores).max() > 65504
+    output = Function(one_head)(q, k, v)
+    assert output.dtype == mindspore.float16
+    assert_close(output, softmax(scores) @ value, relative=2e-3)
+
+
+def test_gelu_keeps_its_small_values():
+    x = np.linspace(-5, 5, 801).astype(np.float16)
+    expected = torch.nn.functional.gelu(torch.tensor(x.astype(np.float64))).numpy()
+    output = Function(gelu)(Tensor(x)).asnumpy()
+    assert output.dtype == np.float16
+    np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_sentence_mask_alignment_may_sum_beyond_float16():
+    random = np.random.default_rng(0)
+    cell = compute_in(SentenceMaskAlignment(query_dim=4, pixel_dim=4, dim=6), mindspore.float16).set_train(False)
+    for each in cell.get_parameters():
+        each.set_data(Tensor(random.standard_normal(each.shape).astype(np.float32) * 20))
+    weights = {name: each.asnumpy().astype(np.float64) for name, each in cell.parameters_dict().items()}
+    (queries, q), (pixels, p), (sentence, s) = (
+        half(random, *shape, scale=20) for shape in ((2, 3, 4), (2, 4, 2, 2), (2, 6)))
+    embeddings = queries @ weights["query_proj.weight"].T + weights["query_proj.bias"]
+    cosine = (embeddings * sentence[:, None]).sum(-1)
+    cosine /= np.linalg.norm(embeddings, axis=-1) * np.linalg.norm(sentence, axis=-1, keepdims=True)
+    projected = np.moveaxis(pixels, 1, -1) @ weights["pixel_proj.weight"].T + weights["pixel_proj.bias"]
+    expected = np.einsum("bn,bnd,bhwd->bhw", softmax(cosine), embeddings, projected)
+    assert np.abs(expected).max() > 65504
+    mask, weight, _ = cell(q, p, s)
+    assert_close(mask, expected, relative=1e-5)
+    assert_close(weight, softmax(cosine), relative=1e-5)
+
+
+def test_norms_take_values_whose_squares_are_beyond_float16():
+    random = np.random.default_rng(0)
+    cell = compute_in(BertOutput(in_dim=4, dim=6, dropout=0.0), mindspore.float16).set_train(False)
+    (_, x), (residual, r) = half(random, 2, 3, 4), half(random, 2, 3, 6, scale=3e4)
+    output = cell(x, r)
+    assert output.dtype == mindspore.float32
+    # The linear layer adds less than 1 to residuals that are thousands.
+    centred = residual - residual.mean(-1, keepdims=True)
+    assert_close(output, centred / residual.std(-1, keepdims=True), relative=1e-3)
+
+
+class Gradients(nn.Cell):
+    """A Swin block's output, and the gradients of the sum of its squares by all parameters and by its input."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+        self.gradient = ops.value_and_grad(self.loss, 0, tuple(block.trainable_params()))
+
+    def loss(self, x):
+        return ops.square(self.block(x)).sum()
+
+    def construct(self, x):
+        return self.gradient(x)
+
+
+def test_gradients_of_a_block():
+    """In float16 near those in float32; recomputed, the same, with the same branches dropped."""
+    random = np.random.default_rng(0)
+    x = Tensor(random.standard_normal((4, 64, 8)).astype(np.float32))
+    found, weights = {}, None
+    for kind in ("plain", "recomputed", "float16"):
+        block = SwinBlock(dim=8, heads=2, layout=WindowLayout(8, 4), shifted=True, drop_path=0.5).set_train()
+        parameters = block.trainable_params()
+        weights = weights or [random.standard_normal(each.shape).astype(np.float32) / 3 for each in parameters]
+        for each, weight in zip(parameters, weights, strict=True):
+            each.set_data(Tensor(weight))
+        if kind == "recomputed":
+            block.recompute()
+        if kind == "float16":
+            compute_in(block, mindspore.float16)
+        draws = connect_dropout(block, 4)
+        draws.set_data(draw(0, 0, draws))
+        loss, (by_input, by_parameters) = Gradients(block)(x)
+        found[kind] = [each.asnumpy() for each in (loss, by_input, *by_parameters)]
+    for plain, again, in_half in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(again, plain)
+        assert in_half.dtype == np.float32
+        assert_close(in_half, plain, relative=1e-2)
+    assert sum(np.abs(a - b).max() > 1e-5 for a, b in zip(found["plain"], found["float16"], strict=True)) > 10
+
+
+def test_a_model_in_float16_is_near_that_in_float32(random_cell):
+    """Near, but not too near: what its linear layers put out has eleven bits."""
+    outputs = []
+    for precision in ("fp32", "fp16"):
+        config = load_config(overrides={**SMALLEST, "precision": precision})
+        model, _, inputs = random_cell(build_model(config), inputs=[(2, 3, 64, 64)])
+        words = np.arange(16).reshape(2, 8)
+        outputs.append(model(*inputs, words, words >= 0))
+        assert all(each.dtype == mindspore.float32 for each in model.cell.get_parameters())
+    assert outputs[1].dtype == np.float32
+    assert_close(outputs[1], outputs[0], relative=0.02)
+    assert np.abs(outputs[1] - outputs[0]).max() > 1e-4 * np.abs(outputs[0]).max()

@@ -1,0 +1,132 @@
+"""What each of two ranks does for test_distributed.py: python -m tests.two_ranks DIRECTORY, started by msrun.
+
+Leaves in DIRECTORY rank_<n>.npz, the run trained/ and the evaluation of its best checkpoint, evaluated/.
+"""
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from src.signals import take_signals
+
+
+def main(directory: Path) -> None:
+    take_signals()  # before MindSpore is imported
+    from src import devices
+    from src.config import load_config
+    from src.context import set_up
+
+    config = load_config(directory / "config.yaml")
+    set_up(config)
+    assert devices.rank_count() == 2 and devices.rank() == int(os.environ["MS_NODE_ID"])
+    numbers = np.array([[2**62, -1], [3, 2**24 + 1]]) // (1 + devices.rank())
+    found = {"total": devices.total(numbers), "sum": devices.total(np.float32([0.1, devices.rank()])),
+             "largest": devices.largest(-5 - devices.rank())}
+    found.update(normalised(devices.rank()))
+    found["shared"] = shared_statistics(devices.rank())
+    np.savez(directory / f"rank_{devices.rank()}.npz", **found)
+    train_with_a_stop(config)
+    evaluate(config, directory / "best.ckpt", directory / "evaluated", devices.rank() == 0)
+
+
+def batch() -> tuple[np.ndarray, ...]:
+    """x and weights of a loss, (4, 3, 5, 7); gamma, beta and moving statistics, (3,)."""
+    random = np.random.default_rng(1)
+    x, weight = random.standard_normal((2, 4, 3, 5, 7))
+    return tuple(each.astype(np.float32) for each in (x + 10, weight, *(0.5 + random.random((4, 3)))))
+
+
+def normalised(rank: int) -> dict[str, np.ndarray]:
+    """Outputs and gradients of SynchronisedBatchNorm for this rank's half of `batch`, and the statistics it keeps."""
+    from mindspore import ParameterTuple, Tensor, nn, ops
+
+    from src.model.batch_norm import SynchronisedBatchNorm, batch_norm
+
+    class Weighted(nn.Cell):
+        """A loss with a gradient of its own for every output."""
+
+        def __init__(self, cell: nn.Cell, weight: Tensor):
+            super().__init__()
+            self.cell, self.weight = cell, weight
+
+        def construct(self, x: Tensor):
+            y = self.cell(x)
+            return (y * self.weight).sum(), y
+
+    x, weight, *values = batch()
+    cell = batch_norm(3, "synchronised")
+    assert isinstance(cell, SynchronisedBatchNorm)
+    parameters = (cell.gamma, cell.beta, cell.moving_mean, cell.moving_variance)
+    for parameter, value in zip(parameters, values):
+        parameter.set_data(Tensor(value))
+    half = slice(2 * rank, 2 * rank + 2)
+    gradient = ops.grad(Weighted(cell, Tensor(weight[half])).set_train(), 0, ParameterTuple(parameters[:2]), has_aux=True)
+    (dx, (dgamma, dbeta)), (y,) = gradient(Tensor(x[half]))
+    found = {"y": y, "dx": dx, "dgamma": dgamma, "dbeta": dbeta, "moving_mean": cell.moving_mean,
+             "moving_variance": cell.moving_variance, "evaluated": cell.set_train(False)(Tensor(x[half]))}
+    return {name: each.asnumpy() for name, each in found.items()}
+
+
+def shared_statistics(rank: int) -> np.ndarray:
+    """Statistics that differ by rank, and a weight, after they were shared."""
+    from mindspore import Parameter, Tensor
+
+    from src.training.trainer import _Run
+
+    state = {name: Parameter(Tensor(np.float32([1.0 + rank, 5.0 * rank])))
+             for name in ("bn.moving_mean", "sound.bn.moving_variance", "bn.gamma")}
+    _Run.share_statistics(SimpleNamespace(config=SimpleNamespace(batch_norm="local"),
+                                          step=SimpleNamespace(state=lambda: state)))
+    return np.stack([each.asnumpy() for each in state.values()])
+
+
+def train_with_a_stop(config) -> None:
+    """Trains; the second rank alone is asked to stop after three steps, and both go on from there."""
+    from src import devices
+    from src.training import trainer
+    from src.training.record import Record
+    from src.training.stop import Stopped
+    from tests.tiny_model import TinyModel
+
+    trainer.build_model = lambda _: TinyModel()
+    told = Record.step
+
+    def step(record: Record, figures: dict) -> None:
+        told(record, figures)
+        if figures["step"] == 3 and devices.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Record.step = step
+    try:
+        trainer.train(config, progress=False)
+    except Stopped as stopped:
+        assert stopped.code == 143
+    else:
+        raise AssertionError("not stopped")
+    Record.step = told
+    trainer.train(config, progress=False)
+
+
+def evaluate(config, checkpoint: Path, output: Path, writes: bool) -> None:
+    """Evaluates TinyModel on val, and saves what is found."""
+    from src.data.dataset import Split
+    from src.evaluation.evaluate import evaluate_split
+    from src.inference.checkpoint import load_checkpoint
+    from tests.tiny_model import TinyModel
+
+    model = TinyModel()
+    load_checkpoint(checkpoint, model)
+    model.set_train(False)
+    result = evaluate_split(model, config, Split(config, "val"), "val", 29, progress=False, shuffled=True)
+    if writes:
+        output.mkdir()
+        result.save(output)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
