@@ -1,7 +1,8 @@
 """Train CoupAlign on a data set made by prepare_data.py.
 
-Writes into output_dir: config.yaml, steps.csv (every step's losses), curve.csv (a row an epoch), last.ckpt and the
-step_<number>.ckpt before it, from which --resume goes on, and best.ckpt, the weights with the highest oIoU on val_split.
+Writes into output_dir: config.yaml; steps.csv (every step's losses), curve.csv (a row an epoch) and log.jsonl (both, for
+machines); tensorboard/ and, at the end, curve.png; last.ckpt and the step_<number>.ckpt before it, from which --resume
+goes on; and best.ckpt, the weights with the highest oIoU on val_split.
 After SIGTERM or Ctrl-C it finishes the step, saves, and exits with 143 or 130.
 
     python train.py --config configs/refshapes_tiny.yaml --output_dir runs/tiny

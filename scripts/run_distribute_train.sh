@@ -98,7 +98,7 @@ setsid msrun --worker_num="$((count * nodes))" --local_worker_num="$count" --nod
     >"$logs/msrun.log" 2>&1 &
 msrun=$!
 if ((node_rank == 0)); then
-    tail --pid="$msrun" -n +1 -F "$logs/worker_0.log" 2>/dev/null &
+    tail --pid="$msrun" -s 0.5 -n +1 -F "$logs/worker_0.log" 2>/dev/null &
 fi
 
 # Processes that scripts/rank.py has written down, whose names begin with $1.

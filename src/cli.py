@@ -6,15 +6,18 @@ import difflib
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from src.config import DEFAULT_FILE, Config, Key, config_keys, load_config
 from src.errors import UserError
 
 
 def parse_arguments(description: str | None, argv: Sequence[str] | None,
-                    add: Callable[[argparse.ArgumentParser], None] | None = None) -> tuple[Config, argparse.Namespace]:
+                    add: Callable[[argparse.ArgumentParser], None] | None = None, subcommand: str = "",
+                    base: Callable[[argparse.Namespace], Mapping[str, Any]] | None = None,
+                    ) -> tuple[Config, argparse.Namespace]:
     """Reads ``--config FILE``, ``--key value`` for every key of the configuration, and a program's own arguments.
 
     Where `add` gives the program a ``--checkpoint`` and no ``--config`` is given, the config.yaml that training
@@ -24,21 +27,20 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None,
         description: shown by ``--help``.
         argv: arguments; None is those of the process.
         add: adds the program's own arguments to the parser.
+        subcommand: which of the program's it is, for ``--help``.
+        base: gives, by the program's own arguments, the settings of an evaluation, to start from where no ``--config``
+            is given.
 
     Returns: the checked configuration, and the program's own arguments (with ``config``).
 
     Raises: UserError (ConfigError for the configuration's part).
     """
-    parser = _Parser(description=description, allow_abbrev=False, add_help=False,
-                     usage="%(prog)s [--config FILE] [--key value …] [arguments]",
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-h", "--help", action="help", help="show this and exit")
-    if add:
-        add(parser)
-    takes_checkpoint = parser.takes("--checkpoint")
+    parser = _parser(description, f"%(prog)s {subcommand}".strip() + " [--config FILE] [--key value …] [arguments]", add)
+    takes_checkpoint = parser.takes("--checkpoint") and not base
     beside = "config.yaml beside the checkpoint if there, else " if takes_checkpoint else ""
-    parser.add_argument("--config", metavar="FILE", help=f"YAML file with what differs from {DEFAULT_FILE} "
-                                                         f"(default: {beside}{DEFAULT_FILE})")
+    default = "the evaluation's own settings" if base else f"{beside}{DEFAULT_FILE}"
+    parser.add_argument("--config", metavar="FILE",
+                        help=f"YAML file with what differs from {DEFAULT_FILE} (default: {default})")
     keys = config_keys()
     groups = {}
     for key in keys.values():
@@ -46,15 +48,21 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None,
             groups[key.section] = parser.add_argument_group(f"configuration: {key.section}")
         groups[key.section].add_argument(f"--{key.name}", metavar=_metavar(key), default=argparse.SUPPRESS,
                                          help=f"{key.help} (default: {_written(key)})".replace("%", "%%"))
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise UserError(parser.unknown_argument(unknown))
+    args = parser.parse(argv)
     path = args.config
     if path is None and takes_checkpoint and args.checkpoint:
         candidate = Path(args.checkpoint).expanduser().parent / "config.yaml"
         path = candidate if candidate.is_file() else None
     given = {name: vars(args).pop(name) for name in keys if name in args}
+    if path is None and base:
+        given = {**base(args), **given}
     return load_config(DEFAULT_FILE if path is None else path, given), args
+
+
+def parse_own_arguments(description: str | None, argv: Sequence[str] | None,
+                        add: Callable[[argparse.ArgumentParser], None], subcommand: str) -> argparse.Namespace:
+    """As `parse_arguments`, of a subcommand that needs no configuration."""
+    return _parser(description, f"%(prog)s {subcommand} [arguments]", add).parse(argv)
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
@@ -88,6 +96,15 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
     return guarded
 
 
+def _parser(description: str | None, usage: str, add: Callable[[argparse.ArgumentParser], None] | None) -> _Parser:
+    parser = _Parser(description=description, usage=usage, allow_abbrev=False, add_help=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-h", "--help", action="help", help="show this and exit")
+    if add:
+        add(parser)
+    return parser
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse whose errors are UserErrors."""
 
@@ -97,7 +114,13 @@ class _Parser(argparse.ArgumentParser):
     def takes(self, option: str) -> bool:
         return option in self._option_string_actions
 
-    def unknown_argument(self, unknown: Sequence[str]) -> str:
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            raise UserError(self._unknown_argument(unknown))
+        return args
+
+    def _unknown_argument(self, unknown: Sequence[str]) -> str:
         """The message for arguments that no action took."""
         first = next((item for item in unknown if item.startswith("-")), unknown[0])
         name = first.split("=")[0]

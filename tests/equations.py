@@ -37,27 +37,34 @@ def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int)
     return np.concatenate(results, -1)
 
 
-def gate(f: np.ndarray, w: Weights) -> np.ndarray:
-    """Eq 6."""
-    return np.tanh(linear(np.maximum(linear(f, w, "fc1"), 0), w, "fc2")) * f
+def gate(f: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """Eq 6, and its first factor."""
+    opening = np.tanh(linear(np.maximum(linear(f, w, "fc1"), 0), w, "fc2"))
+    return opening * f, opening
 
 
 def word_pixel_alignment(pixels: np.ndarray, words: np.ndarray, token_mask: np.ndarray, w: Weights):
-    """Eq 1, 2, 4, 5 with the sums of Eq 3: V + L', L + V', and both attentions; in one direction V' is 0."""
+    """Eq 1, 2, 4, 5 with the sums of Eq 3: V + L', L + V', both attentions, and the mean magnitudes of
+    the gates' openings; in one direction V' and its gate's opening are 0."""
     fused_pixels, fused_words = pixels.copy(), words.copy()
     over_words = np.zeros((len(pixels), pixels.shape[1], words.shape[1]))
     over_pixels = np.zeros((len(pixels), words.shape[1], pixels.shape[1]))
+    openings = np.zeros((2, len(pixels)))
     for b, real in enumerate(token_mask == 1):
         v, l_hat = linear(pixels[b], w, "image_proj"), linear(words[b], w, "text_proj")
         scores = v @ l_hat.T / np.sqrt(v.shape[-1])
         over_words[b][:, real] = softmax(scores[:, real])
         over_pixels[b] = softmax(scores.T)
         to_pixels = linear(over_words[b][:, real] @ l_hat[real], w, "text_to_image")
-        fused_pixels[b] += gate(to_pixels, under(w, "image_gate"))
+        gated, opening = gate(to_pixels, under(w, "image_gate"))
+        fused_pixels[b] += gated
+        openings[0, b] = np.abs(opening).mean()
         if "image_to_text.weight" in w:
             to_words = linear(over_pixels[b] @ v, w, "image_to_text")
-            fused_words[b][real] += gate(to_words, under(w, "text_gate"))[real]
-    return fused_pixels, fused_words, over_words, over_pixels
+            gated, opening = gate(to_words[real], under(w, "text_gate"))
+            fused_words[b][real] += gated
+            openings[1, b] = np.abs(opening).mean()
+    return fused_pixels, fused_words, over_words, over_pixels, *openings
 
 
 def cross_attention(pixels: np.ndarray, words: np.ndarray, token_mask: np.ndarray, heads: int,

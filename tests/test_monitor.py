@@ -258,6 +258,8 @@ def test_a_trace_of_a_few_steps_is_written_and_work_goes_on(tmp_path, capfd):
         assert cell(x).asnumpy().sum() == 32
         trace.step()
     trace.close()
+    file, = (tmp_path / "profile").rglob("trace_view.json")
+    assert sum(event["ph"] == "X" and "Mul" in event["name"] for event in json.loads(file.read_text())) == 2
     assert "trace of 2 steps written to" in capfd.readouterr().out
     idle = Trace(0, "CPU", tmp_path / "none")
     for _ in range(SKIPPED + 2):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mindspore
 import numpy as np
+import pytest
 from mindspore import Tensor, nn, ops
 from mindspore.ops import auto_generate, operations
 from mindspore.train import mind_ir_pb2
@@ -17,8 +18,8 @@ from src.model.dropout import connect_dropout
 from tests.conftest import SMALLEST
 
 PLATFORMS = {"Ascend", "GPU", "CPU"}
-# What a graph consists of besides operators: parameters, tuples, the order of side effects.
-NO_OPERATORS = {"Load", "UpdateState", "Depend", "MakeTuple", "TupleGetItem"}
+# What a graph consists of besides operators: parameters, tuples, the order of side effects, loops.
+NO_OPERATORS = {"Load", "UpdateState", "Depend", "MakeTuple", "TupleGetItem", "Switch", "Partial"}
 # How MindSpore spells public functions inside; these operators have no page of their own.
 SPELLINGS = {"MatMulExt": "matmul", "Muls": "mul", "Divs": "div"}
 
@@ -35,6 +36,17 @@ class Training(nn.Cell):
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
         logits, pixels, masks, weights, _ = self.model.predict_all(image, token_ids, token_mask)
         return self.segmentation(logits, mask), self.contrastive(pixels, mask), masks, weights
+
+
+class Gradient(nn.Cell):
+    """The auxiliary loss's gradient, which is written by hand; MindSpore makes all others from the operators above."""
+
+    def __init__(self, normalize: bool):
+        super().__init__()
+        self.comparisons = PixelContrastiveLoss(normalize=normalize).comparisons
+
+    def construct(self, features: Tensor, sides: Tensor, values: Tensor, gradient: Tensor):
+        return self.comparisons.bprop(features, sides, (values, values), (gradient, gradient))
 
 
 class Spelled(nn.Cell):
@@ -80,4 +92,12 @@ def test_every_operator_runs_on_every_platform(tmp_path):
     image, mask = np.zeros((2, 3, size, size), np.float32), np.zeros((2, size, size), np.float32)
     found = operators(Training().set_train(), [Tensor(x) for x in (image, words, words, mask)], tmp_path)
     assert {"Conv2D", "LayerNorm", "Softmax", "Gather", "BitwiseXor", "Log"} <= found
+    assert {operator: platforms(operator) for operator in found} == dict.fromkeys(found, PLATFORMS)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_every_operator_of_the_written_gradient(normalize, tmp_path):
+    shapes = (2, 4, 3, 5), (2, 2, 15), (2, 15), (2, 15)
+    found = operators(Gradient(normalize), [Tensor(np.zeros(shape, np.float32)) for shape in shapes], tmp_path)
+    assert {"MatMul", "Exp", "Sort", "Gather"} <= found
     assert {operator: platforms(operator) for operator in found} == dict.fromkeys(found, PLATFORMS)

@@ -242,20 +242,20 @@ def test_a_request_to_stop_waits_where_it_should(number, code):
 def test_a_training_that_is_killed_and_stopped_ends_as_one_left_alone(tiny_data, tmp_path):
     """In processes of their own, with a real step but a tiny model; benchmarks/kill_and_resume.py does it with any."""
     config = load_config(overrides={
-        **SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": 2, "decay_epochs": 2, "batch_size": 5,
+        **SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": 2, "decay_epochs": 2, "batch_size": 10,
         "learning_rate": 2e-3, "eval_limit": 4, "checkpoint_every": 7, "keep_checkpoints": 1, "aux_loss_weight": 0.0})
     whole, killed = (Training(config, tmp_path / name, ["-m", "tests.tiny_training"]) for name in ("whole", "killed"))
     assert whole.run() == 0
     assert killed.run(signal.SIGKILL, after=10, writing=True) == -signal.SIGKILL
-    assert killed.run(signal.SIGTERM, after=30) == 143
+    # Ctrl-C, which MindSpore would take for itself while a graph runs; SIGTERM is tried in test_trainer.py.
     assert killed.run(signal.SIGINT, after=20, delay=0.01) == 130
-    assert whole.steps() > killed.steps() >= 60
+    assert whole.steps() > killed.steps() >= 30
     assert killed.run() == 0
     assert differences(whole.directory, killed.directory) == []
     log = (tmp_path / "killed.log").read_text()
-    assert log.count("going on from") == 3 and log.count("stopped by SIG") == 2
+    assert log.count("going on from") == 2 and log.count("stopped by SIGINT") == 1
     # The comparison itself sees the smallest of changes.
-    (killed.directory / "curve.csv").write_text((killed.directory / "curve.csv").read_text().replace("2,120", "2,121"))
+    (killed.directory / "curve.csv").write_text((killed.directory / "curve.csv").read_text().replace("2,60", "2,61"))
     os.replace(next(killed.directory.glob("step_*.ckpt")), killed.directory / "last.ckpt")
     found = differences(whole.directory, killed.directory)
     assert "curve.csv" in found and "image_encoder.bias" in found and "log.jsonl" not in found

@@ -50,6 +50,27 @@ def test_equals_hugging_face_on_any_text(expression):
         assert (ours[0].tolist(), ours[1].tolist()) == (ids, mask)
 
 
+@pytest.mark.parametrize(("expression", "words"), [
+    ("the hexagonal ring", [("[CLS]", [0]), ("the", [1]), ("hexagonal", [2, 3, 4]), ("ring", [5]), ("[SEP]", [6])]),
+    (" Étoile (left),\tdog's\n", [("[CLS]", [0]), ("Étoile", [1, 2, 3]), ("(left),", [4, 5, 6, 7]),
+                                 ("dog's", [8, 9, 10]), ("[SEP]", [11])]),
+    ("a half\u00adway  dodecahedron red blue green icosahedron", [  # a soft hyphen; the last of three pieces is cut
+        ("[CLS]", [0]), ("a", [1]), ("half\u00adway", [2]), ("dodecahedron", [3, 4, 5]), ("red", [6]), ("blue", [7]),
+        ("green", [8]), ("icosa", [9, 10]), ("[SEP]", [11])]),
+])
+def test_words_are_what_stands_between_blanks(expression, words):
+    assert OURS.words(expression) == words
+
+
+@given(st.lists(st.sampled_from(["left", "hexagonal", "dog's", "(red)", "déjà-vu"]), min_size=1, max_size=9))
+def test_words_share_all_pieces_among_them(expression):
+    words = OURS.words("  ".join(expression))
+    slots = [slot for _, each in words for slot in each]
+    assert slots == list(range(OURS.encode(" ".join(expression))[1].sum()))
+    spelt = [word for word, _ in words[1:-1]]
+    assert spelt[:-1] == expression[:len(spelt) - 1] and expression[len(spelt) - 1].startswith(spelt[-1])
+
+
 _WORDS = (
     "left LEFT leftmost man's woman-in-red skateboarder unaffable 2nd 3.5 10,000 café naïve Ångström "
     "ÉCOLE jalapeño façade Zürich straße ﬁsh ½ № 狗 红色的狗 左から二番目 ネコ 개 красный собака κύων الكلب कुत्ता "

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import signal
+import subprocess
 from contextlib import contextmanager
 
 import mindspore
@@ -248,3 +249,56 @@ def test_a_signal_during_validation_ends_it_at_once_and_it_is_repeated(training,
     assert stopped.value.code == 130
     monkeypatch.setattr(trainer, "evaluate_split", measured)
     assert same(whole[0], training("stopped"))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 2 MB; ``mount`` with further options changes it."""
+    path = tmp_path / "disk"
+    path.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(("size=2m", *options)), "none", path],
+                              capture_output=True).returncode
+
+    if os.geteuid() or mount():
+        pytest.skip("only root, where it is allowed to, can mount a small file system")
+    yield path, mount
+    subprocess.run(["umount", path], check=True)
+
+
+def fill(path):
+    """Leaves no byte on a disk, in the file "ballast"."""
+    with open(path / "ballast", "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(b"\0" * 512)
+
+
+def test_a_disk_that_fills_up_is_reported_and_training_goes_on_when_there_is_room(training, whole, disk):
+    path, _ = disk
+    for step in (1, 4, 5, 8):  # before the first checkpoint, and where there is one to write
+        Step.after = {step: lambda: fill(path)}
+        with pytest.raises(UserError, match="disk/run.*No space left on device.*go on with --resume auto"):
+            training("disk/run", tensorboard=step % 2 == 1)
+        assert not list((path / "run").glob(".*"))
+        (path / "ballast").unlink()
+    assert same(whole[0], training("disk/run"))
+
+
+def test_a_full_disk_is_reported_at_the_start(training, disk):
+    fill(disk[0])
+    with pytest.raises(UserError, match="disk/run.*No space left on device"):
+        training("disk/run")
+    assert not Step.seen
+
+
+def test_a_disk_that_turns_read_only_is_reported_and_training_goes_on_when_it_is_not(training, whole, disk):
+    path, mount = disk
+    codes = []
+    Step.after = {8: lambda: codes.append(mount("remount", "ro"))}
+    for _ in range(2):  # while it trains, and at the start
+        with pytest.raises(UserError, match="disk/run.*(Read-only file system|not writable)"):
+            training("disk/run", tensorboard=False)  # no file may be open for the disk to change
+    assert len(Step.seen) == 8
+    codes.append(mount("remount", "rw"))
+    assert codes == [0, 0] and same(whole[0], training("disk/run"))

@@ -30,12 +30,13 @@ def test_both_directions_are_eq_1_to_5(random_cell):
 
 def test_one_direction_leaves_the_words(random_cell):
     wpa, w, (pixels, words) = random_cell(make(False), inputs=[PIXELS, WORDS])
-    fused, same, over_words, over_pixels = wpa(pixels, words, TOKEN_MASK)
+    fused, same, over_words, over_pixels, to_pixels, to_words = wpa(pixels, words, TOKEN_MASK)
     expected = equations.word_pixel_alignment(pixels, words, TOKEN_MASK, w)
     assert_close(fused, expected[0], relative=2e-6)
     assert np.array_equal(same, words)
     assert_close(over_words, expected[2], relative=2e-6)
-    assert over_pixels is None
+    assert_close(to_pixels, expected[4], relative=2e-6)
+    assert over_pixels is None and to_words is None
 
 
 def test_scores_beyond_half_precision(random_cell):

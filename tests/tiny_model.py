@@ -23,7 +23,7 @@ class TinyModel(nn.Cell):
     def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         words = (self.text_encoder(token_ids) * token_mask.expand_dims(-1)).sum(1)
         pixels = self.seg_head(self.image_encoder(image) + words.expand_dims(-1).expand_dims(-1))
-        batch, _, side, _ = pixels.shape
+        batch, side = pixels.shape[0], pixels.shape[-1]
         logits = self.mask_proj(pixels).reshape(batch, 8, 8, side, side).transpose(0, 3, 1, 4, 2)
         return logits.reshape(batch, 8 * side, 8 * side), pixels
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import train
+from src.cli import command
 from src.signals import take_signals
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     take_signals()  # before MindSpore is imported, as train.py does
     from src.training import trainer

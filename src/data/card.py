@@ -1,20 +1,18 @@
 """What is in a prepared data set, as a page to look at."""
 from __future__ import annotations
 
-import base64
 import html
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from src.config import Config
 from src.data.dataset import Split
-from src.data.overlay import overlay
+from src.data.overlay import jpeg_uri, overlay
 from src.data.prepare import read_meta
 from src.errors import UserError
 from src.files import atomic_path, find_file
@@ -81,12 +79,9 @@ def _samples(config: Config, split: Split, samples: int) -> list[str]:
     figures = []
     for choice, picture in zip(chosen, split.pictures(firsts[chosen], config.num_workers) if samples else ()):
         same = split.records["mask_row"] == mask_rows[choice]
-        drawn = overlay(picture["image"], picture["target"])
-        scale = _SIDE / max(drawn.shape[:2])
-        drawn = cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        jpeg = base64.b64encode(cv2.imencode(".jpg", drawn[..., ::-1])[1].tobytes()).decode("ascii")
+        uri = jpeg_uri(overlay(picture["image"], picture["target"]), _SIDE)
         said = "<br>".join(html.escape(expression) for expression in split.records["expression"][same].tolist())
-        figures.append(f'<figure><img src="data:image/jpeg;base64,{jpeg}" alt=""><figcaption>{said}</figcaption>'
+        figures.append(f'<figure><img src="{uri}" alt=""><figcaption>{said}</figcaption>'
                        "</figure>")
     return figures
 

@@ -43,6 +43,7 @@ class Tokenizer:
                             "set vocab_file to the vocab.txt of bert-base-uncased")
         self.max_tokens = max_tokens
         self.vocabulary_sha256 = hashlib.sha256(content).hexdigest()
+        self.vocabulary_size = len(pieces) - (pieces[-1] == "")
         self._tokenizer = BertWordPieceTokenizer(WordPiece.read_file(str(path)), lowercase=True)
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.enable_padding(length=max_tokens, pad_id=0, pad_token="[PAD]")
@@ -58,6 +59,27 @@ class Tokenizer:
     def tokens(self, expression: str) -> list[str]:
         """The word pieces of the T slots, with [CLS], [SEP] and [PAD]. Raises: UserError as `encode`."""
         return self._encode(expression).tokens
+
+    def words(self, expression: str) -> list[tuple[str, list[int]]]:
+        """The words whose pieces are in the T slots, and the slots of each; [CLS] and [SEP] are words, padding is none.
+
+        A word is what stands between blanks, spelt as in the expression; of a word that was cut, it is the part that
+        is left. Raises: UserError as `encode`.
+        """
+        encoding = self._encode(expression)
+        words: list[tuple[str, list[int]]] = []
+        begin = end = 0
+        for slot, (span, special) in enumerate(zip(encoding.offsets, encoding.special_tokens_mask)):
+            if special:
+                if encoding.attention_mask[slot]:
+                    words.append((encoding.tokens[slot], [slot]))
+                continue
+            # Characters that the tokenizer drops, such as soft hyphens, do not part a word either.
+            goes_on = len(words) > 1 and not any(map(str.isspace, expression[end:span[0]]))
+            begin, end = begin if goes_on else span[0], span[1]
+            slots = words.pop()[1] if goes_on else []
+            words.append((expression[begin:end], [*slots, slot]))
+        return words
 
     def _encode(self, expression: str) -> Encoding:
         encoding = self._tokenizer.encode(expression)

@@ -11,8 +11,8 @@ from src.data.images import plain_image
 from src.errors import UserError
 
 # ImageNet, RGB, on 0 .. 255.
-_MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
-_STD = tuple(255 * value for value in (0.229, 0.224, 0.225))
+MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
+STD = tuple(255 * value for value in (0.229, 0.224, 0.225))
 
 
 def image_transforms(image_size: int) -> list:
@@ -20,7 +20,7 @@ def image_transforms(image_size: int) -> list:
 
     Bilinear to the square without keeping the aspect, ImageNet mean and standard deviation.
     """
-    return [vision.Resize((image_size, image_size), vision.Inter.LINEAR), vision.Normalize(_MEAN, _STD),
+    return [vision.Resize((image_size, image_size), vision.Inter.LINEAR), vision.Normalize(MEAN, STD),
             vision.HWC2CHW()]
 
 
@@ -65,7 +65,7 @@ def prepare_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
 
 def restore_image(image: np.ndarray) -> np.ndarray:
     """An image as the model takes it, (3, S, S) float32, back as RGB (S, S, 3) uint8."""
-    return (image.transpose(1, 2, 0) * _STD + _MEAN).round().clip(0, 255).astype(np.uint8)
+    return (image.transpose(1, 2, 0) * STD + MEAN).round().clip(0, 255).astype(np.uint8)
 
 
 def probability_at(probability: np.ndarray, height: int, width: int) -> np.ndarray:

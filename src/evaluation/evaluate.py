@@ -95,7 +95,7 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
                                          for column in WORDS)
                 logits = forward(Tensor(images), Tensor(token_ids), Tensor(token_mask)).asnumpy()
                 masks = probabilities(logits[:len(samples)])
-                into[rows] = [_compare(config, *pair) for pair in zip(masks, samples)]
+                into[rows] = [compare(config, *pair) for pair in zip(masks, samples)]
                 if show and into is counts:
                     for each in zip(indices[rows], samples, masks):
                         show(*each)
@@ -127,7 +127,7 @@ def derangement(image_ids: np.ndarray, seed: int) -> np.ndarray | None:
     return turned
 
 
-def _compare(config: Config, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, int]:
+def compare(config: Config, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, int]:
     target = sample["target" if config.eval_resolution == "original" else "input_target"]
     if config.eval_resolution == "original":
         probability = probability_at(probability, *target.shape)

@@ -81,7 +81,7 @@ def _set(path: str | os.PathLike, saved: dict[str, mindspore.Parameter], wanted:
         for name, parameter in wanted.items() if tuple(saved[name].shape) != tuple(parameter.shape)
     ], mend)
     for name, parameter in wanted.items():
-        parameter.set_data(saved[name].value().astype(parameter.dtype))
+        parameter.set_data(mindspore.Tensor(saved[name].asnumpy(), parameter.dtype))
 
 
 def _refuse(path: str | os.PathLike, what: str, names: Sequence[str], mend: str) -> None:

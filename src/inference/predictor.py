@@ -29,6 +29,10 @@ class Proposals:
             word.
         image_to_text: the same for (T, H_i, W_i): how much each word takes from each pixel; empty in one direction.
         tokens: the T word pieces.
+        words: the words they are pieces of, each with its slots among the T (``Tokenizer.words``).
+        stages: numbers from 1 of the stages with Word-Pixel Alignment.
+        image_gates: per such stage, how far its gate lets words into pixels: mean magnitude of Eq 6's tanh, 0 to 1.
+        text_gates: the same of pixels into words, over the real pieces; empty in one direction.
     """
 
     masks: np.ndarray
@@ -36,11 +40,15 @@ class Proposals:
     text_to_image: tuple[np.ndarray, ...]
     image_to_text: tuple[np.ndarray, ...]
     tokens: list[str]
+    words: list[tuple[str, list[int]]]
+    stages: tuple[int, ...]
+    image_gates: tuple[float, ...]
+    text_gates: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for an image of height H and width W.
+    """The answer for an image of height H and width W, or at another size that was asked for.
 
     Attributes:
         mask: (H, W) bool, where the probability is above the configuration's threshold.
@@ -73,13 +81,15 @@ class Predictor:
         self.model.set_train(False)
         self._everything = _Everything(self.model)
 
-    def predict(self, image: np.ndarray | str | os.PathLike, expression: str, proposals: bool = False) -> Prediction:
+    def predict(self, image: np.ndarray | str | os.PathLike, expression: str, proposals: bool = False,
+                size: tuple[int, int] | None = None) -> Prediction:
         """The mask of what `expression` names in `image`.
 
         Args:
             image: path of an image file, or RGB pixels (H, W, 3) uint8.
             expression: English text.
-            proposals: also return the N masks, their weights and the word-pixel attention.
+            proposals: also return the N masks, their weights, the word-pixel attention and its gates.
+            size: height and width of the mask and the probability in place of the image's own.
 
         Raises:
             UserError: for a file that is no image, pixels of another type or shape, an empty expression, a word
@@ -92,17 +102,20 @@ class Predictor:
                             f"{self.config.bert_vocab_size}: pass the vocabulary that the model was trained with")
         inputs = [Tensor(array[None]) for array in (prepare_image(rgb, self.config.image_size), token_ids, token_mask)]
         if not proposals:
-            return self._prediction(self.model(*inputs).asnumpy(), rgb.shape)
-        logits, _, masks, weights, attention = self._everything(*inputs)
+            return self._prediction(self.model(*inputs).asnumpy(), size or rgb.shape)
+        logits, _, masks, weights, alignments = self._everything(*inputs)
         details = Proposals(
             masks=masks.asnumpy()[0],
             weights=weights.asnumpy()[0],
-            text_to_image=tuple(_square(over_words.asnumpy()[0], 0) for over_words, _ in attention),
-            image_to_text=tuple(_square(over_pixels.asnumpy()[0], 1) for _, over_pixels in attention
-                                if over_pixels is not None),
+            text_to_image=tuple(_square(each[0].asnumpy()[0], 0) for each in alignments),
+            image_to_text=tuple(_square(each[1].asnumpy()[0], 1) for each in alignments if each[1] is not None),
             tokens=self.tokenizer.tokens(expression),
+            words=self.tokenizer.words(expression),
+            stages=tuple(number for number, aligned in enumerate(self.model.aligned, 1) if aligned),
+            image_gates=tuple(float(each[2].asnumpy()[0]) for each in alignments),
+            text_gates=tuple(float(each[3].asnumpy()[0]) for each in alignments if each[3] is not None),
         )
-        return self._prediction(logits.asnumpy(), rgb.shape, details)
+        return self._prediction(logits.asnumpy(), size or rgb.shape, details)
 
     def _prediction(self, logits: np.ndarray, shape: tuple[int, ...], details: Proposals | None = None) -> Prediction:
         probability = probability_at(probabilities(logits)[0], shape[0], shape[1])

@@ -61,10 +61,12 @@ class BertAttention(nn.Cell):
     def __init__(self, *, dim: int, heads: int, dropout: float):
         super().__init__()
         self.self = BertSelfAttention(dim=dim, heads=heads, dropout=dropout)
+        # In a graph of MindSpore 2.0 self.self is the Cell itself.
+        self.attend = (self.self,)
         self.output = BertOutput(in_dim=dim, dim=dim, dropout=dropout)
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.output(self.self(x, bias), x)
+        return self.output(self.attend[0](x, bias), x)
 
 
 class BertIntermediate(nn.Cell):

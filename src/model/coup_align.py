@@ -69,10 +69,11 @@ class CoupAlign(nn.Cell):
         """What pictures need as well.
 
         Returns: logits (B, H, W); Y_1 (B, d_s, H/4, W/4); Y_N (B, N, H/4, W/4), logits; Q_w (B, N); for each stage
-        with WPA a pair of its attentions, pixels over words (B, H_iW_i, T) and words over pixels (B, T, H_iW_i; None
-        in one direction). Without SMA the mask itself is the one proposal, and its weight is 1.
+        with WPA its attentions and the mean openings of its gates: pixels over words (B, H_iW_i, T), words over pixels
+        (B, T, H_iW_i), to pixels (B,), to words (B,); in one direction the second and the last are None. Without SMA
+        the mask itself is the one proposal, and its weight is 1.
         """
-        stages, fused, sentence, attention = self.encode(image, token_ids, token_mask)
+        stages, fused, sentence, alignments = self.encode(image, token_ids, token_mask)
         pixels = self.seg_head(fused, stages)
         if self.has_sma:
             mask, weights, embeddings = self.sma(self.mask_generator(self._tokens(fused)), pixels, sentence)
@@ -81,28 +82,28 @@ class CoupAlign(nn.Cell):
             proposals = self.mask_proj(pixels).astype("float32")
             mask = proposals.squeeze(1)
             weights = ops.ones((mask.shape[0], 1), mindspore.float32)
-        return self._full_size(mask), pixels, proposals, weights, attention
+        return self._full_size(mask), pixels, proposals, weights, alignments
 
     def encode(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
         """Encoder (3.2), Eq 1-8.
 
-        Returns: V_1 … V_4 (B, C_i, H_i, W_i), before fusion; S_o (B, C_o, H_o, W_o); L_g (B, D); the attentions of
-        predict_all.
+        Returns: V_1 … V_4 (B, C_i, H_i, W_i), before fusion; S_o (B, C_o, H_o, W_o); L_g (B, D); what predict_all
+        says of the stages with WPA.
         """
         bias = padding_bias(token_mask)
         pixels = self.image_encoder.patch_embed(image)
         words = self.text_encoder.embeddings(token_ids)
         stages = []
-        attention = []
+        alignments = []
         for i in range(4):
             stages.append(self._map(pixels, self.sides[i]))
-            pixels, words, over_words, over_pixels = self.wpa[i](pixels, words, token_mask)
+            pixels, words, over_words, over_pixels, to_pixels, to_words = self.wpa[i](pixels, words, token_mask)
             if self.aligned[i]:
-                attention.append((over_words, over_pixels))
+                alignments.append((over_words, over_pixels, to_pixels, to_words))
             pixels = self.image_encoder.layers[i](pixels)
             words = self.text_encoder.stage(words, bias, i + 1)
         fused = self.cross_attention(self.image_encoder.norm(pixels), words, token_mask)
-        return stages, self._map(fused, self.sides[3]), words[:, 0], attention
+        return stages, self._map(fused, self.sides[3]), words[:, 0], alignments
 
     def _full_size(self, mask: Tensor) -> Tensor:
         """M (B, H/4, W/4) -> (B, H, W) float32."""

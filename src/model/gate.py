@@ -14,7 +14,8 @@ class Gate(nn.Cell):
     Args:
         dim: width of the feature, and of the hidden layer.
 
-    Inputs: f (B, L, dim). Outputs: (B, L, dim), in the precision of f.
+    Inputs: f (B, L, dim). Outputs: the gated f, and the opening ``tanh(MLP(f))``, between -1 and 1; both (B, L, dim), in
+    the precision of f.
     """
 
     def __init__(self, dim: int):
@@ -22,5 +23,6 @@ class Gate(nn.Cell):
         self.fc1 = dense(dim, dim)
         self.fc2 = dense(dim, dim)
 
-    def construct(self, f: Tensor) -> Tensor:
-        return ops.tanh(self.fc2(ops.relu(self.fc1(f)))) * f
+    def construct(self, f: Tensor) -> tuple[Tensor, Tensor]:
+        opening = ops.tanh(self.fc2(ops.relu(self.fc1(f))))
+        return opening * f, opening

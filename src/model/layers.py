@@ -31,9 +31,12 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x / max(|x|, 1e-6) over the last axis; at 0 both the value and the gradient are finite."""
+    """x / max(|x|, 1e-6) over the last axis; at 0 both the value and the gradient are finite.
+
+    Not written with rsqrt, of which MindSpore Lite computes twelve bits on the CPU.
+    """
     square = ops.reduce_sum(x * x, -1)
-    return x * ops.expand_dims(ops.rsqrt(ops.maximum(square, EPSILON ** 2)), -1)
+    return x * ops.expand_dims(1.0 / ops.sqrt(ops.maximum(square, EPSILON ** 2)), -1)
 
 
 def padding_bias(token_mask: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class WordPixelAlignment(nn.Cell):
 
         Args: pixels V_i (B, P, C_i); words L_i (B, T, D); token_mask (B, T), 1 for a real token.
         Returns: V_i + L'_i; L_i + V'_i; attention of pixels over words (B, P, T) float32; attention of words
-            over pixels (B, T, P) float32, None in one direction.
+            over pixels (B, T, P) float32, None in one direction; how far the gates are open to pixels and to words,
+            (B,) float32 from 0 to 1 each, means of their openings' magnitudes (real words only), None in one direction.
         """
         joint_pixels = self.image_proj(pixels)
         joint_words = self.text_proj(words)
@@ -46,13 +47,18 @@ class WordPixelAlignment(nn.Cell):
                             joint_words.swapaxes(1, 2).astype("float32"))
         over_words = ops.softmax(scores + padding_bias(token_mask), axis=-1)
         fused = self.text_to_image(ops.matmul(over_words.astype(joint_words.dtype), joint_words))
-        pixels = pixels + self.image_gate(fused)
+        gated, opening = self.image_gate(fused)
+        pixels = pixels + gated
+        to_pixels = _magnitude(opening).mean(1)
         if not self.bidirectional:
-            return pixels, words, over_words, None
+            return pixels, words, over_words, None, to_pixels, None
         over_pixels = ops.softmax(scores.swapaxes(1, 2), axis=-1)
         fused = self.image_to_text(ops.matmul(over_pixels.astype(joint_pixels.dtype), joint_pixels))
-        real = ops.expand_dims(token_mask, -1).astype(words.dtype)
-        return pixels, words + self.text_gate(fused) * real, over_words, over_pixels
+        gated, opening = self.text_gate(fused)
+        real = token_mask.astype("float32")
+        to_words = (_magnitude(opening) * real).sum(1) / real.sum(1)
+        words = words + gated * ops.expand_dims(token_mask, -1).astype(words.dtype)
+        return pixels, words, over_words, over_pixels, to_pixels, to_words
 
 
 class NoAlignment(nn.Cell):
@@ -60,4 +66,9 @@ class NoAlignment(nn.Cell):
 
     def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
         """Returns pixels and words as they came."""
-        return pixels, words, None, None
+        return pixels, words, None, None, None, None
+
+
+def _magnitude(opening: Tensor) -> Tensor:
+    """Mean magnitude of a gate's channels: (B, L, C) -> (B, L) float32."""
+    return ops.abs(opening.astype("float32")).mean(-1)

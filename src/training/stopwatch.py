@@ -54,8 +54,8 @@ class Stopwatch:
     def lap(self) -> dict[str, float]:
         """Ends the lap and begins the next. Returns: milliseconds by the names in PARTS."""
         seconds = self._clock() - self._since
-        parts = dict(zip(PARTS, (1e3 * part for part in (
-            self._data, self._step, seconds - self._data - self._step))))
+        parts = {name: round(1e3 * part, 3) for name, part in zip(PARTS, (
+            self._data, self._step, seconds - self._data - self._step))}
         if self._compiled:
             self._laps, self._all_laps = self._laps + 1, self._all_laps + 1
             self._sums = {name: total + parts[name] for name, total in self._sums.items()}

@@ -1,0 +1,163 @@
+// CoupAlign without Python: on inputs in files, or on an image and an expression. See --help.
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <numeric>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <opencv2/imgproc.hpp>
+
+#include "description.h"
+#include "error.h"
+#include "files.h"
+#include "options.h"
+#include "picture.h"
+#include "runtime.h"
+#include "wordpiece.h"
+
+namespace fs = std::filesystem;
+using coupalign::Error;
+using coupalign::Options;
+using coupalign::Runtime;
+
+namespace {
+
+constexpr const char* kResults = "result_Files";
+constexpr const char* kTimes = "time_Result";
+
+double milliseconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Loads the model. `exported_for` is the device that its description names, or empty.
+Runtime load(const Options& options, const std::string& exported_for) {
+  const std::string device = options.text("device_type");
+  const int threads = options.number("threads");
+  if (device == "CPU" && exported_for == "Ascend" && threads > 1) {
+    throw Error(options.text("mindir_path") + " was exported for Ascend: give --threads 1, or export it with "
+                "--export_for CPU");
+  }
+  return Runtime(options.text("mindir_path"), device, options.number("device_id"), threads);
+}
+
+/// The model zoo's contract.
+void run_files(const Options& options) {
+  const std::vector<fs::path> directories = {options.text("input0_path"), options.text("input1_path"),
+                                             options.text("input2_path")};
+  const auto names = coupalign::file_names(directories[0]);
+  const auto start = std::chrono::steady_clock::now();
+  const fs::path model = options.text("mindir_path");
+  const bool described = fs::exists(fs::path(model).replace_extension(".json"));
+  Runtime runtime = load(options, described ? coupalign::Description::beside(model).device : "");
+  const double load = milliseconds_since(start);
+  coupalign::make_directory(kResults);
+  coupalign::make_directory(kTimes);
+  std::vector<double> times;
+  for (const auto& name : names) {
+    std::vector<std::string> inputs;
+    for (const auto& directory : directories) inputs.push_back(coupalign::read_file(directory / name, "input"));
+    const auto begin = std::chrono::steady_clock::now();
+    const auto outputs = runtime.predict(inputs, name);
+    times.push_back(milliseconds_since(begin));
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const std::string file = fs::path(name).stem().string() + "_" + std::to_string(i) + ".bin";
+      coupalign::write_file(fs::path(kResults) / file, outputs[i].data(), outputs[i].size());
+    }
+  }
+  std::ostringstream line;
+  line << "NN inference cost average time: " << std::accumulate(times.begin(), times.end(), 0.0) / times.size()
+       << " ms of infer_count " << times.size() << ", least " << *std::min_element(times.begin(), times.end())
+       << " ms; load time: " << load << " ms\n";
+  coupalign::write_file(fs::path(kTimes) / "test_perform_static.txt", line.str().data(), line.str().size());
+  std::cout << line.str();
+}
+
+std::string quoted(const std::string& text) {
+  std::ostringstream made;
+  made << '"' << std::hex;
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      made << '\\' << c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      made << "\\u00" << (c < 0x10 ? "0" : "") << static_cast<int>(c);
+    } else {
+      made << c;
+    }
+  }
+  made << '"';
+  return made.str();
+}
+
+/// An image and an expression.
+void run_image(const Options& options) {
+  const auto description = coupalign::Description::beside(options.text("mindir_path"));
+  if (description.batch != 1) throw Error("the model takes several images at a time: export it with batch 1");
+  const coupalign::WordPiece tokenizer(options.text("vocab"), description.max_tokens);
+  if (tokenizer.size() != static_cast<std::size_t>(description.vocabulary_size)) {
+    throw Error("--vocab " + options.text("vocab") + " has " + std::to_string(tokenizer.size()) +
+                " pieces instead of " + std::to_string(description.vocabulary_size) + ": give the model's own");
+  }
+  const auto words = tokenizer.encode(options.text("expression"));
+  const cv::Mat picture = coupalign::load_picture(options.text("image"));
+  const auto bytes = [](const std::vector<std::int32_t>& numbers) {
+    return std::string(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(std::int32_t));
+  };
+  Runtime runtime = load(options, description.device);
+  const auto begin = std::chrono::steady_clock::now();
+  auto outputs = runtime.predict({description.image.prepare(picture), bytes(words.ids), bytes(words.mask)},
+                                 options.text("image"));
+  const double time = milliseconds_since(begin);
+  const int size = description.image.size;
+  if (outputs.empty() || outputs[0].size() != sizeof(float) * size * size) {
+    throw Error("the model's first output is no probability map: export it with export.py");
+  }
+  cv::Mat probability, mask;
+  cv::resize(cv::Mat(size, size, CV_32F, outputs[0].data()), probability, picture.size(), 0, 0, cv::INTER_LINEAR);
+  mask = probability > description.threshold;
+  double largest = 0;
+  cv::minMaxLoc(probability, nullptr, &largest);
+
+  coupalign::make_directory(options.text("output"));
+  const std::string stem = (fs::path(options.text("output")) / fs::path(options.text("image")).stem()).string();
+  coupalign::write_png(stem + ".mask.png", mask);
+  coupalign::write_png(stem + ".overlay.png", coupalign::overlay(picture, mask));
+  std::cout << "{\"image\": " << quoted(options.text("image")) << ", \"expression\": "
+            << quoted(options.text("expression")) << ", \"mask\": " << quoted(stem + ".mask.png")
+            << ", \"overlay\": " << quoted(stem + ".overlay.png")
+            << ", \"area\": " << static_cast<double>(cv::countNonZero(mask)) / mask.total()
+            << ", \"max_probability\": " << largest << ", \"milliseconds\": " << time << "}\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // Lite's own log would bury our one line about what is wrong.
+  setenv("GLOG_v", "4", 0);
+  try {
+    for (int i = 1; i < argc; ++i) {
+      if (std::strcmp(argv[i], "--help") == 0 || std::strcmp(argv[i], "-h") == 0) {
+        std::cout << Options::help();
+        return 0;
+      }
+    }
+    const Options options(argc, argv);
+    if (options.has("image") == options.has("input0_path")) {
+      throw Error("give either --image or --input0_path (--help lists all options)");
+    }
+    options.has("image") ? run_image(options) : run_files(options);
+    std::cout.flush();
+    return std::cout ? 0 : 2;
+  } catch (const Error& error) {
+    std::cerr << "error: " << error.what() << '\n';
+    return 2;
+  } catch (const std::exception& error) {
+    std::cerr << "error: " << error.what() << '\n';
+    return 1;
+  }
+}

@@ -1,0 +1,186 @@
+"""Time and memory of the auxiliary loss, forward and backward, beside PyTorch that holds all pairs of pixels.
+
+    python -m benchmarks.auxiliary_loss
+
+Features (2, 256, 112, 112), and masks of which 15 % are the referent. Memory is what a process holds at its peak less
+what it held before, with libraries and inputs loaded; each form and size has a process of its own, and ours is compiled
+inside what is measured. Time is taken in rounds in which the forms take turns, and compared round by round; the median
+counts. The rectangle is PyTorch on the pixels of the two sides alone, which is not plain, but less work. A small map,
+of the size and batch that RefShapes is trained with, comes last. Needs PyTorch.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PAPER, SMALL = (2, 256, 112, 112), (16, 48, 24, 24)
+TEMPERATURE = 0.1
+
+
+def case(shape: tuple[int, int, int, int], share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Features of a shape (B, d, h, w), and masks (B, h, w) with a disc of `share` of the pixels."""
+    batch, _, height, width = shape
+    rows, columns = np.ogrid[:height, :width]
+    distance = np.hypot(rows - height / 2, columns - width / 2)
+    mask = (distance <= np.quantile(distance, share)).astype(np.float32)
+    return np.random.default_rng(0).standard_normal(shape, np.float32), np.repeat(mask[None], batch, 0)
+
+
+class Ours:
+    """PixelContrastiveLoss in graph mode."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+        import mindspore
+
+        from src.loss import PixelContrastiveLoss
+
+        mindspore.set_context(mode=mindspore.GRAPH_MODE, device_target="CPU")
+        self.tensor = mindspore.Tensor
+        self.value_and_grad = mindspore.value_and_grad(PixelContrastiveLoss(TEMPERATURE))
+
+    def inputs(self, features: np.ndarray, mask: np.ndarray) -> tuple[Any, Any]:
+        return self.tensor(features), self.tensor(mask)
+
+    def run(self, features: Any, mask: Any) -> tuple[float, Any]:
+        """Loss and its gradient by the features."""
+        value, gradient = self.value_and_grad(features, mask)
+        return float(value), gradient
+
+
+class AllPairs:
+    """The loss as it is written down plainly: every pixel of the batch's images against every other, then a mask."""
+
+    def inputs(self, features: np.ndarray, mask: np.ndarray) -> tuple[Any, Any]:
+        import torch
+
+        return torch.from_numpy(features).requires_grad_(), torch.from_numpy(mask)
+
+    def run(self, features: Any, mask: Any) -> tuple[float, Any]:
+        """Loss and its gradient by the features."""
+        features.grad = None
+        value = self.loss(features, mask)
+        value.backward()
+        return value.item(), features.grad
+
+    def loss(self, features: Any, mask: Any) -> Any:
+        import torch
+        from torch.nn.functional import normalize
+
+        y = normalize(features.flatten(2).transpose(1, 2), dim=-1, eps=1e-6)
+        sides = torch.stack((mask.flatten(1), 1 - mask.flatten(1)), -1)
+        shares = sides / sides.sum(1, keepdim=True)
+        prototypes = normalize(shares.transpose(1, 2) @ y, dim=-1, eps=1e-6)
+        own = (y @ prototypes.transpose(1, 2) * sides).sum(-1, keepdim=True) / TEMPERATURE
+        scores = y @ y.transpose(1, 2) / TEMPERATURE
+        scores = scores.masked_fill(sides[:, :, None, 0] == sides[:, None, :, 0], -torch.inf)
+        denominator = torch.logsumexp(torch.cat((own, scores), -1), -1)
+        return ((denominator - own.squeeze(-1)) * shares.sum(-1)).sum(-1).mean()
+
+
+class Rectangle(AllPairs):
+    """With the pixels of the two sides picked out first, image by image: positives against negatives alone."""
+
+    def loss(self, features: Any, mask: Any) -> Any:
+        import torch
+        from torch.nn.functional import normalize, softplus
+
+        terms = []
+        for y, inside in zip(normalize(features, dim=1, eps=1e-6), mask > 0.5):
+            sides = y[:, inside].T, y[:, ~inside].T
+            scores = sides[0] @ sides[1].T / TEMPERATURE
+            for side, axis in zip(sides, (1, 0)):
+                own = side @ normalize(side.mean(0), dim=0, eps=1e-6) / TEMPERATURE
+                terms.append(softplus(torch.logsumexp(scores, axis) - own).mean())
+        return torch.stack(terms).sum() / len(features)
+
+
+FORMS: dict[str, Callable[[], Any]] = {"ours": Ours, "all pairs": AllPairs, "rectangle": Rectangle}
+
+
+def peak(name: str, side: int, share: float) -> float:
+    """MB (10^6 bytes) that one forward and backward adds at its peak, with the paper's batch and width."""
+    form = FORMS[name]()
+    form.run(*form.inputs(*case((*PAPER[:2], 16, 16), share)))
+    inputs = form.inputs(*case((*PAPER[:2], side, side), share))
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted from here
+    before = _resident("VmRSS")
+    form.run(*inputs)
+    return (_resident("VmHWM") - before) / 1e6
+
+
+def _resident(name: str) -> int:
+    """Bytes, from the kernel's account of this process: VmRSS now, VmHWM at the highest."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+
+
+def peak_elsewhere(name: str, side: int, share: float) -> float:
+    """`peak` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.auxiliary_loss", "--peak", name, str(side), "--share", str(share)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise SystemExit(process.stderr)
+    return float(process.stdout.split()[-1])
+
+
+def seconds(shape: tuple[int, int, int, int], share: float, rounds: int) -> dict[str, list[float]]:
+    """Of each form and round; refuses forms that disagree about the loss or its gradient."""
+    forms = {name: form() for name, form in FORMS.items()}
+    inputs = {name: form.inputs(*case(shape, share)) for name, form in forms.items()}
+    results = {name: forms[name].run(*inputs[name]) for name in FORMS}
+    for value, gradient in results.values():
+        expected, expected_gradient = results["rectangle"]
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        scale = float(abs(expected_gradient).max())
+        np.testing.assert_allclose(np.asarray(gradient), np.asarray(expected_gradient), atol=1e-4 * scale)
+    found: dict[str, list[float]] = {name: [] for name in FORMS}
+    for _ in range(rounds):
+        for name, form in forms.items():
+            start = time.perf_counter()
+            form.run(*inputs[name])
+            found[name].append(time.perf_counter() - start)
+    return found
+
+
+def report(shape: tuple[int, int, int, int], share: float, rounds: int) -> None:
+    times = seconds(shape, share, rounds)
+    print(f"\nfeatures {shape}, {share:.0%} positive, {rounds} rounds: median ms; ours by each, median (least to most)")
+    for name, each in times.items():
+        ratios = [a / b for a, b in zip(times["ours"], each)]
+        print(f"{name:12}{statistics.median(each) * 1e3:9.1f}{statistics.median(ratios):8.3f} "
+              f"({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="(default: 7)")
+    parser.add_argument("--share", type=float, default=0.15, help="of pixels that are positive (default: 0.15)")
+    parser.add_argument("--peak", nargs=2, metavar=("FORM", "SIDE"), help="only the memory of one form at one size")
+    args = parser.parse_args()
+    if args.peak:
+        print(peak(args.peak[0], int(args.peak[1]), args.share))
+        return 0
+    side = PAPER[2]
+    found = {name: peak_elsewhere(name, side, args.share) for name in FORMS}
+    print(f"features {PAPER}, {args.share:.0%} positive: memory above what was held before; share of all pairs'")
+    for name, megabytes in found.items():
+        print(f"{name:12}{megabytes:9.0f} MB{megabytes / found['all pairs']:8.3f}")
+    doubled = peak_elsewhere("ours", 2 * side, args.share)
+    print(f"ours at twice the side{doubled:9.0f} MB, {doubled / found['ours']:.2f} times as much")
+    report(PAPER, args.share, args.rounds)
+    report(SMALL, args.share, args.rounds * 5)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

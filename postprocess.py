@@ -1,0 +1,35 @@
+"""Score what the C++ program of ascend310_infer/ made of the files of preprocess.py.
+
+Prints the table of eval.py and writes <split>.json and <split>.csv; give the configuration that preprocess.py had.
+
+    python postprocess.py --config runs/refcoco/config.yaml --split val --result_path result_Files
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from src.cli import command, parse_arguments
+from src.files import make_directory
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--result_path", default="result_Files", metavar="DIR", help="default: result_Files")
+    parser.add_argument("--split", default="val", metavar="NAME", help="default: val")
+    parser.add_argument("--output", default="postprocess_Result", metavar="DIR", help="default: postprocess_Result")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add)
+    # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
+    from src.inference.deployment import score
+
+    result = score(config, args.split, args.result_path)
+    result.save(make_directory(args.output))
+    print(result.table())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,206 @@
+"""The picture of one prediction: what it shows against the equations, and that it can be read."""
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+import visualise
+from src.config import load_config
+from src.data.overlay import COLOUR, spotlight, write_png
+from src.data.transform import load_image, prepare_image
+from src.inference.predictor import Prediction, Predictor, Proposals
+from src.visual.alignment import draw_alignment, pixels_of_words, ranked, words_of_pixels
+from src.visual.heat import heat
+from src.visual.page import Page, fitted
+from tests import equations
+from tests.conftest import SMALLEST, assert_close
+from tests.equations import softmax, under
+from tests.visual_pages import assert_legible, texts
+
+CONFIG = load_config(overrides={**SMALLEST, "max_tokens": 10})
+EXPRESSION = "the hexagonal dog's ring"
+WORDS = [("[CLS]", [0]), ("the", [1]), ("hexagonal", [2, 3, 4]), ("dog's", [5, 6, 7]), ("ring", [8]), ("[SEP]", [9])]
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def made_up(words=WORDS, stages=(1, 2, 3, 4), both=True, masks=5, height=40, width=60) -> Prediction:
+    """A prediction of no model, with the attentions of random scores."""
+    random = np.random.default_rng(0)
+    slots = sum(len(each) for _, each in words)
+    scores = [random.standard_normal((2 ** (5 - stage), 2 ** (5 - stage), slots)) for stage in stages]
+    weights = softmax(random.standard_normal(masks))
+    proposals = Proposals(
+        masks=random.standard_normal((masks, 16, 16)).astype(np.float32), weights=weights.astype(np.float32),
+        text_to_image=tuple(softmax(each) for each in scores),
+        image_to_text=tuple(softmax(each.reshape(-1, slots).T).reshape(slots, *each.shape[:2])
+                            for each in scores) if both else (),
+        tokens=["x"] * slots, words=words, stages=tuple(stages),
+        image_gates=tuple(0.1 * stage for stage in stages),
+        text_gates=tuple(0.2 * stage for stage in stages) if both else ())
+    probability = random.random((height, width), dtype=np.float32)
+    return Prediction(probability > 0.5, probability, proposals)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_checkpoint):
+    return make_checkpoint(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint):
+    return Predictor(CONFIG, checkpoint)
+
+
+def test_pieces_are_joined_by_hand():
+    """Three pieces, "a" and "b" of one word: shares of a pixel add up, places of a word are averaged."""
+    proposals = Proposals(
+        masks=np.zeros((1, 1, 1)), weights=np.ones(1),
+        text_to_image=(np.array([[[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]]]),),
+        image_to_text=(np.array([[[0.5, 0.5]], [[0.2, 0.8]], [[0.6, 0.4]], [[1.0, 0.0]]]),),
+        tokens=["[CLS]", "a", "##b", "[SEP]"], words=[("[CLS]", [0]), ("ab", [1, 2]), ("[SEP]", [3])], stages=(2,),
+        image_gates=(0.5,), text_gates=(0.5,))
+    np.testing.assert_allclose(words_of_pixels(proposals)[0], [[[0.1, 0.7]], [[0.5, 0.2]], [[0.4, 0.1]]])
+    np.testing.assert_allclose(pixels_of_words(proposals)[0], [[[0.5, 0.5]], [[0.4, 0.6]], [[1.0, 0.0]]])
+
+
+def test_what_is_shown_is_eq_4_to_6(predictor):
+    """At the first stage, from what goes into it: attention of whole words in both directions, and the gates."""
+    rgb = picture(50, 70)
+    proposals = predictor.predict(rgb, EXPRESSION, proposals=True).proposals
+    assert (proposals.words, proposals.stages) == (WORDS, (1, 2, 3, 4))
+
+    model = predictor.model
+    token_ids, token_mask = (each[None] for each in predictor.tokenizer.encode(EXPRESSION))
+    pixels = model.image_encoder.patch_embed(Tensor(prepare_image(rgb, 64)[None])).asnumpy().astype(np.float64)
+    words = model.text_encoder.embeddings(Tensor(token_ids)).asnumpy().astype(np.float64)
+    weights = {name: each.asnumpy().astype(np.float64) for name, each in model.parameters_dict().items()}
+    _, _, over_words, over_pixels, to_pixels, to_words = equations.word_pixel_alignment(
+        pixels, words, token_mask, under(weights, "wpa.0"))
+    joined_sum = np.stack([over_words[0][:, slots].sum(1) for _, slots in WORDS]).reshape(-1, 16, 16)
+    joined_mean = np.stack([over_pixels[0][slots].mean(0) for _, slots in WORDS]).reshape(-1, 16, 16)
+    assert_close(words_of_pixels(proposals)[0], joined_sum, relative=1e-4)
+    assert_close(pixels_of_words(proposals)[0], joined_mean, relative=1e-4)
+    assert proposals.image_gates[0] == pytest.approx(to_pixels[0], rel=1e-4)
+    assert proposals.text_gates[0] == pytest.approx(to_words[0], rel=1e-4)
+    for over_words, over_pixels in zip(words_of_pixels(proposals), pixels_of_words(proposals), strict=True):
+        np.testing.assert_allclose(over_words.sum(0), 1, atol=1e-5)
+        np.testing.assert_allclose(over_pixels.sum((1, 2)), 1, atol=1e-5)
+
+
+def test_the_size_of_the_answer_can_be_chosen(predictor):
+    model_size = predictor.predict(picture(50, 70), EXPRESSION, size=(64, 64))
+    own_size = predictor.predict(picture(50, 70), EXPRESSION)
+    np.testing.assert_array_equal(model_size.mask, model_size.probability > CONFIG.threshold)
+    assert_close(own_size.probability, fitted_to(model_size.probability, 50, 70), relative=1e-5)
+
+
+def fitted_to(map_: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear with half-pixel centres, edges repeated."""
+    places = [(np.arange(new) + 0.5) * old / new - 0.5 for new, old in ((height, map_.shape[0]), (width, map_.shape[1]))]
+    rows, columns = (np.maximum(0, 1 - np.abs(np.clip(place, 0, old - 1)[:, None] - np.arange(old)))
+                     for place, old in zip(places, map_.shape))
+    return rows @ map_ @ columns.T
+
+
+def test_colours_are_those_of_the_scale():
+    white = np.full((20, 30, 3), 255, np.uint8)
+    shares = np.array([[0.0, 0.1, 0.2], [0.3, 0.4, 0.8]])
+    found = heat(white, shares, 0.8)
+    for row, column in np.ndindex(2, 3):
+        cell = found[10 * row:10 * row + 10, 10 * column:10 * column + 10]
+        expected = np.array(matplotlib.colormaps["OrRd"](shares[row, column] / 0.8)[:3]) * 255
+        assert np.abs(cell - expected).max() <= 0.51, "a cell is a square of one colour"
+    np.testing.assert_array_equal(heat(white, shares.repeat(10, 0).repeat(10, 1), 0.8), found)
+
+
+def test_a_spotlight_leaves_the_mask_as_it_is():
+    rgb, mask = picture(20, 30), np.zeros((20, 30), bool)
+    mask[5:9, 10:20] = True
+    drawn = spotlight(rgb, mask)
+    np.testing.assert_array_equal(drawn[mask], rgb[mask])
+    ring = np.zeros_like(mask)
+    ring[4:10, 9:21] = True
+    ring &= ~mask
+    assert (drawn[ring] == COLOUR).all()
+    pale = drawn[~mask & ~ring].astype(int)
+    assert (np.ptp(pale, axis=1) == 0).all() and pale.min() >= 175
+
+
+def test_captions_say_what_there_is():
+    prediction = made_up()
+    page = draw_alignment(picture(40, 60), EXPRESSION, prediction, "a.png")
+    found = texts(page)
+    assert [text for text in found if text in dict(WORDS)] == list(dict(WORDS))
+    assert [text for text in found if text.startswith("stage ")] == [f"stage {k}" for k in (1, 2, 3, 4)] * 2
+    assert [text for text in found if text in ("0.10", "0.20", "0.30", "0.40", "0.60", "0.80")] == [
+        "0.10", "0.20", "0.30", "0.40", "0.20", "0.40", "0.60", "0.80"]
+    weights = np.sort(prediction.proposals.weights)[::-1]
+    assert found[-2 - 2 * len(weights):-2] == [text for place, weight in enumerate(weights, 1)
+                                               for text in (f"{place}.", f"{100 * weight:.2f} %")]
+    assert (np.diff(prediction.proposals.weights[ranked(prediction.proposals)]) <= 0).all()
+
+
+LONG = [("[CLS]", [0]), *((word, [k]) for k, word in enumerate(["incomprehensibilities"] * 14 + ["W" * 60] * 14, 1)),
+        ("[SEP]", [29])]
+
+
+@pytest.mark.parametrize("case", [
+    {}, {"words": LONG, "masks": 100, "height": 90, "width": 20}, {"stages": (3,), "height": 20, "width": 200},
+    {"stages": (2, 4), "both": False}, {"stages": (), "both": False, "masks": 1},
+])
+def test_the_picture_is_legible(case):
+    prediction = made_up(**case)
+    expression = " ".join(word for word, _ in prediction.proposals.words[1:-1])
+    page = draw_alignment(picture(*prediction.mask.shape), expression, prediction, "a.png, a checkpoint")
+    assert_legible(page)
+    assert ("Word-pixel alignment" in texts(page)) == bool(prediction.proposals.stages)
+
+
+@pytest.mark.parametrize("text", ["", "short", "many words " * 40, "W" * 500, "$x^2$ a_b \\frac", "Zürich 狗"])
+def test_lines_fit_and_keep_every_word(text):
+    page = Page(300)
+    lines = page.lines(text, 200)
+    assert all(page.text_width(line) <= 200 for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    short = page.lines(text, 200, most=2)
+    assert len(short) <= 2 and all(page.text_width(line) <= 200 for line in short)
+    assert (short == lines) == (len(lines) <= 2)
+
+
+def test_pictures_keep_their_shape():
+    assert fitted(picture(30, 60), 20, 20).shape == (10, 20, 3) and fitted(picture(60, 30), 90, 90).shape == (90, 45, 3)
+
+
+def test_the_program(predictor, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("src.context.set_up", lambda config: None)  # would compile
+    write_png(tmp_path / "a.png", picture(40, 60))
+    output = tmp_path / "deep/b.png"
+    assert visualise.main(["alignment", "--checkpoint", str(checkpoint), "--image", str(tmp_path / "a.png"),
+                           "--expression", EXPRESSION, "--output", str(output)]) == 0
+    assert capsys.readouterr().out.strip() == str(output)
+    prediction = predictor.predict(tmp_path / "a.png", EXPRESSION, proposals=True)
+    about = f"a.png, 60×40 pixels; {checkpoint}; threshold {CONFIG.threshold}"
+    drawn = draw_alignment(picture(40, 60), EXPRESSION, prediction, about).pixels()
+    np.testing.assert_array_equal(load_image(output), drawn)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"--image": "none.png"}, "none.png"), ({"--checkpoint": "none.ckpt"}, "no checkpoint none.ckpt"),
+    ({"--expression": " "}, "expression"), ({"--output": "b.jpg"}, "b.jpg is no name of a PNG file"),
+    ({"--output": "a.png/b.png"}, "a.png cannot be a directory"),
+])
+def test_mistakes_are_one_line_and_leave_nothing(checkpoint, tmp_path, monkeypatch, capsys, change, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("src.context.set_up", lambda config: None)
+    write_png("a.png", picture(20, 30))
+    arguments = {"--checkpoint": str(checkpoint), "--image": "a.png", "--expression": "fine", "--output": "b.png",
+                 **change}
+    assert visualise.main(["alignment", *(part for pair in arguments.items() for part in pair)]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

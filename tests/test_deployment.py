@@ -1,0 +1,210 @@
+"""What surrounds an exported graph outside MindSpore, against the code of training and evaluation."""
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import expit
+
+import mindspore_hub_conf
+import postprocess
+import preprocess
+from src.config import load_config
+from src.data.dataset import Split
+from src.data.overlay import overlay
+from src.data.tokenizer import Tokenizer
+from src.data.transform import MEAN, STD, load_image, prepare_image, probability_at
+from src.errors import UserError
+from src.evaluation.evaluate import evaluate_split
+from src.files import REPOSITORY, sha256
+from src.inference.deployment import score, write_inputs
+from src.model import build_model
+from tests.conftest import SMALLEST, TINY
+from tests.test_tokenizer import VOCABULARY, _sentences
+
+spec = importlib.util.spec_from_file_location("lite_predict", REPOSITORY / "deploy/lite_predict.py")
+lite_predict = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lite_predict)
+
+
+def describe(directory: Path, **more) -> Path:
+    """The description of a graph of 64 pixels and 8 tokens, in the place of a real one; the path of its .mindir."""
+    text = {"max_tokens": 8, "vocabulary_size": 30522, "vocabulary_sha256": sha256(VOCABULARY)}
+    description = {"device": "CPU", "image": {"size": 64, "normalised": True, "mean": MEAN, "std": STD}, "text": text,
+                   "threshold": 0.4, "inputs": [{"name": "image", "shape": [1, 3, 64, 64], "dtype": "float32"}], **more}
+    (directory / "graph.json").write_text(json.dumps(description))
+    (directory / "graph.mindir").touch()
+    return directory / "graph.mindir"
+
+
+class Port:
+    """A tensor of Lite."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def set_data_from_numpy(self, array):
+        assert array.flags.c_contiguous
+        self.array = array
+
+    def get_data_to_numpy(self):
+        return self.array
+
+
+class Lite:
+    """A graph whose probability is the sigmoid of the image's red."""
+
+    def get_inputs(self):
+        return [Port([1, 3, 64, 64]), Port([1, 8]), Port([1, 8])]
+
+    def predict(self, inputs):
+        output = Port(None)
+        output.array = expit(inputs[0].array[:, 0])
+        return [output]
+
+
+@pytest.fixture
+def lite(tmp_path, monkeypatch):
+    monkeypatch.setattr(lite_predict, "_build", lambda *_: Lite())
+    return lite_predict.LiteModel(describe(tmp_path), VOCABULARY)
+
+
+def _picture(path: Path, shape=(37, 50, 3)) -> Path:
+    pixels = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, np.uint8), (3, 3), 0)
+    cv2.imwrite(str(path), pixels)
+    return path
+
+
+def test_lite_prepares_as_training_does(lite, tmp_path):
+    for name, shape in (("a.jpg", (480, 600, 3)), ("a.png", (30, 20, 3)), ("grey.png", (31, 32)), ("alpha.png", (9, 9, 4))):
+        path = _picture(tmp_path / name, shape)
+        rgb = lite_predict.load_image(path)
+        np.testing.assert_array_equal(rgb, load_image(path))
+        np.testing.assert_array_equal(lite.prepare(rgb), prepare_image(rgb, 64))
+        mask = np.random.default_rng(1).random(rgb.shape[:2]) > 0.3
+        np.testing.assert_array_equal(lite_predict.overlay(rgb, mask), overlay(rgb, mask))
+    tokenizer = Tokenizer(VOCABULARY, 8)
+    for sentence in _sentences(500):
+        try:
+            expected = tokenizer.encode(sentence)
+        except UserError:
+            with pytest.raises(lite_predict.RequestError, match="empty"):
+                lite.encode(sentence)
+        else:
+            np.testing.assert_array_equal(lite.encode(sentence), expected)
+
+
+def test_lite_turns_pictures_upright(tmp_path):
+    picture = Image.open(_picture(tmp_path / "a.jpg"))
+    for orientation in range(1, 9):
+        picture.getexif()[0x0112] = orientation
+        picture.save(tmp_path / "turned.jpg", exif=picture.getexif())
+        np.testing.assert_array_equal(lite_predict.load_image(tmp_path / "turned.jpg"), load_image(tmp_path / "turned.jpg"))
+
+
+def test_lite_answers_a_batch_and_reports_what_fails(lite, tmp_path, capsys):
+    _picture(tmp_path / "a.png")
+    lines = [{"image": "a.png", "expression": "the dog"}, {"image": "none.png", "expression": "the dog"},
+             {"image": "a.png", "expression": " "}]
+    (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    status = lite_predict.main(["--model", str(tmp_path / "graph.mindir"), "--vocab", str(VOCABULARY), "--requests",
+                                str(tmp_path / "requests.jsonl"), "--output", str(tmp_path / "out")])
+    good, missing, empty = map(json.loads, capsys.readouterr().out.splitlines())
+    assert status == 2 and "cannot be read" in missing["error"] and "is empty" in empty["error"]
+    rgb = load_image(tmp_path / "a.png")
+    expected = probability_at(expit(prepare_image(rgb, 64)[0]), *rgb.shape[:2]) > 0.4
+    assert 0.1 < expected.mean() < 0.9
+    np.testing.assert_array_equal(cv2.imread(good["mask"], cv2.IMREAD_GRAYSCALE), expected * np.uint8(255))
+    assert good["area"] == pytest.approx(expected.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("more", "arguments", "message"), [
+    ({}, ["--vocab", "graph.json"], "is not the vocabulary"),
+    ({"device": "Ascend"}, [], "was exported for Ascend"),
+    ({"text": None}, [], "is not the vocabulary"),
+    ({}, ["--image", "none.jpg"], None),
+    ({}, ["--model", "none.mindir"], "model none.mindir cannot be read"),
+])
+def test_lite_says_what_is_wrong_in_a_line(tmp_path, monkeypatch, capsys, more, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lite_predict, "_build", lambda *_: Lite())
+    describe(tmp_path, **({"text": {"max_tokens": 8, "vocabulary_sha256": "0"}} if "text" in more else more))
+    given = {"--model": "graph.mindir", "--vocab": str(VOCABULARY), "--image": "a.png", "--expression": "dog"}
+    given.update(zip(arguments[::2], arguments[1::2]))
+    status = lite_predict.main([each for pair in given.items() for each in pair])
+    out, err = capsys.readouterr()
+    assert status == 2
+    if message:
+        assert not out and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    else:
+        assert "cannot be read" in json.loads(out)["error"]
+
+
+def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp_path, capfd):
+    config = load_config(overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data), "threshold": 0.4,
+                                    "eval_limit": 20})
+
+    def program(image, token_ids, token_mask):
+        return image[..., 0, :, :] * 3 + np.sin(token_ids * token_mask).sum(-1)[..., None, None] / 4
+
+    class Logits:
+        def __init__(self, values):
+            self.values = values
+
+        def asnumpy(self):
+            return self.values.astype(np.float32)
+
+    expected = evaluate_split(lambda *inputs: Logits(program(*(each.asnumpy() for each in inputs))), config,
+                              Split(config, "val"), "val", 20, progress=False)
+    config.save(tmp_path / "config.yaml")
+    arguments = ["--config", str(tmp_path / "config.yaml"), "--split", "val"]
+    assert preprocess.main([*arguments, "--mindir_path", str(describe(tmp_path)), "--output", str(tmp_path / "in")]) == 0
+    (tmp_path / "results").mkdir()
+    for file in sorted((tmp_path / "in/00_image").iterdir()):
+        image, token_ids, token_mask = (np.fromfile(tmp_path / "in" / name / file.name, kind) for name, kind in (
+            ("00_image", np.float32), ("01_token_ids", np.int32), ("02_token_mask", np.int32)))
+        probability = expit(program(image.reshape(3, 64, 64), token_ids, token_mask).astype(np.float32))
+        probability.tofile(tmp_path / "results" / f"{file.stem}_0.bin")
+    arguments += ["--result_path", str(tmp_path / "results"), "--output", str(tmp_path / "scores")]
+    assert postprocess.main(arguments) == 0
+    assert json.loads((tmp_path / "scores/val.json").read_text())["metrics"] == expected.metrics
+    assert 0 < expected.metrics["oIoU"] < 1 and "20 samples" in capfd.readouterr().out
+
+    (tmp_path / "results/000007_0.bin").write_bytes(b"\0" * 12)
+    with pytest.raises(UserError, match="000007_0.bin is no probability map"):
+        score(config, "val", tmp_path / "results")
+
+
+def test_pixels_for_a_graph_that_normalises_them(tiny_data, tmp_path):
+    config = load_config(overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data), "eval_limit": 2})
+    mindir = describe(tmp_path, image={"size": 64, "normalised": False, "mean": MEAN, "std": STD})
+    assert write_inputs(config, "val", mindir, tmp_path / "in") == 2
+    for number, sample in enumerate(Split(config, "val").samples([0, 1], 1)):
+        pixels = np.fromfile(tmp_path / f"in/00_image/{number:06d}.bin", np.uint8).reshape(64, 64, 3)
+        normalised = (pixels - np.array(MEAN)) / np.array(STD)
+        np.testing.assert_allclose(normalised.transpose(2, 0, 1), sample["image"], atol=1e-5)
+    with pytest.raises(UserError, match="is in the way"):
+        write_inputs(config, "val", mindir, tmp_path / "in")
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    ({"image": {"size": 96, "normalised": True}}, "exported with image_size 96"),
+    ({"inputs": [{"shape": [4, 3, 64, 64]}]}, "takes 4 images at a time"),
+])
+def test_a_graph_that_does_not_fit_is_refused(tmp_path, more, message):
+    with pytest.raises(UserError, match=message):
+        write_inputs(load_config(overrides=TINY), "val", describe(tmp_path, **more), tmp_path / "in")
+
+
+def test_the_hub_gets_the_network_of_a_configuration():
+    network = mindspore_hub_conf.create_network("coupalign", **{**SMALLEST, "num_queries": 7})
+    expected = build_model(load_config(overrides={**SMALLEST, "num_queries": 7}))
+    shapes = ({name: value.shape for name, value in each.parameters_dict().items()} for each in (network, expected))
+    assert next(shapes) == next(shapes)
+    with pytest.raises(NotImplementedError, match="coupalign"):
+        mindspore_hub_conf.create_network("lavt")

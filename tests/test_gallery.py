@@ -1,0 +1,250 @@
+"""The gallery of an evaluation: which cases, what is shown of them, and the page taken apart again."""
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import visualise
+from src.config import load_config
+from src.data.dataset import Split
+from src.data.transform import load_image
+from src.errors import UserError
+from src.evaluation.evaluate import evaluate
+from src.visual.cases import Case, choose, predict_cases
+from src.visual.gallery import draw_gallery
+from src.visual.gallery_html import write_html
+from src.visual.results import read_evaluation
+from tests.conftest import SMALLEST
+from tests.visual_pages import assert_legible, texts
+
+SAMPLES = 8
+
+
+class _Page(HTMLParser):
+    """Cards with their attributes, texts and pictures; all tags and addresses of the page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.cards, self.tags, self.addresses, self.options, self.scripts = [], [], [], [], []
+        self._tag = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self._tag = tag
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes.items() if name in ("src", "href", "action", "data")]
+        if tag == "article":
+            self.cards.append({**attributes, "texts": [], "pictures": []})
+        if tag == "img":
+            self.cards[-1]["pictures"].append(attributes["src"])
+        if tag == "option":
+            self.options.append(attributes["value"])
+
+    def handle_data(self, data):
+        if self._tag == "script":
+            self.scripts.append(data)
+        elif self.cards:
+            self.cards[-1]["texts"].append(data)
+
+
+def settings_of(data, **overrides):
+    return load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(data), "eval_limit": SAMPLES,
+                                  "threshold": 0.51, **overrides})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_checkpoint):
+    return make_checkpoint(load_config(overrides=SMALLEST))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_data, checkpoint, tmp_path_factory):
+    """Directory of an evaluation by the evaluation's own program."""
+    output = tmp_path_factory.mktemp("eval")
+    for result in evaluate(settings_of(tiny_data), checkpoint, ["val"], progress=False):
+        result.save(output)
+    return output
+
+
+@pytest.fixture
+def copied(evaluated, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(evaluated, tmp_path / "eval")
+
+
+def rows_of(directory):
+    with open(directory / "val.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_program_shows_what_the_table_says(evaluated, tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("src.context.set_up", lambda config: None)  # would compile
+    output = tmp_path / "out"
+    status = visualise.main(["gallery", str(evaluated / "val.json"), "--cases", "2", "--output", str(output)])
+    assert (status, capsys.readouterr().out.split()) == (0, [str(output / "gallery.png"), str(output / "gallery.html")])
+
+    text = (output / "gallery.html").read_text(encoding="utf-8")
+    page = _Page(text)
+    rows = {row["sent_id"]: row for row in rows_of(evaluated)}
+    chosen = choose(read_evaluation(evaluated / "val.json").samples(), 2)
+    assert len(page.cards) == sum(map(len, chosen.values())) >= 3
+    for card in page.cards:
+        sent_id = re.search(r"sent_id (\d+)", " ".join(card["texts"]))[1]
+        row = rows[sent_id]
+        assert (card["data-iou"], card["data-family"], card["data-expression"]) == (
+            row["iou"], row["family"], row["expression"])
+        assert f"IoU {float(row['iou']):.3f}" in card["texts"] and f"“{row['expression']}”" in card["texts"]
+        assert len(card["pictures"]) == 3
+    assert set(page.options) >= {card["data-family"] for card in page.cards} | {"best", "worst", "high", "low"}
+    best = [float(card["data-iou"]) for card in page.cards if card["data-group"] == "best"]
+    worst = [float(card["data-iou"]) for card in page.cards if card["data-group"] == "worst"]
+    every = [float(row["iou"]) for row in rows.values()]
+    assert (max(best), min(worst)) == (max(every), min(every))
+
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert "http:" not in text and "https:" not in text and not {"link", "iframe", "object"} & set(page.tags)
+    assert "refshapes (synthetic) val" in text
+    assert load_image(output / "gallery.png").shape[1] == 1240
+
+
+@pytest.mark.parametrize("resolution", ["original", "input"])
+def test_masks_have_the_iou_of_the_evaluation(resolution, evaluated, tiny_data, checkpoint, tmp_path):
+    """Counted again in NumPy from the masks that are drawn."""
+    config = settings_of(tiny_data, eval_resolution=resolution)
+    if resolution == "input":
+        for result in evaluate(config, checkpoint, ["val"], progress=False):
+            result.save(tmp_path)
+    evaluation = read_evaluation((tmp_path if resolution == "input" else evaluated) / "val.json")
+    cases = predict_cases(evaluation, config, evaluation.checkpoint(), 2, progress=False)
+    records = Split(config, "val").records
+    for case in cases:
+        intersection, union = (case.prediction & case.target).sum(), (case.prediction | case.target).sum()
+        assert intersection / max(union, 1) == pytest.approx(float(case.sample["iou"]), abs=2e-3)
+        row = records["sent_id"].tolist().index(case.sample["sent_id"])
+        size = (records["height"][row], records["width"][row])
+        assert case.image.shape[:2] == size
+        assert case.target.shape == case.prediction.shape == (size if resolution == "original" else (64, 64))
+    assert {case.group for case in cases} == {"best", "median", "worst"}
+
+
+def sample(number: int, image: int, intersection: int, union: int = 100, **other) -> dict:
+    return {"image_id": image, "sent_id": number, "intersection": intersection, "union": union,
+            "iou": f"{intersection / union if union else 1:.6f}", "expression": "x", "family": "", **other}
+
+
+def test_choice_by_hand():
+    ious = [30, 90, 80, 80, 0, 0, 50, 40]
+    images = [1, 1, 2, 1, 3, 3, 4, 5]
+    samples = [sample(k, image, iou, 100 + (k == 5)) for k, (image, iou) in enumerate(zip(images, ious))]
+    # Best: image 1 once. Worst: of the two without any overlap that with more pixels. Median: around 40 and 50.
+    assert choose(samples, 2) == {"best": [1, 2], "median": [6, 7], "worst": [0, 5]}
+    assert choose([sample(0, 1, 0, 0)], 3) == {"best": [0], "median": [], "worst": []}
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40), st.integers(1, 6))
+def test_choice_is_extreme_and_never_twice(pairs, count):
+    samples = [sample(k, image, iou, 9) for k, (image, iou) in enumerate(pairs)]
+    groups = choose(samples, count)
+    chosen = [row for rows in groups.values() for row in rows]
+    assert len(set(chosen)) == len(chosen)
+    for rows in groups.values():
+        assert len({samples[row]["image_id"] for row in rows}) == len(rows) <= count
+        ious = [samples[row]["intersection"] for row in rows]
+        assert ious == sorted(ious, reverse=True)
+    ious = [iou for _, iou in pairs]
+    assert samples[groups["best"][0]]["intersection"] == max(ious)
+    if groups["worst"]:
+        rest = [iou for row, iou in enumerate(ious) if row not in groups["best"]]
+        assert samples[groups["worst"][-1]]["intersection"] == min(rest)
+
+
+def made_up(group: str, number: int, **other) -> Case:
+    random = np.random.default_rng(number)
+    height, width = [(20, 60), (60, 20), (40, 40)][number % 3]
+    return Case(group, sample(number, number, 3, 7, **other), random.integers(0, 256, (height, width, 3), dtype=np.uint8),
+                random.random((height, width)) > 0.5, random.random((height, width)) > 0.5)
+
+
+HOSTILE = '</h2><script>alert(1)</script><img src=x onerror="alert(2)"> & "\'> http://example.org'
+
+
+def test_expressions_are_text_and_nothing_else(evaluated, tmp_path):
+    cases = [made_up("best", 0, expression=HOSTILE, family=HOSTILE), made_up("worst", 1)]
+    write_html(read_evaluation(evaluated / "val.json"), cases, tmp_path / "a.html")
+    page = _Page((tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert (page.tags.count("script"), page.tags.count("img"), page.tags.count("h2")) == (1, 6, 2)
+    assert (page.cards[0]["data-expression"], page.cards[0]["data-family"]) == (HOSTILE, HOSTILE)
+    assert HOSTILE in "".join(page.cards[0]["texts"]) and "alert" not in "".join(page.scripts)
+
+
+@pytest.mark.parametrize("expression", ["the left cup", "incomprehensibilities " * 12, "W" * 300, "$a_1$ \\x {", ""])
+def test_the_picture_is_legible(evaluated, expression):
+    cases = [made_up(group, k, expression=expression, family="relation_ordinal")
+             for group in ("best", "median", "worst") for k in range(3)]
+    page = draw_gallery(read_evaluation(evaluated / "val.json"), cases)
+    assert_legible(page)
+    assert texts(page).count("IoU 0.429") == 9 and texts(page).count("relation ordinal") == 9
+
+
+def changed(path, change):
+    """Rewrites a JSON or CSV file."""
+    if path.suffix == ".json":
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    else:
+        path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+
+
+@pytest.mark.parametrize(("file", "change", "arguments", "message"), [
+    ("val.csv", lambda lines: lines[:-1], [], f"has {SAMPLES - 1} samples"),
+    ("val.csv", lambda lines: ["a,b", *lines[1:]], [], "no table of samples"),
+    ("val.csv", lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], [], "does not hold the samples"),
+    ("val.json", lambda json: {**json, "checkpoint": None}, [], "names no checkpoint"),
+    ("val.json", lambda json: {**json, "checkpoint": {**json["checkpoint"], "sha256": "0" * 64}}, [],
+     "is another checkpoint"),
+    ("val.json", lambda json: {**json, "checkpoint": {**json["checkpoint"], "file": "gone/gone.ckpt"}}, [],
+     "no checkpoint gone/gone.ckpt"),
+    ("val.json", lambda json: {**json, "config": {**json["config"], "eval_resolution": "elsewhere"}}, [],
+     "eval_resolution"),
+    ("val.json", lambda json: json, ["--threshold", "0.5"], "threshold is 0.5, but"),
+    ("val.json", lambda json: json, ["--seg_head_dim", "16"], "seg_head_dim is 16, but"),
+    ("val.json", lambda json: json, ["--cases", "0"], "--cases 0"),
+    ("val.json", lambda json: json, ["--cases", "many"], "--cases"),
+    ("val.json", lambda json: json, ["--data_dir", "nowhere"], "nowhere"),
+    ("val.json", lambda json: json, ["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+])
+def test_mistakes_are_one_line_and_leave_nothing(copied, monkeypatch, capfd, file, change, arguments, message):
+    monkeypatch.setattr("src.context.set_up", lambda config: None)
+    changed(copied / file, change)
+    before = sorted(copied.parent.rglob("*"))
+    assert visualise.main(["gallery", str(copied / "val.json"), *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert not out and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert sorted(copied.parent.rglob("*")) == before
+
+
+def test_a_table_of_another_model_is_noticed(copied, tiny_data, checkpoint):
+    """Same samples, same checkpoint, other figures."""
+    perfect = r",\1,\1,1.000000"
+    changed(copied / "val.csv", lambda lines: [re.sub(r",\d+,(\d+),[\d.]+$", perfect, line) for line in lines])
+    evaluation = read_evaluation(copied / "val.json")
+    with pytest.raises(UserError, match="says IoU 1.000000 of"):
+        predict_cases(evaluation, settings_of(tiny_data), checkpoint, 1, progress=False)
+
+
+def test_a_checkpoint_that_moved_with_its_evaluation_is_found(evaluated, checkpoint, tmp_path):
+    moved = tmp_path / "run"
+    shutil.copytree(evaluated, moved / "eval")
+    shutil.copy(checkpoint, moved / "best.ckpt")
+    changed(moved / "eval/val.json",
+            lambda json: {**json, "checkpoint": {**json["checkpoint"], "file": "gone/best.ckpt"}})
+    assert read_evaluation(moved / "eval/val.json").checkpoint() == moved / "best.ckpt"

@@ -1,0 +1,149 @@
+"""The C++ of ascend310_infer/ against training's own code, with the sanitizers on. Skipped without a compiler."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from src.data.overlay import overlay
+from src.data.tokenizer import Tokenizer
+from src.data.transform import load_image, prepare_image
+from src.errors import UserError
+from src.files import REPOSITORY
+from tests.test_tokenizer import VOCABULARY, _sentences
+
+PROJECT = REPOSITORY / "ascend310_infer"
+FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-fsanitize=address,undefined",
+         "-fno-sanitize-recover=undefined", "-ffp-contract=off"]
+ROOT = Path(os.environ.get("OpenCV_ROOT", "/")) / "usr"
+OPENCV = ROOT / "include/opencv4"
+LIBRARIES = sorted({path.parent for path in (ROOT / "lib").glob("x86_64-linux-gnu/**/lib*.so*")}) if ROOT.parent != Path(
+    "/") else []
+
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no g++")
+needs_opencv = pytest.mark.skipif(not (OPENCV / "opencv2/imgcodecs.hpp").exists(),
+                                  reason="no OpenCV for C++ (libopencv-dev, or OpenCV_ROOT): preprocessing is not compared")
+
+
+@pytest.fixture(scope="module")
+def environment():
+    paths = [*map(str, LIBRARIES), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join(paths).strip(":")}
+
+
+def _compile(target: Path, sources: list[str], environment: dict[str, str], *more: str) -> Path:
+    subprocess.run(["g++", *FLAGS, f"-I{PROJECT}/inc", *(str(PROJECT / "src" / name) for name in sources), *more, "-o",
+                    str(target)], check=True, env=environment)
+    return target
+
+
+@pytest.fixture(scope="module")
+def tokenize(tmp_path_factory, environment):
+    """A function: expressions -> lines that the program prints."""
+    program = _compile(tmp_path_factory.mktemp("cpp") / "tokenize",
+                       ["files.cc", "unicode.cc", "wordpiece.cc", "tokenize.cc"], environment)
+
+    def run(expressions: list[bytes], vocabulary: Path = VOCABULARY) -> list[str]:
+        given = b"".join(b"%d\n%b" % (len(each), each) for each in expressions)
+        done = subprocess.run([str(program), str(vocabulary), "12"], input=given, capture_output=True)
+        return (done.stdout if done.returncode == 0 else done.stderr).decode().splitlines()
+
+    return run
+
+
+def _trainings(expressions: list[str]) -> list[str]:
+    tokenizer = Tokenizer(VOCABULARY, 12)
+    lines = []
+    for expression in expressions:
+        try:
+            lines.append(" ".join(map(str, tokenizer.encode(expression)[0])))
+        except UserError as error:
+            lines.append(f"error: {error}")
+    return lines
+
+
+@needs_compiler
+def test_five_thousand_sentences_are_the_pieces_of_training(tokenize):
+    sentences = _sentences(5000)
+    assert tokenize([each.encode() for each in sentences]) == _trainings(sentences)
+
+
+@needs_compiler
+def test_characters_from_all_over_unicode_are_the_pieces_of_training(tokenize):
+    random = np.random.default_rng(0)
+    numbers = np.r_[1:0x3100, 0xF900:0x10000, random.integers(0x3100, 0xD800, 3000), random.integers(0x10000, 0x110000, 9000)]
+    texts = [f"man{chr(c)}dog {chr(c)}s" for c in numbers.tolist()]
+    assert tokenize([each.encode() for each in texts]) == _trainings(texts)
+
+
+@needs_compiler
+@pytest.mark.parametrize("expression", [b"\xff", b"caf\xc3", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"a\x80"])
+def test_what_is_no_utf8_is_refused(tokenize, expression):
+    assert tokenize([expression]) == ["error: the expression is not text in UTF-8"]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "no vocabulary"), (b"[PAD]\n[UNK]\n[CLS]\n", "lacks [SEP]"), (b"\xff\xfe\x00", "not text in UTF-8"),
+    (b"[UNK]\n[PAD]\n[CLS]\n[SEP]\n", "does not start with [PAD]"), (b"", "lacks [PAD]"),
+])
+def test_a_file_that_is_no_vocabulary_is_refused(tokenize, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "vocab.txt").write_bytes(content)
+    line, = tokenize([b"dog"], tmp_path / "vocab.txt")
+    assert line.startswith("error: ") and message in line
+
+
+@pytest.fixture(scope="module")
+def prepare(tmp_path_factory, environment):
+    """A function: image file, mask -> the finished process and its output directory."""
+    directory = tmp_path_factory.mktemp("cpp")
+    libraries = [f"-L{each}" for each in LIBRARIES] + [f"-Wl,-rpath-link,{each}" for each in LIBRARIES]
+    program = _compile(directory / "prepare", ["files.cc", "picture.cc", "prepare.cc"], environment,
+                       "-isystem", str(OPENCV), *libraries, "-lopencv_imgcodecs", "-lopencv_imgproc", "-lopencv_core")
+
+    def run(image: Path, mask: np.ndarray):
+        cv2.imwrite(str(directory / "mask.png"), mask.astype(np.uint8) * 255)
+        # What the libraries of other people leave behind is not what is looked for.
+        options = {**environment, "ASAN_OPTIONS": "detect_leaks=0"}
+        return subprocess.run([str(program), str(image), "64", str(directory / "mask.png"), str(directory)],
+                              capture_output=True, text=True, env=options), directory
+
+    return run
+
+
+@needs_compiler
+@needs_opencv
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "grey.png", "alpha.png", "large.jpg"])
+def test_images_are_prepared_and_drawn_as_in_training(prepare, tmp_path, name):
+    random = np.random.default_rng(0)
+    shape = {"grey.png": (37, 150), "alpha.png": (90, 31, 4), "large.jpg": (480, 640, 3)}.get(name, (64, 71, 3))
+    pixels = cv2.GaussianBlur(random.integers(0, 256, shape, np.uint8), (3, 3), 0)
+    cv2.imwrite(str(tmp_path / name), pixels)
+    mask = random.random(shape[:2]) > 0.3
+    done, output = prepare(tmp_path / name, mask)
+    assert (done.returncode, done.stderr) == (0, "")
+    rgb = load_image(tmp_path / name)
+    expected = prepare_image(rgb, 64)
+    np.testing.assert_array_equal(np.fromfile(output / "normalised.bin", np.float32), expected.ravel())
+    np.testing.assert_array_equal(cv2.imread(str(output / "overlay.png"))[..., ::-1], overlay(rgb, mask))
+
+
+@needs_compiler
+@needs_opencv
+def test_images_that_are_none_are_refused(prepare, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    jpeg, png = (cv2.imencode(kind, pixels)[1].tobytes() for kind in (".jpg", ".png"))
+    for name, content, message in (("empty.jpg", b"", "is no image"), ("text.jpg", b"no image" * 9, "is no image"),
+                                   ("cut.jpg", jpeg[:-200], "ends early"), ("cut.png", png[:900], "ends early"),
+                                   ("none.jpg", None, "no image")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        done, _ = prepare(tmp_path / name, np.ones((40, 50), bool))
+        line, = done.stderr.splitlines()
+        assert done.returncode == 2 and line.startswith("error: ") and message in line and name in line

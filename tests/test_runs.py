@@ -1,0 +1,199 @@
+"""Whole trainings: what they learn, what they leave behind, and that they can be repeated to the last digit."""
+from __future__ import annotations
+
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+
+from src.config import load_config
+from src.context import set_up
+from src.data.dataset import Split
+from src.errors import UserError
+from src.inference.checkpoint import load_checkpoint, read_checkpoint
+from src.model import build_model
+from src.training import train, trainer
+from src.training.state import read_state, set_parameters
+from src.training.stopwatch import PARTS
+from src.training.trainer import epoch_order
+from tests.conftest import SMALLEST, assert_close
+from tests.tiny_model import TinyModel
+
+STEPS = 300 // 20
+
+
+def run_config(tiny_data, directory, **overrides):
+    return load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": 2,
+                                  "decay_epochs": 2, "batch_size": 20, "learning_rate": 2e-3, "eval_limit": 8,
+                                  "linear_init_std": 0.0, "bert_dropout": 0.1, "swin_drop_path_rate": 0.2,
+                                  "output_dir": str(directory), **overrides})
+
+
+def rows(path):
+    with open(path, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data, tmp_path_factory):
+    """A short training of CoupAlign: its configuration, its directory and the step that it compiled."""
+    config = run_config(tiny_data, tmp_path_factory.mktemp("trained") / "run")
+    set_up(config)
+    steps, make = [], trainer.TrainStep
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "TrainStep", lambda *args, **named: steps.append(make(*args, **named)) or steps[0])
+        return config, train(config, progress=False), steps[0]
+
+
+@pytest.fixture
+def tiny_train(tiny_data, tmp_path, monkeypatch):
+    """``tiny_train(name, **overrides)`` trains TinyModel in directory `name`, and gives it."""
+    monkeypatch.setattr(trainer, "build_model", lambda _: TinyModel())
+
+    def run(name, **overrides):
+        config = run_config(tiny_data, tmp_path / name, aux_loss_weight=0.0, **overrides)
+        set_up(config)
+        return train(config, progress=False)
+
+    return run
+
+
+def test_a_run_learns_and_says_what_it_did(trained):
+    config, directory, _ = trained
+    steps, epochs = rows(directory / "steps.csv"), rows(directory / "curve.csv")
+    losses = [float(row["segmentation_loss"]) for row in steps]
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    for row in steps:
+        expected = float(row["segmentation_loss"]) + config.aux_loss_weight * float(row["auxiliary_loss"])
+        assert float(row["loss"]) == pytest.approx(expected, rel=1e-6)
+    assert [int(row["step"]) for row in steps] == list(range(1, 2 * STEPS + 1))
+    assert [(row["epoch"], float(row["samples"])) for row in epochs] == [("1", 300), ("2", 600)]
+    second = [float(row["loss"]) for row in steps[STEPS:]]
+    assert float(epochs[1]["loss"]) == pytest.approx(np.mean(second), rel=1e-6)
+    assert all(0 <= float(row["oIoU"]) <= 1 for row in epochs)
+
+
+def test_speed_and_times_agree_and_compiling_is_no_part_of_them(trained):
+    config, directory, _ = trained
+    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert [line["step"] for line in steps] == list(range(1, 2 * STEPS + 1))
+    for row, own in zip(rows(directory / "curve.csv"), (steps[1:STEPS], steps[STEPS:]), strict=True):
+        means = {part: float(row[part]) for part in PARTS}
+        for part in PARTS:
+            assert means[part] == pytest.approx(np.mean([line[part] for line in own]), abs=0.01)
+        assert float(row["samples_per_second"]) == pytest.approx(1e3 * config.batch_size / sum(means.values()), rel=0.01)
+
+
+def test_a_run_leaves_its_configuration_and_checkpoints_that_load(trained):
+    config, directory, _ = trained
+    assert load_config(directory / "config.yaml") == config
+    model = build_model(config)
+    for name in ("best.ckpt", "last.ckpt"):
+        load_checkpoint(directory / name, model)
+    assert sorted(os.listdir(directory)) == [
+        "best.ckpt", "config.yaml", "curve.csv", "curve.png", "last.ckpt", "log.jsonl", "step_00000015.ckpt", "steps.csv",
+        "tensorboard"]
+
+
+def test_norms_follow_the_batches(trained):
+    config, directory, _ = trained
+    saved = read_checkpoint(directory / "last.ckpt")
+    for name in (name for name in build_model(config).parameters_dict() if name.endswith("moving_mean")):
+        assert np.abs(saved[name].asnumpy()).max() > 1e-3, name
+
+
+def test_best_is_the_highest_score_so_far(trained):
+    """Two epochs were saved; best.ckpt holds the weights of the one with the higher oIoU."""
+    config, directory, _ = trained
+    scores = [float(row["oIoU"]) for row in rows(directory / "curve.csv")]
+    best, after = (read_checkpoint(directory / name) for name in ("best.ckpt", ["step_00000015.ckpt", "last.ckpt"][
+        int(scores[1] > scores[0])]))
+    assert set(best) == set(build_model(config).parameters_dict())
+    for name, parameter in best.items():
+        np.testing.assert_array_equal(parameter.asnumpy(), after[name].asnumpy(), err_msg=name)
+
+
+def test_a_directory_with_a_run_is_left_alone(trained):
+    config, directory, _ = trained
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="already holds a run: choose another --output_dir"):
+        train(config, progress=False)
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+
+
+def test_an_epoch_from_a_checkpoint_is_the_same_to_the_last_digit(trained):
+    """Dropout, drop path, both losses and all norms are in it. Last, as it trains the model further."""
+    config, directory, step = trained
+    path = directory / "step_00000015.ckpt"
+    set_parameters(path, step.state(), read_state(path)[0])
+    step.set_train(True)
+    split = Split(config, "train")
+    batches = split.train_batches(epoch_order(config, split, 1), 20, 1).create_dict_iterator(num_epochs=1)
+    losses = [[float(each.asnumpy()) for each in step.update([batch], config.seed, number, [0])[0]]
+              for number, batch in enumerate(batches, STEPS + 1)]
+    assert losses == [[float(row[name]) for name in ("loss", "segmentation_loss", "auxiliary_loss")]
+                      for row in rows(directory / "steps.csv")[STEPS:]]
+    for name, parameter in read_state(directory / "last.ckpt")[0].items():
+        np.testing.assert_array_equal(step.state()[name].asnumpy(), parameter.asnumpy(), err_msg=name)
+
+
+def test_the_same_seed_gives_the_same_weights_to_start_from(tiny_data, tmp_path):
+    models = []
+    for seed in (1, 1, 2):
+        config = run_config(tiny_data, tmp_path, seed=seed)
+        set_up(config)
+        models.append({name: each.asnumpy() for name, each in build_model(config).parameters_dict().items()})
+    one, again, other = models
+    assert all((again[name] == value).all() for name, value in one.items())
+    assert not all((other[name] == value).all() for name, value in one.items())
+
+
+def test_the_same_seed_gives_the_same_run_and_another_may_start_from_its_weights(tiny_train):
+    one, two = tiny_train("one"), tiny_train("two")
+    assert (one / "steps.csv").read_bytes() == (two / "steps.csv").read_bytes()
+    before = read_state(one / "last.ckpt")[0]
+    for name, parameter in read_state(two / "last.ckpt")[0].items():
+        np.testing.assert_array_equal(parameter.asnumpy(), before[name].asnumpy(), err_msg=name)
+    after = read_checkpoint(tiny_train("three", init_checkpoint=str(one / "last.ckpt"), epochs=1, decay_epochs=1,
+                                       learning_rate=1e-9, end_learning_rate=0.0) / "last.ckpt")
+    assert int(after["global_step"].asnumpy()[0]) == STEPS
+    for name in ("image_encoder.weight", "text_encoder.embedding_table", "mask_proj.weight"):
+        assert_close(after[name], before[name].asnumpy(), relative=1e-5)
+
+
+def test_steps_that_are_not_finite_in_a_row_stop_the_run(tiny_train, tmp_path):
+    with pytest.raises(UserError, match="not finite in 3 steps in a row, up to step .*: lower learning_rate"):
+        tiny_train("run", learning_rate=1e30, max_skipped_steps=3)
+    assert [row["skipped"] for row in rows(tmp_path / "run/steps.csv")][-4:] == ["0", "1", "1", "1"]
+
+
+def test_fewer_samples_than_a_batch_are_refused(tiny_train, tmp_path):
+    with pytest.raises(UserError, match="fewer samples than batch_size 301"):
+        tiny_train("run", batch_size=301)
+    assert not (tmp_path / "run").exists()
+
+
+def test_epochs_see_every_row_once_or_one_of_each_referent(tiny_data, tmp_path):
+    config = run_config(tiny_data, tmp_path)
+    split = Split(config, "train")
+    orders = [epoch_order(config, split, epoch) for epoch in (0, 1, 0)]
+    assert all(sorted(order) == list(range(300)) for order in orders)
+    assert list(orders[0]) == list(orders[2]) != list(orders[1])
+    one_each = load_config(overrides={**config.as_dict(), "train_sentences": "random"})
+    drawn = [epoch_order(one_each, split, epoch) for epoch in range(4)]
+    for order in drawn:
+        assert sorted(split.records["ref_id"][order]) == sorted(set(split.records["ref_id"]))
+    assert len({tuple(sorted(order)) for order in drawn}) == 4
+
+
+def test_epochs_can_keep_to_families(tiny_data, tmp_path):
+    config = run_config(tiny_data, tmp_path, train_families=["attribute", "ordinal"])
+    split = Split(config, "train")
+    family = split.records["family"]
+    expected = [row for row in range(300) if family[row] in ("attribute", "ordinal")]
+    assert sorted(epoch_order(config, split, 0)) == expected and 0 < len(expected) < 300
+    with pytest.raises(UserError, match="train_families has 'colour', but split train has: attribute, extreme"):
+        epoch_order(load_config(overrides={**config.as_dict(), "train_families": ["colour"]}), split, 0)

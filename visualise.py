@@ -1,0 +1,137 @@
+"""Look at what a model does. The subcommands, each with --help:
+
+    gallery     best, median and worst cases of an evaluation, as a picture and as a page to sort (Figure 3)
+    alignment   what one prediction was made of: word-pixel attention, gates, weighed masks (Figure 4)
+    failures    how badly failures fail, of several evaluations side by side (Table 2)
+
+    python visualise.py gallery runs/refcoco/eval/val.json
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from inspect import cleandoc
+from pathlib import Path
+
+from src.cli import command, parse_arguments, parse_own_arguments
+from src.errors import UserError
+from src.files import atomic_path
+
+
+def _gallery(argv: Sequence[str]) -> None:
+    """Show the best, median and worst cases of an evaluation: image, expression, target, prediction, IoU, family.
+
+    Writes gallery.png and gallery.html, a page that needs no other file, where cases can be sorted and filtered. Every
+    mask is predicted again, by the checkpoint that was evaluated, at the evaluation's own threshold and resolution,
+    and has to have the IoU that was found.
+
+        python visualise.py gallery runs/refcoco/eval/val.json
+    """
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("evaluation", metavar="EVAL.json",
+                            help="<split>.json of eval.py, with its CSV file beside it")
+        parser.add_argument("--checkpoint", metavar="FILE",
+                            help="what was evaluated (default: the one that the evaluation names)")
+        parser.add_argument("--cases", metavar="INT", type=int, default=6, help="cases of each kind (default: 6)")
+        parser.add_argument("--output", metavar="DIR",
+                            help="directory of the two files (default: <split>-gallery beside the evaluation)")
+
+    from src.visual.results import read_evaluation
+    config, args = parse_arguments(cleandoc(_gallery.__doc__), argv, add, "gallery",
+                                   lambda own: read_evaluation(own.evaluation).content["config"])
+    if args.cases < 1:
+        raise UserError(f"--cases {args.cases} shows nothing: give 1 or more")
+    evaluation = read_evaluation(args.evaluation)
+    checkpoint = evaluation.checkpoint(args.checkpoint)
+    from src.context import set_up
+    from src.visual.cases import predict_cases
+    from src.visual.gallery import draw_gallery
+    from src.visual.gallery_html import write_html
+
+    set_up(config)
+    cases = predict_cases(evaluation, config, checkpoint, args.cases)
+    output = Path(args.output or evaluation.path.with_name(f"{evaluation.path.stem}-gallery"))
+    draw_gallery(evaluation, cases).save(output / "gallery.png")
+    write_html(evaluation, cases, output / "gallery.html")
+    print(output / "gallery.png", output / "gallery.html", sep="\n")
+
+
+def _alignment(argv: Sequence[str]) -> None:
+    """Show what a prediction was made of, as one picture.
+
+    For each stage and word the attention of pixels over words and of words over pixels, how far the gates are open, and
+    the N masks by their weight.
+
+        python visualise.py alignment --checkpoint runs/refcoco/best.ckpt --image street.jpg --expression "left cup"
+    """
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained model (.ckpt)")
+        parser.add_argument("--image", required=True, metavar="FILE", help="image to segment")
+        parser.add_argument("--expression", required=True, metavar="TEXT", help="what to find")
+        parser.add_argument("--output", default="alignment.png", metavar="FILE.png",
+                            help="the picture (default: alignment.png)")
+
+    config, args = parse_arguments(cleandoc(_alignment.__doc__), argv, add, "alignment")
+    if Path(args.output).suffix != ".png":
+        raise UserError(f"--output {args.output} is no name of a PNG file: end it in .png")
+    from src.context import set_up
+    from src.data.transform import load_image
+    from src.inference import Predictor
+    from src.visual.alignment import draw_alignment
+
+    set_up(config)
+    rgb = load_image(args.image)
+    prediction = Predictor(config, args.checkpoint).predict(rgb, args.expression, proposals=True)
+    about = (f"{Path(args.image).name}, {rgb.shape[1]}×{rgb.shape[0]} pixels; {args.checkpoint}; threshold "
+             f"{config.threshold}")
+    draw_alignment(rgb, args.expression, prediction, about).save(args.output)
+    print(args.output)
+
+
+def _failures(argv: Sequence[str]) -> None:
+    """Compare how badly failures fail: samples with IoU below 0.5, by tenths of IoU, of one or several evaluations.
+
+    Prints the table, and writes failures.png, failures.md and failures.csv.
+
+        python visualise.py failures runs/a/eval/val.json runs/b/eval/val.json --name ours --name theirs
+    """
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("evaluations", nargs="+", metavar="EVAL.json", help="<split>.json of eval.py")
+        parser.add_argument("--name", action="append", default=[], metavar="TEXT",
+                            help="what to call an evaluation; once for each (default: its data set and split)")
+        parser.add_argument("--output", default="failures", metavar="DIR",
+                            help="directory of the three files (default: failures)")
+
+    args = parse_own_arguments(cleandoc(_failures.__doc__), argv, add, "failures")
+    from src.visual.failures import as_csv, as_markdown, as_text, draw_failures, failure_rows, protocols
+    from src.visual.results import read_evaluation
+
+    evaluations = [read_evaluation(path) for path in args.evaluations]
+    rows, about = failure_rows(evaluations, args.name), protocols(evaluations)
+    output = Path(args.output)
+    draw_failures(rows, about).save(output / "failures.png")
+    for name, text in (("failures.md", as_markdown(rows, about)), ("failures.csv", as_csv(rows))):
+        with atomic_path(output / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    print(as_text(rows), *about, f"written to {output}", sep="\n")
+
+
+SUBCOMMANDS = {"gallery": _gallery, "alignment": _alignment, "failures": _failures}
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
+    if name in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0
+    if name not in SUBCOMMANDS:
+        raise UserError(f"{f'no subcommand {name!r}' if name else 'which picture?'}: start with one of "
+                        f"{', '.join(SUBCOMMANDS)} (--help says what they show)")
+    SUBCOMMANDS[name](rest)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
