@@ -294,7 +294,8 @@ class Half(Quadratic):
 
 
 def test_loss_scale(monkeypatch):
-    """It begins at 2^16, is halved down to 1 and doubled after three updates; 2^-30 is nothing in float16."""
+    """It is halved, down to 1, and doubled after three updates; 2^-30 is nothing in float16."""
+    monkeypatch.setattr(step_module, "LOSS_SCALE", 2.0 ** 16)
     monkeypatch.setattr(step_module, "DOUBLED_AFTER", 3)
     config = load_config(overrides={"learning_rate": 1e-9, "end_learning_rate": 0.0})
     set_up(config)

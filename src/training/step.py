@@ -13,7 +13,7 @@ from src.model.dropout import connect_dropout, draw
 from src.training.update import Update, on_each
 
 COLUMNS = ("image", "token_ids", "token_mask", "mask")  # of a batch
-LOSS_SCALE = 2.0 ** 16  # at first
+LOSS_SCALE = 2.0 ** 10  # at first; as many halvings as max_skipped_steps allows by default lead to 1
 DOUBLED_AFTER = 1000  # updates in a row that were finite
 
 
