@@ -65,7 +65,7 @@ def prepare_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
 
 def restore_image(image: np.ndarray) -> np.ndarray:
     """An image as the model takes it, (3, S, S) float32, back as RGB (S, S, 3) uint8."""
-    return (image.transpose(1, 2, 0) * _STD + _MEAN).round().clip(0, 255).astype(np.uint8)
+    return (image.transpose(1, 2, 0) * STD + MEAN).round().clip(0, 255).astype(np.uint8)
 
 
 def probability_at(probability: np.ndarray, height: int, width: int) -> np.ndarray:
