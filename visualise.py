@@ -3,6 +3,7 @@
     gallery     best, median and worst cases of an evaluation, as a picture and as a page to sort (Figure 3)
     alignment   what one prediction was made of: word-pixel attention, gates, weighed masks (Figure 4)
     failures    how badly failures fail, of several evaluations side by side (Table 2)
+    curves      losses, scores, learning rate and speed of trainings
 
     python visualise.py gallery runs/refcoco/eval/val.json
 """
@@ -73,8 +74,7 @@ def _alignment(argv: Sequence[str]) -> None:
                             help="the picture (default: alignment.png)")
 
     config, args = parse_arguments(cleandoc(_alignment.__doc__), argv, add, "alignment")
-    if Path(args.output).suffix != ".png":
-        raise UserError(f"--output {args.output} is no name of a PNG file: end it in .png")
+    _check_png(args.output)
     from src.context import set_up
     from src.data.transform import load_image
     from src.inference import Predictor
@@ -117,7 +117,30 @@ def _failures(argv: Sequence[str]) -> None:
     print(as_text(rows), *about, f"written to {output}", sep="\n")
 
 
-SUBCOMMANDS = {"gallery": _gallery, "alignment": _alignment, "failures": _failures}
+def _curves(argv: Sequence[str]) -> None:
+    """Draw the losses, oIoU and mIoU, learning rate and speed of one or several trainings into one picture.
+
+        python visualise.py curves runs/a runs/b
+    """
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("runs", nargs="+", metavar="RUN", help="output_dir of a training")
+        parser.add_argument("--output", default="curves.png", metavar="FILE.png",
+                            help="the picture (default: curves.png)")
+
+    args = parse_own_arguments(cleandoc(_curves.__doc__), argv, add, "curves")
+    _check_png(args.output)
+    from src.visual.curves import save_curves
+
+    save_curves(args.runs, args.output)
+    print(args.output)
+
+
+def _check_png(path: str) -> None:
+    if Path(path).suffix != ".png":
+        raise UserError(f"--output {path} is no name of a PNG file: end it in .png")
+
+
+SUBCOMMANDS = {"gallery": _gallery, "alignment": _alignment, "failures": _failures, "curves": _curves}
 
 
 @command

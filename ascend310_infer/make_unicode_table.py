@@ -57,8 +57,8 @@ def _changes(targets: dict[int, int]) -> list[str]:
     left = sorted(targets)
     while left:
         first = left[0]
-        run = max((_run(targets, first, stride, slope) for stride in (1, 2) for slope in (0, 1)), key=lambda each: each[0])
-        length, stride, slope = run
+        runs_here = [_run(targets, first, stride, slope) for stride in (1, 2) for slope in (0, 1)]
+        length, stride, slope = max(runs_here, key=lambda run: run[0])
         last = first + (length - 1) * stride
         runs.append(f"{{0x{first:X}, 0x{last:X}, 0x{targets[first]:X}, {stride}, {slope}}}")
         left = [c for c in left if c > last]

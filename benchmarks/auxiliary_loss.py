@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -133,8 +132,8 @@ def peak_elsewhere(name: str, side: int, share: float) -> float:
     return float(process.stdout.split()[-1])
 
 
-def seconds(shape: tuple[int, int, int, int], share: float, rounds: int) -> dict[str, list[float]]:
-    """Of each form and round; refuses forms that disagree about the loss or its gradient."""
+def seconds(shape: tuple[int, int, int, int], share: float, rounds: int) -> dict[str, np.ndarray]:
+    """Of each form, (rounds, 2): by the clock, and of all cores; refuses forms that disagree about loss or gradient."""
     forms = {name: form() for name, form in FORMS.items()}
     inputs = {name: form.inputs(*case(shape, share)) for name, form in forms.items()}
     results = {name: forms[name].run(*inputs[name]) for name in FORMS}
@@ -143,22 +142,26 @@ def seconds(shape: tuple[int, int, int, int], share: float, rounds: int) -> dict
         np.testing.assert_allclose(value, expected, rtol=1e-5)
         scale = float(abs(expected_gradient).max())
         np.testing.assert_allclose(np.asarray(gradient), np.asarray(expected_gradient), atol=1e-4 * scale)
-    found: dict[str, list[float]] = {name: [] for name in FORMS}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in FORMS}
     for _ in range(rounds):
         for name, form in forms.items():
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             form.run(*inputs[name])
-            found[name].append(time.perf_counter() - start)
-    return found
+            found[name].append((time.perf_counter() - start, time.process_time() - busy))
+    return {name: np.array(each) for name, each in found.items()}
 
 
 def report(shape: tuple[int, int, int, int], share: float, rounds: int) -> None:
     times = seconds(shape, share, rounds)
-    print(f"\nfeatures {shape}, {share:.0%} positive, {rounds} rounds: median ms; ours by each, median (least to most)")
+    print(f"\nfeatures {shape}, {share:.0%} positive, {rounds} rounds: median ms and ours by each, by the clock and of "
+          "all cores")
     for name, each in times.items():
-        ratios = [a / b for a, b in zip(times["ours"], each)]
-        print(f"{name:12}{statistics.median(each) * 1e3:9.1f}{statistics.median(ratios):8.3f} "
-              f"({min(ratios):.3f} to {max(ratios):.3f})")
+        milliseconds = np.median(each, 0) * 1e3
+        ratios = np.sort(times["ours"] / each, 0)
+        line = f"{name:12}"
+        for i in range(2):
+            line += f"{milliseconds[i]:9.1f}{np.median(ratios[:, i]):8.3f} ({ratios[0, i]:.3f}-{ratios[-1, i]:.3f})"
+        print(line, flush=True)
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
 
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, default=2, metavar="INT", help="ranks to compare with (default: 2)")
-    parser.add_argument("--steps", type=int, default=50, metavar="INT", help="updates to compare (default: 50)")
+    parser.add_argument("--steps", type=int, default=50, metavar="INT", help="updates to compare, at least (default: 50)")
     parser.add_argument("--samples", type=int, default=101, metavar="INT", help="samples to evaluate (default: 101)")
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     directory = Path(config.output_dir).resolve()
     data = directory / "data"
-    # One epoch of so many updates. The other splits have a tenth of the samples that train has.
+    # One epoch of so many updates or more, since val has a tenth of the samples that train has.
     expressions = max(config.batch_size * args.steps, 10 * args.samples)
     _run("data", directory, ["python", "prepare_data.py", "--output", str(data), "--expressions", str(expressions)],
          config)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(f"{name}_train", directory, [*_launcher(ranks, directory / f"{name}_ranks"), "train.py"], run)
         _run(f"{name}_eval", directory, [*_launcher(ranks, directory / f"{name}_ranks"), "eval.py", "--checkpoint",
                                          str(directory / "one/best.ckpt"), "--output", str(output / "eval")], run)
-        trained[name] = _rows(output / "steps.csv")[:args.steps]
+        trained[name] = _rows(output / "steps.csv")
     worst = max(abs(float(two[loss]) / float(one[loss]) - 1) for one, two in zip(trained["one"], trained["several"])
                 for loss in LOSSES)
     print(f"{len(trained['one'])} updates, loss {float(trained['one'][0]['loss']):.4f} to "

@@ -32,7 +32,7 @@ def initialise(config: Config) -> None:
             communication.init()  # msrun's scheduler stays in there until all ranks have ended
         except RuntimeError as error:
             count, host, port = (os.environ[name] for name in ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT"))
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0].split(". ")[0]
             raise UserError(f"the {count} ranks did not meet at {host}:{port}, or one was lost: see that each was "
                             f"started, and the logs of the others ({reason})") from error
         _ranks = communication.get_rank(), communication.get_group_size()

@@ -68,15 +68,20 @@ def test_pieces_are_joined_by_hand():
     np.testing.assert_allclose(pixels_of_words(proposals)[0], [[[0.5, 0.5]], [[0.4, 0.6]], [[1.0, 0.0]]])
 
 
-def test_what_is_shown_is_eq_4_to_6(predictor):
+@pytest.fixture(scope="module")
+def found(predictor) -> Prediction:
+    return predictor.predict(picture(50, 70), EXPRESSION, proposals=True)
+
+
+def test_what_is_shown_is_eq_4_to_6(predictor, found):
     """At the first stage, from what goes into it: attention of whole words in both directions, and the gates."""
-    rgb = picture(50, 70)
-    proposals = predictor.predict(rgb, EXPRESSION, proposals=True).proposals
+    proposals = found.proposals
     assert (proposals.words, proposals.stages) == (WORDS, (1, 2, 3, 4))
 
     model = predictor.model
     token_ids, token_mask = (each[None] for each in predictor.tokenizer.encode(EXPRESSION))
-    pixels = model.image_encoder.patch_embed(Tensor(prepare_image(rgb, 64)[None])).asnumpy().astype(np.float64)
+    image = Tensor(prepare_image(picture(50, 70), 64)[None])
+    pixels = model.image_encoder.patch_embed(image).asnumpy().astype(np.float64)
     words = model.text_encoder.embeddings(Tensor(token_ids)).asnumpy().astype(np.float64)
     weights = {name: each.asnumpy().astype(np.float64) for name, each in model.parameters_dict().items()}
     _, _, over_words, over_pixels, to_pixels, to_words = equations.word_pixel_alignment(
@@ -92,11 +97,10 @@ def test_what_is_shown_is_eq_4_to_6(predictor):
         np.testing.assert_allclose(over_pixels.sum((1, 2)), 1, atol=1e-5)
 
 
-def test_the_size_of_the_answer_can_be_chosen(predictor):
-    model_size = predictor.predict(picture(50, 70), EXPRESSION, size=(64, 64))
-    own_size = predictor.predict(picture(50, 70), EXPRESSION)
-    np.testing.assert_array_equal(model_size.mask, model_size.probability > CONFIG.threshold)
-    assert_close(own_size.probability, fitted_to(model_size.probability, 50, 70), relative=1e-5)
+def test_the_size_of_the_answer_can_be_chosen(predictor, found):
+    at_input = predictor.predict(picture(50, 70), EXPRESSION, proposals=True, size=(64, 64))
+    np.testing.assert_array_equal(at_input.mask, at_input.probability > CONFIG.threshold)
+    assert_close(found.probability, fitted_to(at_input.probability, 50, 70), relative=1e-5)
 
 
 def fitted_to(map_: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -176,31 +180,33 @@ def test_pictures_keep_their_shape():
     assert fitted(picture(30, 60), 20, 20).shape == (10, 20, 3) and fitted(picture(60, 30), 90, 90).shape == (90, 45, 3)
 
 
-def test_the_program(predictor, checkpoint, tmp_path, monkeypatch, capsys):
+def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("src.context.set_up", lambda config: None)  # would compile
-    write_png(tmp_path / "a.png", picture(40, 60))
+    asked = []
+    monkeypatch.setattr("src.inference.Predictor", lambda *given: asked.append(given) or predictor)
+    write_png(tmp_path / "a.png", picture(50, 70))
     output = tmp_path / "deep/b.png"
     assert visualise.main(["alignment", "--checkpoint", str(checkpoint), "--image", str(tmp_path / "a.png"),
                            "--expression", EXPRESSION, "--output", str(output)]) == 0
     assert capsys.readouterr().out.strip() == str(output)
-    prediction = predictor.predict(tmp_path / "a.png", EXPRESSION, proposals=True)
-    about = f"a.png, 60×40 pixels; {checkpoint}; threshold {CONFIG.threshold}"
-    drawn = draw_alignment(picture(40, 60), EXPRESSION, prediction, about).pixels()
+    assert asked == [(CONFIG, str(checkpoint))], "with the configuration beside the checkpoint"
+    about = f"a.png, 70×50 pixels; {checkpoint}; threshold {CONFIG.threshold}"
+    drawn = draw_alignment(picture(50, 70), EXPRESSION, found, about).pixels()
     np.testing.assert_array_equal(load_image(output), drawn)
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"--image": "none.png"}, "none.png"), ({"--checkpoint": "none.ckpt"}, "no checkpoint none.ckpt"),
-    ({"--expression": " "}, "expression"), ({"--output": "b.jpg"}, "b.jpg is no name of a PNG file"),
-    ({"--output": "a.png/b.png"}, "a.png cannot be a directory"),
+    ({"--image": "none.png"}, "none.png"), ({"--image": "c.png"}, "c.png is no image"),
+    ({"--output": "b.jpg"}, "b.jpg is no name of a PNG file"), ({"--outptu": "b"}, "did you mean --output"),
 ])
-def test_mistakes_are_one_line_and_leave_nothing(checkpoint, tmp_path, monkeypatch, capsys, change, message):
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capfd, change, message):
+    """What predict.py says of checkpoints and expressions is said here by the same code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("src.context.set_up", lambda config: None)
     write_png("a.png", picture(20, 30))
-    arguments = {"--checkpoint": str(checkpoint), "--image": "a.png", "--expression": "fine", "--output": "b.png",
-                 **change}
+    (tmp_path / "c.png").write_text("not what it is called")
+    arguments = {"--checkpoint": "x.ckpt", "--image": "a.png", "--expression": "fine", "--output": "b.png", **change}
     assert visualise.main(["alignment", *(part for pair in arguments.items() for part in pair)]) == 2
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert not out and err.startswith("error: ") and err.count("\n") == 1 and message in err
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png"]

@@ -81,7 +81,8 @@ def _picture(path: Path, shape=(37, 50, 3)) -> Path:
 
 
 def test_lite_prepares_as_training_does(lite, tmp_path):
-    for name, shape in (("a.jpg", (480, 600, 3)), ("a.png", (30, 20, 3)), ("grey.png", (31, 32)), ("alpha.png", (9, 9, 4))):
+    shapes = {"a.jpg": (480, 600, 3), "a.png": (30, 20, 3), "grey.png": (31, 32), "alpha.png": (9, 9, 4)}
+    for name, shape in shapes.items():
         path = _picture(tmp_path / name, shape)
         rgb = lite_predict.load_image(path)
         np.testing.assert_array_equal(rgb, load_image(path))
@@ -104,7 +105,8 @@ def test_lite_turns_pictures_upright(tmp_path):
     for orientation in range(1, 9):
         picture.getexif()[0x0112] = orientation
         picture.save(tmp_path / "turned.jpg", exif=picture.getexif())
-        np.testing.assert_array_equal(lite_predict.load_image(tmp_path / "turned.jpg"), load_image(tmp_path / "turned.jpg"))
+        found, expected = (load(tmp_path / "turned.jpg") for load in (lite_predict.load_image, load_image))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_lite_answers_a_batch_and_reports_what_fails(lite, tmp_path, capsys):

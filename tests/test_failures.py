@@ -119,4 +119,4 @@ def test_help_and_unknown_subcommands(capsys):
     assert all(f"\n    {name}" in said for name in visualise.SUBCOMMANDS)
     for arguments in ([], ["galery"]):
         assert visualise.main(arguments) == 2
-        assert "gallery, alignment, failures" in capsys.readouterr().err
+        assert "gallery, alignment, failures, curves" in capsys.readouterr().err

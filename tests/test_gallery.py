@@ -1,6 +1,7 @@
 """The gallery of an evaluation: which cases, what is shown of them, and the page taken apart again."""
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import re
@@ -17,7 +18,9 @@ from src.config import load_config
 from src.data.dataset import Split
 from src.data.transform import load_image
 from src.errors import UserError
-from src.evaluation.evaluate import evaluate
+from src.evaluation.evaluate import evaluate_split
+from src.files import sha256
+from src.inference.predictor import Predictor
 from src.visual.cases import Case, choose, predict_cases
 from src.visual.gallery import draw_gallery
 from src.visual.gallery_html import write_html
@@ -25,7 +28,7 @@ from src.visual.results import read_evaluation
 from tests.conftest import SMALLEST
 from tests.visual_pages import assert_legible, texts
 
-SAMPLES = 8
+SAMPLES = 6
 
 
 class _Page(HTMLParser):
@@ -67,12 +70,40 @@ def checkpoint(make_checkpoint):
 
 
 @pytest.fixture(scope="module")
-def evaluated(tiny_data, checkpoint, tmp_path_factory):
-    """Directory of an evaluation by the evaluation's own program."""
-    output = tmp_path_factory.mktemp("eval")
-    for result in evaluate(settings_of(tiny_data), checkpoint, ["val"], progress=False):
-        result.save(output)
-    return output
+def predictor(checkpoint):
+    return Predictor(load_config(overrides=SMALLEST), checkpoint)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_model(predictor, checkpoint):
+    """Every Predictor of this file has the same checkpoint: it is built once. What differs is the configuration."""
+    def made(config, path):
+        assert sha256(path) == sha256(checkpoint)
+        same = copy.copy(predictor)
+        same.config = config
+        return same
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.visual.cases.Predictor", made)
+        yield
+
+
+def evaluate(config, predictor, checkpoint, output):
+    """As eval.py, without the baseline of shuffled expressions; gives the evaluation's JSON file."""
+    result = evaluate_split(predictor.model, config, Split(config, "val"), "val", config.eval_limit, progress=False)
+    result.checkpoint = {"file": str(checkpoint), "sha256": sha256(checkpoint)}
+    result.save(output)
+    return output / "val.json"
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_data, predictor, checkpoint, tmp_path_factory):
+    return evaluate(settings_of(tiny_data), predictor, checkpoint, tmp_path_factory.mktemp("eval")).parent
+
+
+@pytest.fixture(scope="module")
+def cases(evaluated, tiny_data, checkpoint):
+    return predict_cases(read_evaluation(evaluated / "val.json"), settings_of(tiny_data), checkpoint, 2, progress=False)
 
 
 @pytest.fixture
@@ -86,17 +117,19 @@ def rows_of(directory):
         return list(csv.DictReader(file))
 
 
-def test_the_program_shows_what_the_table_says(evaluated, tiny_data, tmp_path, monkeypatch, capsys):
+def test_the_program_shows_what_the_table_says(evaluated, cases, tiny_data, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("src.context.set_up", lambda config: None)  # would compile
+    asked = []
+    monkeypatch.setattr("src.visual.cases.predict_cases", lambda *given: asked.append(given[1:]) or cases)
     output = tmp_path / "out"
     status = visualise.main(["gallery", str(evaluated / "val.json"), "--cases", "2", "--output", str(output)])
     assert (status, capsys.readouterr().out.split()) == (0, [str(output / "gallery.png"), str(output / "gallery.html")])
 
+    assert asked == [(settings_of(tiny_data), checkpoint, 2)], "configuration and checkpoint of the evaluation"
     text = (output / "gallery.html").read_text(encoding="utf-8")
     page = _Page(text)
     rows = {row["sent_id"]: row for row in rows_of(evaluated)}
-    chosen = choose(read_evaluation(evaluated / "val.json").samples(), 2)
-    assert len(page.cards) == sum(map(len, chosen.values())) >= 3
+    assert len(page.cards) == len(cases) >= 3
     for card in page.cards:
         sent_id = re.search(r"sent_id (\d+)", " ".join(card["texts"]))[1]
         row = rows[sent_id]
@@ -116,24 +149,23 @@ def test_the_program_shows_what_the_table_says(evaluated, tiny_data, tmp_path, m
     assert load_image(output / "gallery.png").shape[1] == 1240
 
 
-@pytest.mark.parametrize("resolution", ["original", "input"])
-def test_masks_have_the_iou_of_the_evaluation(resolution, evaluated, tiny_data, checkpoint, tmp_path):
+def test_masks_have_the_iou_of_the_evaluation(cases):
     """Counted again in NumPy from the masks that are drawn."""
-    config = settings_of(tiny_data, eval_resolution=resolution)
-    if resolution == "input":
-        for result in evaluate(config, checkpoint, ["val"], progress=False):
-            result.save(tmp_path)
-    evaluation = read_evaluation((tmp_path if resolution == "input" else evaluated) / "val.json")
-    cases = predict_cases(evaluation, config, evaluation.checkpoint(), 2, progress=False)
-    records = Split(config, "val").records
+    assert {case.group for case in cases} == {"best", "median", "worst"}
     for case in cases:
         intersection, union = (case.prediction & case.target).sum(), (case.prediction | case.target).sum()
         assert intersection / max(union, 1) == pytest.approx(float(case.sample["iou"]), abs=2e-3)
-        row = records["sent_id"].tolist().index(case.sample["sent_id"])
-        size = (records["height"][row], records["width"][row])
-        assert case.image.shape[:2] == size
-        assert case.target.shape == case.prediction.shape == (size if resolution == "original" else (64, 64))
-    assert {case.group for case in cases} == {"best", "median", "worst"}
+        assert case.image.shape[:2] == case.target.shape == case.prediction.shape
+
+
+def test_masks_compared_at_the_size_of_the_input_are_shown_so(tiny_data, predictor, checkpoint, tmp_path):
+    config = settings_of(tiny_data, eval_resolution="input", eval_limit=2)
+    evaluation = read_evaluation(evaluate(config, predictor, checkpoint, tmp_path))
+    cases = predict_cases(evaluation, config, checkpoint, 1, progress=False)
+    for case in cases:
+        intersection, union = (case.prediction & case.target).sum(), (case.prediction | case.target).sum()
+        assert intersection / max(union, 1) == pytest.approx(float(case.sample["iou"]), abs=2e-3)
+        assert case.target.shape == case.prediction.shape == (64, 64) != case.image.shape[:2]
 
 
 def sample(number: int, image: int, intersection: int, union: int = 100, **other) -> dict:

@@ -13,8 +13,10 @@ from src.files import REPOSITORY
 
 PROGRAM = """#!/bin/sh
 echo "$(basename "$0") $*"
-case "$*" in *test_perform*) ;; --mindir_path*) mkdir -p time_Result; echo "NN inference" > time_Result/test_perform_static.txt ;; esac
-case "$*" in *--output\\ runs/infer_310/inputs*) mkdir -p runs/infer_310/inputs ;; esac
+case "$*" in
+    --mindir_path*) mkdir -p time_Result; echo "NN inference" > time_Result/test_perform_static.txt ;;
+    preprocess*) mkdir -p runs/infer_310/inputs ;;
+esac
 """
 
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <opencv2/imgproc.hpp>
+#include <unistd.h>
 
 #include "description.h"
 #include "error.h"
@@ -134,11 +135,17 @@ void run_image(const Options& options) {
             << ", \"max_probability\": " << largest << ", \"milliseconds\": " << time << "}\n";
 }
 
+/// Lite's libraries, which are loaded before main, would bury our one line about what is wrong in their log; so the
+/// program starts once more with that turned off, unless the user has set it.
+void quieten(char** argv) {
+  if (std::getenv("GLOG_v") != nullptr || setenv("GLOG_v", "4", 0) != 0) return;
+  execv("/proc/self/exe", argv);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Lite's own log would bury our one line about what is wrong.
-  setenv("GLOG_v", "4", 0);
+  quieten(argv);
   try {
     for (int i = 1; i < argc; ++i) {
       if (std::strcmp(argv[i], "--help") == 0 || std::strcmp(argv[i], "-h") == 0) {

@@ -53,7 +53,7 @@ def export(config: Config, checkpoint: str | os.PathLike, file_name: str | os.Pa
     tokenizer = Tokenizer(find_file(config.vocab_file), config.max_tokens)
     inputs = _inputs(config, *tokenizer.encode(SENTENCE), batch_size, raw_image)
     network = Graph(model, raw_image, proposals).set_train(False)
-    expected = [network(*each) for each in inputs]
+    expected = [_tuple(network(*each)) for each in inputs]
     if device == "CPU":
         use_plain_norms(model)
         network = Graph(model, raw_image, proposals).set_train(False)
@@ -63,7 +63,7 @@ def export(config: Config, checkpoint: str | os.PathLike, file_name: str | os.Pa
             raise UserError(f"{file_name}: the model is above 1 GB, which MindIR keeps in several files: "
                             "choose a smaller configuration")
         exported = nn.GraphCell(mindspore.load(str(temporary)))
-        difference = float(np.max([_difference(exported(*each), those) for each, those in zip(inputs, expected)]))
+        difference = float(np.max([_difference(_tuple(exported(*each)), those) for each, those in zip(inputs, expected)]))
         if not difference <= TOLERANCE:  # also where it is not a number
             raise UserError(f"{file_name} gives other outputs than the model (by {difference:.1e}): not kept")
         description = {
@@ -94,7 +94,7 @@ class Graph(nn.Cell):
         if self.raw_image:
             image = ((image.astype("float32") - self.mean) / self.std).transpose(0, 3, 1, 2)
         if not self.proposals:
-            return (ops.sigmoid(self.model(image, token_ids, token_mask)),)
+            return ops.sigmoid(self.model(image, token_ids, token_mask))
         logits, _, masks, weights, _ = self.model.predict_all(image, token_ids, token_mask)
         return ops.sigmoid(logits), masks, weights
 
@@ -135,8 +135,11 @@ def _inputs(config: Config, token_ids: np.ndarray, token_mask: np.ndarray, batch
     ]
 
 
-def _difference(found: Tensor | Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Largest difference of an output; of logits in units of the largest."""
-    pairs = zip(found if isinstance(found, tuple) else (found,), expected)
-    arrays = [(one.asnumpy(), other.asnumpy()) for one, other in pairs]
+    arrays = [(one.asnumpy(), other.asnumpy()) for one, other in zip(found, expected)]
     return float(np.max([np.abs(one - other).max() / max(1, np.abs(other).max()) for one, other in arrays]))

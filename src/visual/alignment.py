@@ -75,7 +75,7 @@ def _draw_prediction(page: Page, rgb: np.ndarray, prediction: Prediction) -> Non
         x = MARGIN + number * (box[0] + 24)
         page.picture(x, page.y, picture)
         page.text(x, page.y + picture.shape[0] + 20, caption, colour=MUTED)
-    draw_scale(page, x + image.shape[1] - 140, page.y + image.shape[0] + 10, 140, "1")
+    draw_scale(page, x + max(image.shape[1] - 140, 100), page.y + image.shape[0] + 10, 140, "1")
     page.y += image.shape[0] + 60
 
 
@@ -87,7 +87,7 @@ def _draw_attention(page: Page, rgb: np.ndarray, proposals: Proposals) -> None:
     stages = len(proposals.stages)
     side = min((_WIDTH - 2 * MARGIN - _LABELS - _BETWEEN - (2 * stages - 2) * _GAP) // (2 * stages), 200)
     image = fitted(rgb, side, side * 1.25)
-    height, width = image.shape[:2]
+    height, inset = image.shape[0], (side - image.shape[1]) / 2
     top = page.y
     for half, (title, maps, gates, even) in enumerate(directions):
         if not maps:
@@ -97,12 +97,12 @@ def _draw_attention(page: Page, rgb: np.ndarray, proposals: Proposals) -> None:
         for number, (stage, attention, gate) in enumerate(zip(proposals.stages, maps, gates)):
             x = left + number * (side + _GAP)
             page.text(x, top + 44, f"stage {stage}", bold=True)
-            page.text(x + width, top + 44, f"{attention.shape[1]}×{attention.shape[2]}", 12, MUTED, align="right")
-            _draw_gate(page, x, top + 54, width, gate)
+            page.text(x + side, top + 44, f"{attention.shape[1]}×{attention.shape[2]}", 12, MUTED, align="right")
+            _draw_gate(page, x, top + 54, side, gate)
             most = float(attention.max())
             for row, shares in enumerate(attention):
-                page.picture(x, top + 88 + row * (height + _GAP), heat(image, shares, most))
-            draw_scale(page, x, top + 88 + len(attention) * (height + _GAP) + 4, width, _percent(most),
+                page.picture(x + inset, top + 88 + row * (height + _GAP), heat(image, shares, most))
+            draw_scale(page, x, top + 88 + len(attention) * (height + _GAP) + 4, side, _percent(most),
                        even(attention[0].size) / most)
     for row, (word, _) in enumerate(proposals.words):
         lines = page.lines(word, _LABELS - 16, 14, most=2)
@@ -127,10 +127,10 @@ def _draw_masks(page: Page, rgb: np.ndarray, proposals: Proposals) -> None:
     for place, number in enumerate(ranked(proposals)):
         row, column = divmod(place, _MASKS)
         x, y = MARGIN + column * (side + _GAP), top + row * height
-        page.picture(x, y, heat(image, expit(proposals.masks[number]), 1))
+        page.picture(x + (side - image.shape[1]) / 2, y, heat(image, expit(proposals.masks[number]), 1))
         page.text(x, y + image.shape[0] + 15, f"{place + 1}.", 12, MUTED)
         weight = f"{100 * proposals.weights[number]:.2f} %"
-        page.text(x + image.shape[1], y + image.shape[0] + 15, weight, 12, align="right")
+        page.text(x + side, y + image.shape[0] + 15, weight, 12, align="right")
     page.y = top + -(-len(proposals.weights) // _MASKS) * height + 4
     draw_scale(page, MARGIN, page.y, 140, "probability 1")
 
