@@ -39,7 +39,7 @@ class StandIn(nn.Cell):
 @pytest.fixture
 def stand_in(monkeypatch, tmp_path):
     """A checkpoint of the stand-in, which takes the model's place."""
-    monkeypatch.setattr(room, "build_model", lambda config: StandIn())
+    monkeypatch.setattr(room, "build_model", lambda config, precision: StandIn())
     mindspore.save_checkpoint(StandIn(), str(tmp_path / "stand_in.ckpt"))
     CONFIG.save(tmp_path / "config.yaml")
     return tmp_path / "stand_in.ckpt"
