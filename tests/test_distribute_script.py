@@ -1,9 +1,7 @@
 """run_distribute_train.sh: usage, exit codes, logs and signals, with stand-ins for msrun and train.py."""
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src.files import REPOSITORY
+from tests.script_tree import make_tree
 
 # As MindSpore's: a failure kills the other ranks, the scheduler is waited for, exit codes are lost, Ctrl-C kills.
 MSRUN = '''#!{python}
@@ -78,20 +76,9 @@ end(0)
 @pytest.fixture
 def tree(tmp_path):
     """A copy of scripts/ in a tree with an environment that has the msrun above, and the train.py above."""
-    root = tmp_path / "tree"
-    shutil.copytree(REPOSITORY / "scripts", root / "scripts")
-    shutil.copy(REPOSITORY / "requirements.txt", root)
-    (root / ".venv/bin").mkdir(parents=True)
-    programs = {"python": f'#!/bin/sh\nexec {sys.executable} "$@"\n', "msrun": MSRUN.format(python=sys.executable)}
-    for name, text in programs.items():
-        (root / ".venv/bin" / name).write_text(text)
-        (root / ".venv/bin" / name).chmod(0o755)
-    (root / ".venv/bin/activate").write_text(f"PATH={root}/.venv/bin:$PATH")
-    digest = hashlib.sha256((root / "requirements.txt").read_bytes()).hexdigest()[:12]
-    (root / f".venv/installed-{digest}-requirements.txt").touch()
+    root = make_tree(tmp_path / "tree", {"python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+                                         "msrun": MSRUN.format(python=sys.executable)})
     (root / "train.py").write_text(TRAIN)
-    (root / "c.yaml").touch()
-    (root / "data").mkdir()
     return root
 
 

@@ -1,9 +1,7 @@
 """The training scripts: usage, exit codes, logs and signals, with a stand-in for the environment and for train.py."""
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from src.files import REPOSITORY
+from tests.script_tree import make_tree
 
 PYTHON = """#!/bin/sh
 echo "called with $*"; echo "on stderr" >&2
@@ -26,18 +24,7 @@ exit "$code"
 @pytest.fixture
 def tree(tmp_path):
     """A copy of scripts/ in a tree whose Python prints its arguments and exits with the last one."""
-    root = tmp_path / "tree"
-    shutil.copytree(REPOSITORY / "scripts", root / "scripts")
-    shutil.copy(REPOSITORY / "requirements.txt", root)
-    (root / ".venv/bin").mkdir(parents=True)
-    (root / ".venv/bin/python").write_text(PYTHON)
-    (root / ".venv/bin/python").chmod(0o755)
-    (root / ".venv/bin/activate").write_text(f"PATH={root}/.venv/bin:$PATH")
-    digest = hashlib.sha256((root / "requirements.txt").read_bytes()).hexdigest()[:12]
-    (root / f".venv/installed-{digest}-requirements.txt").touch()
-    (root / "c.yaml").touch()
-    (root / "data").mkdir()
-    return root
+    return make_tree(tmp_path / "tree", {"python": PYTHON})
 
 
 def standalone(tree: Path, *arguments: str) -> list[str]:

@@ -71,10 +71,7 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
 
     Raises: UserError where the split has no samples, or the model's output is not finite.
     """
-    indices = split.indices(config.sentences, config.seed)
-    indices = indices[:limit] if limit else indices
-    if not len(indices):
-        raise UserError(f"split {name} of {config.data_dir} has no samples: make it again with prepare_data.py")
+    indices = evaluated_rows(config, split, name, limit)
     columns = {column: split.records[column][indices] for column in (*SAMPLE_COLUMNS, "baselines", *WORDS)}
     other = derangement(columns["image_id"], config.seed) if shuffled else None
     counts = np.zeros((len(indices), 2), np.int64)
@@ -105,6 +102,15 @@ def evaluate_split(forward: Forward, config: Config, split: Split, name: str, li
     # Where one rank has counts the others have 0.
     counts, shuffled_counts = (devices.total(each) for each in (counts, shuffled_counts))
     return Result(config, name, columns, counts, shuffled_counts if other is not None else None)
+
+
+def evaluated_rows(config: Config, split: Split, name: str, limit: int) -> np.ndarray:
+    """Numbers of the rows of a split that are scored, ascending; arguments and errors as of ``evaluate_split``."""
+    rows = split.indices(config.sentences, config.seed)
+    rows = rows[:limit] if limit else rows
+    if not len(rows):
+        raise UserError(f"split {name} of {config.data_dir} has no samples: make it again with prepare_data.py")
+    return rows
 
 
 def derangement(image_ids: np.ndarray, seed: int) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from src.config import Config
 from src.data.dataset import Split
 from src.data.transform import image_transforms
 from src.errors import UserError
-from src.evaluation.evaluate import compare
+from src.evaluation.evaluate import compare, evaluated_rows
 from src.evaluation.result import SAMPLE_COLUMNS, Result
 from src.files import find_file, make_directory
 
@@ -42,7 +42,7 @@ def write_inputs(config: Config, split_name: str, mindir: str | os.PathLike, out
     if batch != 1:
         raise UserError(f"{mindir} takes {batch} images at a time: export it with --export_batch_size 1")
     split = Split(config, split_name)
-    rows = _rows(config, split, split_name)
+    rows = evaluated_rows(config, split, split_name, config.eval_limit)
     directories = [make_directory(Path(output) / name) for name in INPUTS]
     stale = next((each for directory in directories for each in directory.iterdir()), None)
     if stale:
@@ -68,7 +68,7 @@ def score(config: Config, split_name: str, results: str | os.PathLike) -> Result
     Raises: UserError where the split or a file is missing, or a file has another size or is not finite.
     """
     split = Split(config, split_name)
-    rows = _rows(config, split, split_name)
+    rows = evaluated_rows(config, split, split_name, config.eval_limit)
     counts = np.zeros((len(rows), 2), np.int64)
     for number, sample in enumerate(split.samples(rows, config.num_workers)):
         counts[number] = compare(config, _probability(Path(results) / f"{number:06d}_0.bin", config.image_size), sample)
@@ -86,14 +86,6 @@ def read_description(mindir: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error.strerror}): export.py writes it beside the .mindir") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not describe a graph: run export.py again") from error
-
-
-def _rows(config: Config, split: Split, name: str) -> np.ndarray:
-    rows = split.indices(config.sentences, config.seed)
-    rows = rows[:config.eval_limit] if config.eval_limit else rows
-    if not len(rows):
-        raise UserError(f"split {name} of {config.data_dir} has no samples: make it again with prepare_data.py")
-    return rows
 
 
 def _probability(path: Path, size: int) -> np.ndarray:
