@@ -55,7 +55,7 @@ output=runs/infer_310
 root=$PWD
 
 echo "== Building ascend310_infer"
-bash ascend310_infer/build.sh > >(grep -E "warning|error|Built target" || true)
+bash ascend310_infer/build.sh | { grep -E "warning|error|Built target" || true; }
 
 echo "== Preparing $split in $output/inputs"
 rm -rf "$output"
