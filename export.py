@@ -21,8 +21,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--export_batch_size", type=int, default=1, metavar="INT",
                         help="images the graph takes at a time, a fixed number (default: 1)")
     parser.add_argument("--export_for", choices=("CPU", "Ascend"), default="CPU",
-                        help="where the file will run; on a CPU, MindSpore Lite needs layer norms written out "
-                             "(default: CPU)")
+                        help="where the file will run; on a CPU, MindSpore Lite needs layer norms and GELU written "
+                             "out (default: CPU)")
     parser.add_argument("--export_raw_image", action="store_true",
                         help="the graph takes pixels, RGB (B, S, S, 3) uint8, and normalises them itself")
     parser.add_argument("--export_proposals", action="store_true",

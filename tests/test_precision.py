@@ -12,7 +12,7 @@ from src.model import build_model
 from src.model.bert import BertOutput
 from src.model.build import compute_in
 from src.model.dropout import connect_dropout, draw
-from src.model.layers import attend, gelu
+from src.model.layers import Gelu, attend
 from src.model.sma import SentenceMaskAlignment
 from src.model.swin import SwinBlock
 from src.model.windows import WindowLayout
@@ -63,7 +63,7 @@ def test_scores_of_attention_may_be_beyond_float16():
 def test_gelu_keeps_its_small_values():
     x = np.linspace(-5, 5, 801).astype(np.float16)
     expected = torch.nn.functional.gelu(torch.tensor(x.astype(np.float64))).numpy()
-    output = Function(gelu)(Tensor(x)).asnumpy()
+    output = Gelu()(Tensor(x)).asnumpy()
     assert output.dtype == np.float16
     np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-7)
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <opencv2/imgproc.hpp>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "description.h"
@@ -34,6 +35,19 @@ constexpr const char* kTimes = "time_Result";
 
 double milliseconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+/// Of this process so far, in MB.
+long peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss / 1024;
 }
 
 /// Loads the model. `exported_for` is the device that its description names, or empty.
@@ -73,8 +87,9 @@ void run_files(const Options& options) {
   }
   std::ostringstream line;
   line << "NN inference cost average time: " << std::accumulate(times.begin(), times.end(), 0.0) / times.size()
-       << " ms of infer_count " << times.size() << ", least " << *std::min_element(times.begin(), times.end())
-       << " ms; load time: " << load << " ms\n";
+       << " ms of infer_count " << times.size() << ", median " << median(times) << " ms, least "
+       << *std::min_element(times.begin(), times.end()) << " ms; load time: " << load << " ms; peak memory: "
+       << peak_memory() << " MB\n";
   coupalign::write_file(fs::path(kTimes) / "test_perform_static.txt", line.str().data(), line.str().size());
   std::cout << line.str();
 }

@@ -20,7 +20,7 @@ from src.data.transform import MEAN, STD
 from src.errors import UserError
 from src.files import atomic_path, find_file, sha256
 from src.inference.checkpoint import load_checkpoint
-from src.inference.plain_norm import use_plain_norms
+from src.inference.plain import use_plain_operators
 from src.model import build_model
 
 TOLERANCE = 1e-5
@@ -40,7 +40,8 @@ def export(config: Config, checkpoint: str | os.PathLike, file_name: str | os.Pa
     Args:
         raw_image: the graph takes the resized image's pixels instead, RGB (B, S, S, 3) uint8, and normalises them.
         proposals: the graph also gives Y_N (B, N, S/4, S/4), logits, and Q_w (B, N) (Eq 11, 12).
-        device: CPU or Ascend, where the file will run. For CPU the layer norms are written out (``PlainNorm``).
+        device: CPU or Ascend, where the file will run. For CPU layer norms and GELU are written with other operators
+            (``src.inference.plain``).
 
     Returns: the largest difference of an output between the file and the model.
 
@@ -55,7 +56,7 @@ def export(config: Config, checkpoint: str | os.PathLike, file_name: str | os.Pa
     network = Graph(model, raw_image, proposals).set_train(False)
     expected = [_tuple(network(*each)) for each in inputs]
     if device == "CPU":
-        use_plain_norms(model)
+        use_plain_operators(model)
         network = Graph(model, raw_image, proposals).set_train(False)
     with atomic_path(file_name) as temporary, atomic_path(Path(file_name).with_suffix(".json")) as described:
         mindspore.export(network, *inputs[0], file_name=str(temporary), file_format="MINDIR")

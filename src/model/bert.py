@@ -5,7 +5,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal
 
 from src.model.dropout import Dropout
-from src.model.layers import START, attend, dense, gelu
+from src.model.layers import START, Gelu, attend, dense
 
 EPSILON = 1e-12
 
@@ -75,9 +75,10 @@ class BertIntermediate(nn.Cell):
     def __init__(self, dim: int):
         super().__init__()
         self.dense = dense(dim, 4 * dim)
+        self.gelu = Gelu()
 
     def construct(self, x: Tensor) -> Tensor:
-        return gelu(self.dense(x))
+        return self.gelu(self.dense(x))
 
 
 class BertLayer(nn.Cell):

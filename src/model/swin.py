@@ -6,7 +6,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from src.model.dropout import DropPath
-from src.model.layers import START, dense, gelu
+from src.model.layers import START, Gelu, dense
 from src.model.windows import Permute, WindowLayout
 
 
@@ -70,10 +70,11 @@ class Mlp(nn.Cell):
     def __init__(self, dim: int):
         super().__init__()
         self.fc1 = dense(dim, 4 * dim)
+        self.gelu = Gelu()
         self.fc2 = dense(4 * dim, dim)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2(self.gelu(self.fc1(x)))
 
 
 class SwinBlock(nn.Cell):

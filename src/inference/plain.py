@@ -1,8 +1,10 @@
-"""Layer normalisation written with operators that every runtime computes alike."""
+"""Operators of the model written with others, which MindSpore Lite 2.0 computes rightly and fast on a CPU."""
 from __future__ import annotations
 
 import numpy as np
 from mindspore import Tensor, nn, ops
+
+from src.model.layers import Gelu
 
 
 class PlainNorm(nn.Cell):
@@ -31,9 +33,32 @@ class PlainNorm(nn.Cell):
         return centred * (1.0 / ops.sqrt(variance + self.epsilon)) * self.gamma + self.beta
 
 
-def use_plain_norms(cell: nn.Cell) -> None:
-    """Replaces every LayerNorm inside `cell`."""
+class PlainGelu(nn.Cell):
+    """What ``Gelu`` computes, to 1e-7, by ``x * sigmoid(p(x))``, p an odd polynomial.
+
+    Lite computes erf element by element, which takes a sixth of the model's time. The coefficients make the largest
+    error over all x least, where p(x) is the logit of Phi(x) up to that.
+
+    Inputs, outputs: (…) float32.
+    """
+
+    # Of x, x^3, …, x^13.
+    COEFFICIENTS = (1.595768536826988, 0.07266829820907289, -6.60533827006271e-05, -0.00011054677953335347,
+                    7.94814234052486e-06, -2.675664460043555e-07, 3.6278555011699673e-09)
+
+    def construct(self, x: Tensor) -> Tensor:
+        square = x * x
+        y = square * self.COEFFICIENTS[-1]
+        for coefficient in self.COEFFICIENTS[-2:0:-1]:
+            y = (y + coefficient) * square
+        return x * ops.sigmoid((y + self.COEFFICIENTS[0]) * x)
+
+
+def use_plain_operators(cell: nn.Cell) -> None:
+    """Replaces every LayerNorm and Gelu inside `cell`."""
     for _, parent in list(cell.cells_and_names()):
         for name, child in list(parent.name_cells().items()):
             if isinstance(child, nn.LayerNorm):
                 parent.insert_child_to_cell(name, PlainNorm(child))
+            elif isinstance(child, Gelu):
+                parent.insert_child_to_cell(name, PlainGelu())

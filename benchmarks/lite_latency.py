@@ -1,0 +1,156 @@
+"""Time of an exported CoupAlign in MindSpore Lite on the CPU, beside the two encoders alone in PyTorch.
+
+    python -m benchmarks.lite_latency --model coupalign.mindir
+
+Lite, driven from Python, and Hugging Face's Swin-B and BERT base, eager float32 with random weights, take turns on the
+same number of threads; the ratio is the median of the rounds'. The C++ program, where it is built, then runs by itself.
+Needs PyTorch and transformers here, and what scripts/set_up_lite.sh makes.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from src.cli import command, parse_own_arguments
+from src.errors import UserError
+from src.files import REPOSITORY, find_file
+
+INPUTS = ("00_image", "01_token_ids", "02_token_mask")
+PAUSE = 0.3  # seconds in which the threads of the one that ran go to sleep
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="FILE", help=".mindir of export.py, made by MindSpore 2.0")
+    parser.add_argument("--rounds", type=int, default=9, metavar="INT", help="turns of each (default: 9)")
+    parser.add_argument("--threads", type=int, default=2, metavar="INT", help="default: 2")
+    parser.add_argument("--lite_python", default=".lite/python/bin/python", metavar="FILE",
+                        help="Python of MindSpore Lite (default: .lite/python/bin/python)")
+    parser.add_argument("--vocab", default="assets/bert-base-uncased-vocab.txt", metavar="FILE")
+    parser.add_argument("--program", default="ascend310_infer/build/coupalign", metavar="FILE",
+                        help="the C++ program (default: ascend310_infer/build/coupalign)")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_own_arguments(__doc__, argv, _add, "")
+    model = find_file(args.model)
+    description = json.loads(model.with_suffix(".json").read_text())
+    size, tokens = description["image"]["size"], description["text"]["max_tokens"]
+    with tempfile.TemporaryDirectory() as directory:
+        files = _write_inputs(Path(directory), size, tokens)
+        encoders = _encoders(size, tokens, args.threads)
+        with LiteWorker(args.lite_python, model, args.vocab, args.threads) as lite:
+            output = Path(directory) / "probability.bin"
+            pairs = []
+            for turn in range(args.rounds + 1):
+                time.sleep(PAUSE)
+                ours = lite.run(files, output)
+                time.sleep(PAUSE)
+                theirs = encoders()
+                if turn:  # the first of each warms up
+                    pairs.append((ours, theirs))
+        ours, theirs = zip(*pairs)
+        _say("MindSpore Lite, CoupAlign, Python", ours, f"loaded in {lite.load / 1000:.1f} s, peak {lite.peak:.0f} MB")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        _say("PyTorch, Swin-B and BERT base", theirs, f"peak {peak:.0f} MB")
+        ratios = [a / b for a, b in pairs]
+        print(f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+        if Path(args.program).is_file():
+            print("MindSpore Lite, CoupAlign, C++:", _run_program(args, model, Path(directory)))
+        else:
+            print(f"no {args.program}: the C++ program was not run")
+    return 0
+
+
+class LiteWorker:
+    """MindSpore Lite in a process of its own; `load` is in milliseconds, `peak` in MB once it is closed."""
+
+    def __init__(self, python: str, model: Path, vocab: str, threads: int):
+        worker = str(REPOSITORY / "benchmarks/lite_worker.py")
+        command_line = [str(find_file(python)), worker, str(model), str(find_file(vocab)), str(threads)]
+        self._process = subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.peak = 0.0
+        self.load = self._read()
+
+    def run(self, inputs: Sequence[Path], output: Path) -> float:
+        """Runs the sample of three files, writes its probabilities, and gives the milliseconds."""
+        print(*inputs, output, sep="\t", file=self._process.stdin, flush=True)
+        return self._read()
+
+    def _read(self) -> float:
+        line = self._process.stdout.readline()
+        if not line:
+            raise UserError(f"benchmarks/lite_worker.py ended with {self._process.wait()}: see its error above")
+        return float(line)
+
+    def __enter__(self) -> LiteWorker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.stdin.close()
+        rest = self._process.stdout.read()
+        self._process.wait()
+        self.peak = float(rest or 0)
+
+
+def _write_inputs(directory: Path, size: int, tokens: int) -> list[Path]:
+    random = np.random.default_rng(0)
+    arrays = (random.standard_normal((3, size, size)).astype(np.float32),
+              random.integers(1000, 30000, tokens).astype(np.int32), np.ones(tokens, np.int32))
+    files = [directory / name / "0.bin" for name in INPUTS]
+    for file, array in zip(files, arrays):
+        file.parent.mkdir()
+        array.tofile(file)
+    return files
+
+
+def _encoders(size: int, tokens: int, threads: int) -> Callable[[], float]:
+    """A function that runs both encoders once and gives the milliseconds."""
+    import torch
+    from transformers.utils import import_utils
+    import_utils._torchvision_available = False  # not needed, and one that does not fit torch would break the next line
+    from transformers import BertConfig, BertModel, SwinConfig, SwinModel
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    swin = SwinModel(SwinConfig(image_size=size, embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32],
+                                window_size=7), add_pooling_layer=False).eval()
+    bert = BertModel(BertConfig(), add_pooling_layer=False).eval()
+    image, ids = torch.randn(1, 3, size, size), torch.randint(1000, 30000, (1, tokens))
+    mask = torch.ones_like(ids)
+
+    def run() -> float:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            swin(image)
+            bert(ids, attention_mask=mask)
+        return 1000 * (time.perf_counter() - start)
+
+    return run
+
+
+def _run_program(args: argparse.Namespace, model: Path, directory: Path) -> str:
+    """What the C++ program says of its time and memory, on the sample again and again."""
+    for name in INPUTS:
+        for number in range(1, args.rounds + 1):
+            (directory / name / f"{number}.bin").hardlink_to(directory / name / "0.bin")
+    arguments = [f"--input{i}_path={name}" for i, name in enumerate(INPUTS)]
+    subprocess.run([str(Path(args.program).resolve()), f"--mindir_path={model.resolve()}", f"--threads={args.threads}",
+                    *arguments], cwd=directory, check=True, stdout=subprocess.DEVNULL)
+    return (directory / "time_Result/test_perform_static.txt").read_text().strip()
+
+
+def _say(what: str, times: Sequence[float], more: str) -> None:
+    print(f"{what}: {statistics.median(times):.0f} ms ({min(times):.0f}-{max(times):.0f}), {more}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,42 @@
+"""Runs samples in MindSpore Lite for the benchmarks, in Lite's own Python and process.
+
+    python lite_worker.py MODEL VOCAB THREADS
+
+A line of standard input names the inputs of a sample, three files as preprocess.py writes them, and where its
+probabilities go; a line of standard output answers with the milliseconds. The first line says how long loading took,
+the last, at the end of the input, the peak of memory in MB.
+"""
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("GLOG_v", "4")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "deploy"))
+
+import numpy as np
+from lite_predict import LiteModel
+
+
+def main(model, vocab, threads):
+    start = time.perf_counter()
+    lite = LiteModel(model, vocab, threads=int(threads))
+    print(1000 * (time.perf_counter() - start), flush=True)
+    size, tokens = lite.description["image"]["size"], lite.description["text"]["max_tokens"]
+    for line in sys.stdin:
+        image, token_ids, token_mask, output = line.rstrip("\n").split("\t")
+        arrays = (np.fromfile(image, np.float32).reshape(3, size, size), np.fromfile(token_ids, np.int32),
+                  np.fromfile(token_mask, np.int32))
+        assert arrays[1].size == arrays[2].size == tokens
+        start = time.perf_counter()
+        probability = lite.outputs(*arrays)[0]
+        print(1000 * (time.perf_counter() - start), flush=True)
+        probability.tofile(output)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

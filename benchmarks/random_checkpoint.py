@@ -1,0 +1,50 @@
+"""A checkpoint of random weights that are nowhere nothing, for comparing programs without a training.
+
+    python -m benchmarks.random_checkpoint --config configs/refshapes_tiny.yaml --output_dir runs/random
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from src.cli import command, parse_arguments
+from src.config import Config
+from src.files import make_directory
+
+
+def write_random_checkpoint(config: Config, directory: Path) -> Path:
+    """Writes best.ckpt with weights from the configuration's seed, and config.yaml; gives the first's path.
+
+    Norms have random statistics, gates are open; logits vary enough for masks that are neither empty nor full.
+    """
+    import mindspore
+    from mindspore import Tensor
+
+    from src.model import build_model
+    random = np.random.default_rng(config.seed)
+    model = build_model(config)
+    for name, parameter in model.parameters_dict().items():
+        if name.endswith(("gamma", "moving_variance")):
+            value = 0.5 + random.random(parameter.shape)
+        else:
+            value = random.standard_normal(parameter.shape)
+            value /= np.sqrt(np.prod(parameter.shape[1:])) if len(parameter.shape) > 1 else 4
+        if name == "sma.pixel_proj.weight":
+            value /= 8  # the logits of random features would saturate the sigmoid
+        parameter.set_data(Tensor(value.astype(np.float32)))
+    mindspore.save_checkpoint(model, str(directory / "best.ckpt"))
+    config.save(directory / "config.yaml")
+    return directory / "best.ckpt"
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, _ = parse_arguments(__doc__, argv)
+    print(write_random_checkpoint(config, make_directory(config.output_dir)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
