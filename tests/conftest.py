@@ -125,28 +125,8 @@ def make_checkpoint(tmp_path_factory):
     Norms have random statistics; logits vary enough for masks that are neither empty nor full.
     """
 
-    def make(config: Config):
-        import mindspore
-        from mindspore import Tensor
-
-        from src.model import build_model
-        directory = tmp_path_factory.mktemp("run")
-        random = np.random.default_rng(config.seed)
-        model = build_model(config)
-        for name, parameter in model.parameters_dict().items():
-            if name.endswith(("gamma", "moving_variance")):
-                value = 0.5 + random.random(parameter.shape)
-            else:
-                value = random.standard_normal(parameter.shape)
-                value /= np.sqrt(np.prod(parameter.shape[1:])) if len(parameter.shape) > 1 else 4
-            if name == "sma.pixel_proj.weight":
-                value /= 8  # the logits of random features would saturate the sigmoid
-            parameter.set_data(Tensor(value.astype(np.float32)))
-        mindspore.save_checkpoint(model, str(directory / "best.ckpt"))
-        config.save(directory / "config.yaml")
-        return directory / "best.ckpt"
-
-    return make
+    from benchmarks.random_checkpoint import write_random_checkpoint
+    return lambda config: write_random_checkpoint(config, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="session")

@@ -34,10 +34,10 @@ class PlainNorm(nn.Cell):
 
 
 class PlainGelu(nn.Cell):
-    """What ``Gelu`` computes, to 1e-7, by ``x * sigmoid(p(x))``, p an odd polynomial.
+    """What ``Gelu`` computes, to 1e-7 and what sigmoid is good to: ``x * sigmoid(p(x))``, p an odd polynomial.
 
-    Lite computes erf element by element, which takes a sixth of the model's time. The coefficients make the largest
-    error over all x least, where p(x) is the logit of Phi(x) up to that.
+    Lite computes erf number by number, in a sixth of the model's time. The coefficients are those of the least
+    largest error over all x; p(x) is nearly the logit of Phi(x).
 
     Inputs, outputs: (…) float32.
     """

@@ -1,0 +1,38 @@
+"""Runs samples in MindSpore for the benchmarks, by the Python that has the version wanted.
+
+    python -m benchmarks.mindspore_worker CHECKPOINT INPUTS OUTPUT
+
+INPUTS is what preprocess.py wrote; OUTPUT gets the probabilities of each sample, <number>_0.bin, as from the C++
+program.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main(checkpoint: str, inputs: str, output: str) -> None:
+    import numpy as np
+    from mindspore import Tensor
+
+    from src.config import load_config
+    from src.context import set_up
+    from src.inference.checkpoint import load_checkpoint
+    from src.inference.export import Graph
+    from src.model import build_model
+
+    config = load_config(Path(checkpoint).with_name("config.yaml"))
+    set_up(config)
+    model = build_model(config, precision="fp32")
+    load_checkpoint(checkpoint, model)
+    network = Graph(model).set_train(False)
+    shapes = ((1, 3, config.image_size, config.image_size), (1, config.max_tokens), (1, config.max_tokens))
+    directories = sorted(Path(inputs).iterdir())
+    for file in sorted(directories[0].iterdir()):
+        arrays = (np.fromfile(directory / file.name, dtype).reshape(shape)
+                  for directory, dtype, shape in zip(directories, (np.float32, np.int32, np.int32), shapes))
+        network(*map(Tensor, arrays)).asnumpy().tofile(Path(output) / f"{file.stem}_0.bin")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
