@@ -4,12 +4,13 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: bash scripts/set_up_lite.sh [export | lite | cpp …]
+Usage: bash scripts/set_up_lite.sh [export | lite | cpp | tools …]
 
-Without arguments all three:
+Without arguments all of them:
   export  .lite/export: Python 3.9 with MindSpore 2.0.0, whose MindIR Lite 2.0.0 reads
   lite    .lite/python: Python 3.7 with MindSpore Lite 2.0.0, for deploy/lite_predict.py
   cpp     .lite/cpp: the same wheel unpacked, the MS_LITE_HOME of ascend310_infer/; needs no Python 3.7
+  tools   g++, CMake and OpenCV (libopencv-dev) for ascend310_infer/, installed where root and apt-get can
 
 PYTHON39 and PYTHON37 name the interpreters where PATH and pyenv do not have them. What is there already is kept.
 The exit code is 0 when all that was asked for is there, 3 when something is missing; each is said in a line.
@@ -20,7 +21,7 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
     usage
     exit 0
 fi
-(($#)) || set -- export lite cpp
+(($#)) || set -- export lite cpp tools
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 missing=0
 
@@ -74,6 +75,22 @@ unpacked() {
     fi
 }
 
+tools() {
+    local lacking=()
+    command -v g++ > /dev/null || lacking+=(g++)
+    command -v cmake > /dev/null || lacking+=(cmake)
+    [[ -f ${OpenCV_ROOT:-}/usr/include/opencv4/opencv2/imgcodecs.hpp ]] || lacking+=(libopencv-dev)
+    if ((! ${#lacking[@]})); then
+        echo "tools: g++, cmake and libopencv-dev are there"
+    elif ((EUID == 0)) && command -v apt-get > /dev/null && { apt-get -qq update || true; } &&
+        DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${lacking[@]}" > /dev/null; then
+        echo "tools: installed ${lacking[*]}"
+    else
+        echo "tools: MISSING, ${lacking[*]}: the C++ program is not built, what needs it is not checked"
+        missing=3
+    fi
+}
+
 for part in "$@"; do
     case $part in
         export) environment export "$(interpreter 3.9 "${PYTHON39:-}")" deploy/requirements-export.txt \
@@ -81,6 +98,7 @@ for part in "$@"; do
         lite) environment python "$(interpreter 3.7 "${PYTHON37:-}")" deploy/requirements-lite.txt \
             "deploy/lite_predict.py is not run" ;;
         cpp) unpacked ;;
+        tools) tools ;;
         *) echo "error: unexpected argument $part" >&2; usage >&2; exit 2 ;;
     esac
 done

@@ -100,12 +100,13 @@ def test_lite_prepares_as_training_does(lite, tmp_path):
             np.testing.assert_array_equal(lite.encode(sentence), expected)
 
 
-def test_lite_turns_pictures_upright(tmp_path):
-    picture = Image.open(_picture(tmp_path / "a.jpg"))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_lite_turns_pictures_upright(tmp_path, name):
+    picture = Image.open(_picture(tmp_path / name))
     for orientation in range(1, 9):
         picture.getexif()[0x0112] = orientation
-        picture.save(tmp_path / "turned.jpg", exif=picture.getexif())
-        found, expected = (load(tmp_path / "turned.jpg") for load in (lite_predict.load_image, load_image))
+        picture.save(tmp_path / f"turned_{name}", exif=picture.getexif())
+        found, expected = (load(tmp_path / f"turned_{name}") for load in (lite_predict.load_image, load_image))
         np.testing.assert_array_equal(found, expected)
 
 

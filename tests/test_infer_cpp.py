@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from src.data.overlay import overlay
 from src.data.tokenizer import Tokenizer
@@ -102,17 +103,17 @@ def test_a_file_that_is_no_vocabulary_is_refused(tokenize, tmp_path, content, me
 
 @pytest.fixture(scope="module")
 def prepare(tmp_path_factory, environment):
-    """A function: image file, mask -> the finished process and its output directory."""
+    """A function: image file, mask, side -> the finished process and its output directory."""
     directory = tmp_path_factory.mktemp("cpp")
     libraries = [f"-L{each}" for each in LIBRARIES] + [f"-Wl,-rpath-link,{each}" for each in LIBRARIES]
     program = _compile(directory / "prepare", ["files.cc", "picture.cc", "prepare.cc"], environment,
                        "-isystem", str(OPENCV), *libraries, "-lopencv_imgcodecs", "-lopencv_imgproc", "-lopencv_core")
 
-    def run(image: Path, mask: np.ndarray):
+    def run(image: Path, mask: np.ndarray, size: int = 64):
         cv2.imwrite(str(directory / "mask.png"), mask.astype(np.uint8) * 255)
         # What the libraries of other people leave behind is not what is looked for.
         options = {**environment, "ASAN_OPTIONS": "detect_leaks=0"}
-        return subprocess.run([str(program), str(image), "64", str(directory / "mask.png"), str(directory)],
+        return subprocess.run([str(program), str(image), str(size), str(directory / "mask.png"), str(directory)],
                               capture_output=True, text=True, env=options), directory
 
     return run
@@ -120,18 +121,22 @@ def prepare(tmp_path_factory, environment):
 
 @needs_compiler
 @needs_opencv
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "grey.png", "alpha.png", "large.jpg"])
-def test_images_are_prepared_and_drawn_as_in_training(prepare, tmp_path, name):
-    random = np.random.default_rng(0)
-    shape = {"grey.png": (37, 150), "alpha.png": (90, 31, 4), "large.jpg": (480, 640, 3)}.get(name, (64, 71, 3))
-    pixels = cv2.GaussianBlur(random.integers(0, 256, shape, np.uint8), (3, 3), 0)
-    cv2.imwrite(str(tmp_path / name), pixels)
-    mask = random.random(shape[:2]) > 0.3
-    done, output = prepare(tmp_path / name, mask)
+@pytest.mark.parametrize("seed", range(40))
+def test_images_are_prepared_and_drawn_as_in_training(prepare, tmp_path, seed):
+    """Of all sizes, kinds and EXIF orientations, to any side."""
+    random = np.random.default_rng(seed)
+    height, width, size = random.integers(1, (700, 900, 640)).tolist()
+    rgb = cv2.GaussianBlur(random.integers(0, 256, (height, width, 3), np.uint8), (3, 3), 0)
+    picture = Image.fromarray(rgb).convert(("RGB", "RGB", "L", "RGBA", "P")[seed % 5])
+    kind, options = (("PNG", {}), ("JPEG", {"quality": int(random.integers(40, 100)), "progressive": seed % 3 == 0,
+                                            "subsampling": seed % 3}))[seed % 2 and picture.mode in ("RGB", "L")]
+    picture.getexif()[0x0112] = int(random.integers(1, 9))
+    picture.save(tmp_path / "picture", kind, exif=picture.getexif(), **options)
+    rgb = load_image(tmp_path / "picture")
+    mask = random.random(rgb.shape[:2]) > 0.3
+    done, output = prepare(tmp_path / "picture", mask, size)
     assert (done.returncode, done.stderr) == (0, "")
-    rgb = load_image(tmp_path / name)
-    expected = prepare_image(rgb, 64)
-    np.testing.assert_array_equal(np.fromfile(output / "normalised.bin", np.float32), expected.ravel())
+    np.testing.assert_array_equal(np.fromfile(output / "normalised.bin", np.float32), prepare_image(rgb, size).ravel())
     np.testing.assert_array_equal(cv2.imread(str(output / "overlay.png"))[..., ::-1], overlay(rgb, mask))
 
 

@@ -86,10 +86,12 @@ def test_what_is_missing_is_said(tree, tmp_path):
     tools.mkdir()
     for name in ("bash", "dirname", "sha256sum", "cut", "cat"):
         (tools / name).symlink_to(shutil.which(name))
-    done = run(tree, "export", "lite", script="set_up_lite.sh", PATH=str(tools), PYENV_ROOT=str(tmp_path))
+    done = run(tree, "export", "lite", "tools", script="set_up_lite.sh", PATH=str(tools), PYENV_ROOT=str(tmp_path),
+               OpenCV_ROOT=str(tmp_path))
     assert done.returncode == 3
     assert done.stdout.splitlines() == [
         "export: MISSING, no interpreter: no MindIR for Lite 2.0 is made or compared",
         "python: MISSING, no interpreter: deploy/lite_predict.py is not run",
+        "tools: MISSING, g++ cmake libopencv-dev: the C++ program is not built, what needs it is not checked",
     ]
     assert run(tree, "gpu", script="set_up_lite.sh").stderr.startswith("error: unexpected argument gpu")

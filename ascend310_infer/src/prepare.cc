@@ -11,6 +11,7 @@
 
 #include <opencv2/imgcodecs.hpp>
 
+#include "error.h"
 #include "files.h"
 #include "picture.h"
 
@@ -28,7 +29,9 @@ int main(int argc, char** argv) {
     const std::string normalised = input.prepare(picture);
     coupalign::write_file(output / "raw.bin", raw.data(), raw.size());
     coupalign::write_file(output / "normalised.bin", normalised.data(), normalised.size());
-    coupalign::write_png(output / "overlay.png", coupalign::overlay(picture, cv::imread(argv[3], cv::IMREAD_GRAYSCALE)));
+    const cv::Mat mask = cv::imread(argv[3], cv::IMREAD_GRAYSCALE);
+    if (mask.size() != picture.size()) throw coupalign::Error(std::string(argv[3]) + " is no mask of this image");
+    coupalign::write_png(output / "overlay.png", coupalign::overlay(picture, mask));
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << '\n';
     return 2;

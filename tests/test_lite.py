@@ -1,0 +1,214 @@
+"""The whole way of an exported model, in what scripts/set_up_lite.sh makes.
+
+MindSpore 2.0 exports it, MindSpore Lite runs it in Python and in the C++ program, which is built with the sanitizers on.
+Skipped where something of that is missing.
+"""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from benchmarks.lite_latency import LiteWorker
+from src.config import load_config
+from src.data.dataset import Split
+from src.data.transform import load_image
+from src.evaluation.evaluate import evaluate_split
+from src.files import REPOSITORY
+from src.inference.checkpoint import load_checkpoint
+from src.inference.deployment import INPUTS, score, write_inputs
+from src.inference.predictor import Predictor
+from src.model import build_model
+from tests.conftest import SMALLEST
+from tests.test_tokenizer import VOCABULARY
+
+EXPORT, LITE = (REPOSITORY / f".lite/{name}/bin/python" for name in ("export", "python"))
+RUNTIME = REPOSITORY / ".lite/cpp/mindspore_lite"
+HEADERS = Path(os.environ.get("OpenCV_ROOT", "/")) / "usr/include/opencv4/opencv2/imgcodecs.hpp"
+MISSING = [each for each, there in (
+    ("MindSpore 2.0", EXPORT.exists()), ("MindSpore Lite in Python", LITE.exists()), ("MindSpore Lite", RUNTIME.exists()),
+    ("OpenCV for C++", HEADERS.exists()), ("g++", shutil.which("g++")), ("cmake", shutil.which("cmake"))) if not there]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: scripts/set_up_lite.sh makes it")
+
+SAMPLES = 30
+ENVIRONMENT = {
+    **os.environ, "MS_LITE_HOME": str(RUNTIME),
+    # What the libraries of other people leave behind is not what is looked for.
+    "LSAN_OPTIONS": f"suppressions={REPOSITORY}/ascend310_infer/leaks.supp:print_suppressions=0",
+}
+
+
+class Deployed:
+    """A graph of the smallest model with random weights, its checkpoint, and the C++ program."""
+
+    def __init__(self, directory: Path, checkpoint: Path, config):
+        self.config, self.checkpoint = config, checkpoint
+        self.mindir = directory / "graph.mindir"
+        subprocess.run([str(EXPORT), "export.py", "--checkpoint", str(checkpoint), "--file_name", str(self.mindir)],
+                       cwd=REPOSITORY, check=True)
+        self.program = directory / "build/coupalign"
+        subprocess.run(["bash", "ascend310_infer/build.sh", "-DSANITIZE=ON"], cwd=REPOSITORY, check=True,
+                       env={**ENVIRONMENT, "BUILD_DIR": str(self.program.parent)})
+
+    def run(self, directory: Path, *arguments: str, **options: str) -> subprocess.CompletedProcess:
+        """The program on options, ``image="a.png"`` and so on; its MindIR is the graph where none is given."""
+        given = {"mindir_path": str(self.mindir), **options}
+        line = [str(self.program), *arguments, *(f"--{name}={value}" for name, value in given.items() if value)]
+        return subprocess.run(line, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, errors="replace")
+
+
+@pytest.fixture(scope="module")
+def deployed(make_checkpoint, tiny_data, tmp_path_factory):
+    config = load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data),
+                                    "eval_limit": SAMPLES})
+    return Deployed(tmp_path_factory.mktemp("deployed"), make_checkpoint(config), config)
+
+
+@pytest.fixture(scope="module")
+def inputs(deployed, tmp_path_factory):
+    """A directory with the inputs of the samples of val."""
+    directory = tmp_path_factory.mktemp("val")
+    assert write_inputs(deployed.config, "val", deployed.mindir, directory) == SAMPLES
+    return directory
+
+
+def _options(directory: Path) -> dict[str, str]:
+    return {f"input{i}_path": str(directory / name) for i, name in enumerate(INPUTS)}
+
+
+def test_a_split_gets_the_probabilities_and_the_score_of_mindspore(deployed, inputs, tmp_path):
+    model = build_model(deployed.config)
+    load_checkpoint(deployed.checkpoint, model)
+    expected, logits = [], []
+
+    def forward(*arrays: Tensor) -> Tensor:
+        logits.append(model(*arrays))
+        return logits[-1]
+
+    result = evaluate_split(forward, deployed.config, Split(deployed.config, "val"), "val", SAMPLES, progress=False)
+    expected = 1 / (1 + np.exp(-np.concatenate([each.asnumpy() for each in logits])[:SAMPLES].astype(np.float64)))
+    assert expected.std() > 0.1
+
+    done = deployed.run(tmp_path, **_options(inputs))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"infer_count {SAMPLES}" in done.stdout
+    with LiteWorker(LITE, deployed.mindir, VOCABULARY, 2) as lite:
+        (tmp_path / "python").mkdir()
+        for file in sorted((inputs / INPUTS[0]).iterdir()):
+            lite.run([inputs / name / file.name for name in INPUTS], tmp_path / f"python/{file.stem}_0.bin")
+    for results in (tmp_path / "result_Files", tmp_path / "python"):
+        found = np.stack([np.fromfile(results / f"{number:06d}_0.bin", np.float32) for number in range(SAMPLES)])
+        np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-5)
+        assert score(deployed.config, "val", results).metrics == result.metrics
+
+
+def test_an_image_gets_the_mask_of_mindspore(deployed, tmp_path):
+    path = tmp_path / "street.jpg"
+    cv2.imwrite(str(path), cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), (310, 220)))
+    done = deployed.run(tmp_path, image=str(path), expression="the blue square", vocab=str(VOCABULARY), output="out")
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    rgb = load_image(path)
+    expected = Predictor(deployed.config, deployed.checkpoint).predict(rgb, "the blue square")
+    mask = cv2.imread(str(tmp_path / answer["mask"]), cv2.IMREAD_GRAYSCALE) > 0
+    assert 0.01 < mask.mean() < 0.99
+    # Apart from pixels on the threshold.
+    assert (mask != expected.mask).mean() < 1e-3
+    assert answer["max_probability"] == pytest.approx(expected.probability.max(), abs=1e-4)
+    line = [LITE, "deploy/lite_predict.py", "--model", deployed.mindir, "--vocab", VOCABULARY, "--image", path,
+            "--expression", "the blue square", "--output", tmp_path / "python"]
+    done = subprocess.run(list(map(str, line)), cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0
+    python = cv2.imread(json.loads(done.stdout)["mask"], cv2.IMREAD_GRAYSCALE) > 0
+    np.testing.assert_array_equal(python, mask)
+
+
+IMAGE = {"image": "good.png", "expression": "the dog", "vocab": str(VOCABULARY)}
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({}, "give either --image or --input0_path"),
+    ({"image": "good.png"}, "--vocab is missing"),
+    ({**IMAGE, "input0_path": "a"}, "give either --image or --input0_path"),
+    ({**IMAGE, "threads": "many"}, "--threads is many"),
+    ({**IMAGE, "threads": "99999999999"}, "--threads is 99999999999"),
+    ({**IMAGE, "device_type": "GPU"}, "--device_type is GPU"),
+    ({**IMAGE, "colour": "red"}, "unknown option --colour"),
+    ({**IMAGE, "expression": " "}, "the expression is empty"),
+    ({**IMAGE, "expression": "caf\udcff"}, "the expression is not text in UTF-8"),
+    ({**IMAGE, "vocab": "none.txt"}, "no vocabulary none.txt"),
+    ({**IMAGE, "vocab": "short.txt"}, "has 4 pieces instead of 30522"),
+    ({**IMAGE, "image": "none.png"}, "no image none.png"),
+    ({**IMAGE, "image": "cut.png"}, "ends early"),
+    ({**IMAGE, "image": "empty.png"}, "is no image"),
+    ({**IMAGE, "image": "noise.png"}, "is no image"),
+    ({**IMAGE, "image": "."}, "no image ."),
+    ({**IMAGE, "mindir_path": "none.mindir"}, "no description of the model none.json"),
+    ({**IMAGE, "mindir_path": "cut.mindir"}, "cannot load cut.mindir"),
+    ({**IMAGE, "mindir_path": "noise.mindir"}, "cannot load noise.mindir"),
+    ({**IMAGE, "mindir_path": "empty.mindir"}, "cannot load empty.mindir"),
+    *(({**IMAGE, "mindir_path": f"{name}.mindir"}, "export it again") for name in (
+        "text", "list", "nothing", "no_shape", "words", "cut_json", "huge")),
+    ({**IMAGE, "output": "good.png"}, "cannot be made a directory"),
+    ({"input0_path": "none", "input1_path": "none", "input2_path": "none"}, "none cannot be listed"),
+    ({"input0_path": "bare", "input1_path": "bare", "input2_path": "bare"}, "no file in bare"),
+    ({"input0_path": "short", "input1_path": "bare", "input2_path": "bare"}, "no input bare/000000.bin"),
+    ({"input0_path": "short", "input1_path": "short", "input2_path": "short"}, "has 8 bytes, but the model takes"),
+])
+def test_broken_inputs_are_one_line(deployed, broken, options, message):
+    done = deployed.run(broken, **options)
+    line, = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: ") and message in line
+
+
+@pytest.fixture(scope="module")
+def broken(deployed, tmp_path_factory):
+    """A directory with files that are broken in many ways."""
+    directory = tmp_path_factory.mktemp("broken")
+    good, description = deployed.mindir.read_bytes(), deployed.mindir.with_suffix(".json").read_text()
+    noise = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
+    for name, content in {"cut": good[:len(good) // 2], "noise": noise, "empty": b""}.items():
+        (directory / f"{name}.mindir").write_bytes(content)
+        (directory / f"{name}.json").write_text(description)
+    values = json.loads(description)
+    for name, content in {
+        "text": "no JSON", "list": "[1, 2]", "nothing": "", "no_shape": json.dumps({**values, "inputs": []}),
+        "words": json.dumps({**values, "threshold": "half"}), "cut_json": description[:200],
+        "huge": json.dumps({**values, "image": {**values["image"], "size": -1}}),
+    }.items():
+        (directory / f"{name}.json").write_text(content)
+        shutil.copy(deployed.mindir, directory / f"{name}.mindir")
+    picture = cv2.imencode(".png", np.frombuffer(noise[:4800], np.uint8).reshape(40, 40, 3))[1].tobytes()
+    for name, content in {"good": picture, "cut": picture[:1000], "empty": b"", "noise": noise}.items():
+        (directory / f"{name}.png").write_bytes(content)
+    (directory / "short.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
+    (directory / "bare").mkdir()
+    (directory / "short").mkdir()
+    (directory / "short/000000.bin").write_bytes(b"12345678")
+    return directory
+
+
+def test_files_of_random_bytes_are_refused_or_run(deployed, broken, tmp_path):
+    """Pictures whose bytes were changed here and there: a mask, or one line."""
+    random = np.random.default_rng(1)
+    pixels = cv2.GaussianBlur(random.integers(0, 256, (40, 50, 3), np.uint8), (5, 5), 0)
+    content = cv2.imencode(".jpg", pixels)[1]
+    prepare = deployed.program.with_name("prepare")
+    cv2.imwrite(str(tmp_path / "mask.png"), np.full((40, 50), 255, np.uint8))
+    refused = 0
+    for _ in range(60):
+        changed = content.copy()
+        changed[random.integers(0, len(changed), 8)] = random.integers(0, 256, 8)
+        (tmp_path / "changed.jpg").write_bytes(changed.tobytes())
+        line = [prepare, tmp_path / "changed.jpg", "64", tmp_path / "mask.png", tmp_path]
+        done = subprocess.run(list(map(str, line)), env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode in (0, 2) and "Sanitizer" not in done.stderr and "runtime error" not in done.stderr
+        refused += done.returncode == 2
+    assert 0 < refused < 60
