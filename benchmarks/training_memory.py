@@ -44,13 +44,15 @@ class Kept:
         return 4 * self.full + low * self.low + (4 if low == 4 else 4 + low) * self.both
 
 
-def block(tokens: int, dim: int, heads: int, window: int) -> Kept:
+def block(tokens: int, dim: int, heads: int, window: int, copied: int = 0) -> Kept:
     """Inside a transformer block whose attention is among `window` tokens, its input included.
 
     float32: what goes into the two norms; GELU's x, what erf is taken of, and Phi. Others: what goes into the
-    six linear layers, query, key and value.
+    six linear layers, query, key and value; and `copied` elements of weights, of which MindSpore's product with a batch
+    of matrices makes and keeps a copy for each sample.
     """
-    return Kept(full=tokens * (2 * dim + 12 * dim), low=tokens * (4 * dim + 6 * dim), both=tokens * window * heads)
+    return Kept(full=tokens * (2 * dim + 12 * dim), low=tokens * (4 * dim + 6 * dim) + copied,
+                both=tokens * window * heads)
 
 
 def activations(config: Config) -> tuple[list[tuple[Kept, Kept]], Kept]:
@@ -62,8 +64,8 @@ def activations(config: Config) -> tuple[list[tuple[Kept, Kept]], Kept]:
         dim, side = config.swin_embed_dim * 2 ** i, config.image_size // 4 // 2 ** i
         window, pixels = min(side, config.swin_window_size), side ** 2
         tokens = (-(-side // window) * window) ** 2
-        blocks += [(block(tokens, dim, config.swin_num_heads[i], window ** 2), Kept(full=tokens * dim))
-                   ] * config.swin_depths[i]
+        inside = block(tokens, dim, config.swin_num_heads[i], window ** 2, copied=3 * dim ** 2)
+        blocks += [(inside, Kept(full=tokens * dim))] * config.swin_depths[i]
         rest += Kept(low=pixels * dim)  # V_i as the segmentation head convolves it
         if config.wpa_direction != "none" and i + 1 in config.wpa_stages:
             directions = 2 if config.wpa_direction == "bi" else 1
@@ -96,8 +98,8 @@ def per_sample(config: Config, recompute: bool) -> tuple[float, float]:
 
 def table(config: Config, parameters: int) -> str:
     """Lines of the arithmetic."""
-    copies = {"parameters": 1, "gradients": 1, "AdamW's two moments": 2,
-              "gradients, clipped": int(config.max_grad_norm > 0), "moving average": int(config.ema_decay > 0),
+    # Clipped gradients are a copy as well, but of the update, when the activations are gone.
+    copies = {"parameters": 1, "gradients": 1, "AdamW's two moments": 2, "moving average": int(config.ema_decay > 0),
               "sums of gradients": int(config.accumulation_steps > 1)}
     lines = [f"{parameters:,} trained parameters; {config.precision}, {config.image_size} pixels, "
              f"batch {config.batch_size} in {config.accumulation_steps} parts"]
