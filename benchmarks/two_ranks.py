@@ -1,12 +1,14 @@
-"""Trains and evaluates the same in one process and in several ranks on this machine's CPU, and compares.
+r"""Trains and evaluates the same in one process and in several ranks on this machine's CPU, and compares.
 
-    python -m benchmarks.two_ranks --config benchmarks/smallest.yaml --batch_size 8 --output_dir runs/two_ranks
+    python -m benchmarks.two_ranks --config benchmarks/smallest.yaml --batch_size 8 --learning_rate 5e-4 \
+        --output_dir runs/two_ranks
 
 What has to hold, for each variant of the configuration:
 
 synchronised, frozen  losses of all updates agree to 1e-5
 accumulation          frozen, with accumulation_steps 2 on each rank, against none in one process: the same
-fp16                  frozen: losses to 1e-2, the same steps skipped, the same loss scale at the end
+fp16                  frozen: losses to 5e-2, what eleven bits are rounded to by then; the same steps skipped, and
+                      the same loss scale at the end
 local                 what goes into the first norms does not depend on norms: with weights that as good as stay, their
                       moving mean, averaged over the ranks, is that of one process to 1e-5; losses need not agree
 
@@ -34,7 +36,7 @@ VARIANTS = {  # keys of all, keys of the several ranks, and how far losses may b
     "synchronised": ({"batch_norm": "synchronised"}, {}, 1e-5),
     "frozen": ({"batch_norm": "frozen"}, {}, 1e-5),
     "accumulation": ({"batch_norm": "frozen"}, {"accumulation_steps": 2}, 1e-5),
-    "fp16": ({"batch_norm": "frozen", "precision": "fp16"}, {}, 1e-2),
+    "fp16": ({"batch_norm": "frozen", "precision": "fp16"}, {}, 5e-2),
     "local": ({"batch_norm": "local", "learning_rate": 1e-12, "end_learning_rate": 1e-13}, {}, np.inf),
 }
 LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")

@@ -318,6 +318,26 @@ def test_averaged_weights():
         np.testing.assert_array_equal(step.state()[name].asnumpy(), each)
 
 
+def test_training_goes_on_after_averaged_weights_as_if_they_had_not_been_looked_at():
+    config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "ema_decay": 0.3})
+    set_up(config)
+    batches = [np.random.default_rng(number).standard_normal((3, 4)) for number in range(4)]
+    ends = []
+    for looks in (False, True):
+        objective = Normed()
+        optimizer = make_optimizer(config, objective.trainable_params(), steps_per_epoch=9)
+        step = TrainStep(objective, optimizer, 0.0, 3, ema_decay=config.ema_decay).set_train()
+        losses = []
+        for number, batch in enumerate(batches):
+            losses.append(float(step.update([tensors(batch, np.ones(4))], 0, number, [0])[0][0].asnumpy()))
+            if looks and number in (0, 2):
+                with step.averaged():
+                    pass
+        ends.append([losses, *({name: each.asnumpy().copy() for name, each in step.state().items()}).values()])
+    for alone, looked in zip(*ends, strict=True):
+        np.testing.assert_array_equal(looked, alone)
+
+
 class Half(Quadratic):
     """The sum of w * image * 2^-30 and b * mask, with gradients that pass through float16."""
 

@@ -109,16 +109,19 @@ class TrainStep(nn.Cell):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the model has the moving average of its weights, where there is one."""
+        """Within the block the model has the moving average of its weights, where there is one.
+
+        Assigned, since what set_data puts into a parameter does not get to where a compiled graph uses it in a branch.
+        """
         pairs = list(zip(self.conclude.averaged, self.conclude.averages))
         own = [each.asnumpy().copy() for each, _ in pairs]
         for each, average in pairs:
-            each.set_data(Tensor(average.asnumpy()))
+            ops.assign(each, Tensor(average.asnumpy()))
         try:
             yield
         finally:
             for (each, _), value in zip(pairs, own):
-                each.set_data(Tensor(value))
+                ops.assign(each, Tensor(value))
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
         (_, losses), gradients = self.gradients(image, token_ids, token_mask, mask)
