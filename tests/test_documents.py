@@ -63,7 +63,7 @@ RUN_BY = {
     "visualise.py architecture": ("test_architecture.py", 'visualise.main(["architecture"'),
     "run_standalone_train.sh": ("test_scripts.py", "scripts/run_standalone_train.sh"),
 }
-PROGRAMS = sorted(file.stem for file in REPOSITORY.glob("*.py") if "parse_arguments" in file.read_text(encoding="utf-8"))
+PROGRAMS = sorted(file.stem for file in REPOSITORY.glob("*.py") if "parse_arguments" in file.read_text())
 SCRIPTS = ["scripts/quickstart.sh", "scripts/run_tests.sh", "scripts/run_standalone_train.sh",
            "scripts/run_distribute_train.sh", "scripts/run_infer_310.sh", "scripts/set_up_lite.sh",
            "ascend310_infer/build.sh"]
