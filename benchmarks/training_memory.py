@@ -44,14 +44,13 @@ class Kept:
         return 4 * self.full + low * self.low + (4 if low == 4 else 4 + low) * self.both
 
 
-def block(tokens: int, dim: int, heads: int, window: int, copied: int = 0) -> Kept:
+def block(tokens: int, dim: int, heads: int, window: int) -> Kept:
     """Inside a transformer block whose attention is among `window` tokens, its input included.
 
     float32: what goes into the two norms; GELU's x, what erf is taken of, and Phi. Others: what goes into the
-    six linear layers, query, key and value; and `copied` elements of weights, of which MindSpore's product with a batch
-    of matrices makes and keeps a copy for each sample.
+    six linear layers, query, key and value.
     """
-    return Kept(full=tokens * (2 * dim + 12 * dim), low=tokens * (4 * dim + 6 * dim) + copied,
+    return Kept(full=tokens * (2 * dim + 12 * dim), low=tokens * (4 * dim + 6 * dim),
                 both=tokens * window * heads)
 
 
@@ -64,7 +63,7 @@ def activations(config: Config) -> tuple[list[tuple[Kept, Kept]], Kept]:
         dim, side = config.swin_embed_dim * 2 ** i, config.image_size // 4 // 2 ** i
         window, pixels = min(side, config.swin_window_size), side ** 2
         tokens = (-(-side // window) * window) ** 2
-        inside = block(tokens, dim, config.swin_num_heads[i], window ** 2, copied=3 * dim ** 2)
+        inside = block(tokens, dim, config.swin_num_heads[i], window ** 2)
         blocks += [(inside, Kept(full=tokens * dim))] * config.swin_depths[i]
         rest += Kept(low=pixels * dim)  # V_i as the segmentation head convolves it
         if config.wpa_direction != "none" and i + 1 in config.wpa_stages:
