@@ -1,9 +1,10 @@
 """Look at what a model does. The subcommands, each with --help:
 
-    gallery     best, median and worst cases of an evaluation, as a picture and as a page to sort (Figure 3)
-    alignment   what one prediction was made of: word-pixel attention, gates, weighed masks (Figure 4)
-    failures    how badly failures fail, of several evaluations side by side (Table 2)
-    curves      losses, scores, learning rate and speed of trainings
+    gallery        best, median and worst cases of an evaluation, as a picture and as a page to sort (Figure 3)
+    alignment      what one prediction was made of: word-pixel attention, gates, weighed masks (Figure 4)
+    failures       how badly failures fail, of several evaluations side by side (Table 2)
+    curves         losses, scores, learning rate and speed of trainings
+    architecture   the model of a configuration, with the shapes of its tensors (Figure 2)
 
     python visualise.py gallery runs/refcoco/eval/val.json
 """
@@ -135,12 +136,33 @@ def _curves(argv: Sequence[str]) -> None:
     print(args.output)
 
 
+def _architecture(argv: Sequence[str]) -> None:
+    """Draw the model of a configuration with the shapes that its tensors have, for which it is built and run once.
+
+        python visualise.py architecture --output docs/architecture.png
+    """
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--output", default="architecture.png", metavar="FILE.png",
+                            help="the picture (default: architecture.png)")
+
+    config, args = parse_arguments(cleandoc(_architecture.__doc__), argv, add, "architecture")
+    _check_png(args.output)
+    from src.context import set_up
+    from src.visual.architecture import draw_architecture
+    from src.visual.shapes import model_shapes
+
+    set_up(config)
+    draw_architecture(config, model_shapes(config), args.output)
+    print(args.output)
+
+
 def _check_png(path: str) -> None:
     if Path(path).suffix != ".png":
         raise UserError(f"--output {path} is no name of a PNG file: end it in .png")
 
 
-SUBCOMMANDS = {"gallery": _gallery, "alignment": _alignment, "failures": _failures, "curves": _curves}
+SUBCOMMANDS = {"gallery": _gallery, "alignment": _alignment, "failures": _failures, "curves": _curves,
+               "architecture": _architecture}
 
 
 @command

@@ -1,8 +1,18 @@
-"""Trains and evaluates the same in one process and in several ranks on this machine's CPU, and compares.
+r"""Trains and evaluates the same in one process and in several ranks on this machine's CPU, and compares.
 
-Losses of every update have to agree to 1e-5; the evaluation of one checkpoint, sample by sample, to the last digit.
+    python -m benchmarks.two_ranks --config benchmarks/smallest.yaml --batch_size 8 --learning_rate 5e-4 \
+        --output_dir runs/two_ranks
 
-    python -m benchmarks.two_ranks --config configs/refshapes_tiny.yaml --output_dir runs/two_ranks
+What has to hold, for each variant of the configuration:
+
+synchronised, frozen  losses of all updates agree to 1e-5
+accumulation          frozen, with accumulation_steps 2 on each rank, against none in one process: the same
+fp16                  frozen: losses to 5e-2, what eleven bits are rounded to by then; the same steps skipped, and
+                      the same loss scale at the end
+local                 what goes into the first norms does not depend on norms: with weights that as good as stay, their
+                      moving mean, averaged over the ranks, is that of one process to 1e-5; losses need not agree
+
+Then one checkpoint is evaluated, sample by sample: the same to the last digit.
 """
 from __future__ import annotations
 
@@ -13,13 +23,22 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from src.cli import command, parse_arguments
 from src.config import Config, load_config
 from src.errors import UserError
 from src.files import REPOSITORY
 
-TOLERANCE = 1e-5
+VARIANTS = {  # keys of all, keys of the several ranks, and how far losses may be apart
+    "synchronised": ({"batch_norm": "synchronised"}, {}, 1e-5),
+    "frozen": ({"batch_norm": "frozen"}, {}, 1e-5),
+    "accumulation": ({"batch_norm": "frozen"}, {"accumulation_steps": 2}, 1e-5),
+    "fp16": ({"batch_norm": "frozen", "precision": "fp16"}, {}, 5e-2),
+    "local": ({"batch_norm": "local", "learning_rate": 1e-12, "end_learning_rate": 1e-13}, {}, np.inf),
+}
 LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
 
 
@@ -27,38 +46,88 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, default=2, metavar="INT", help="ranks to compare with (default: 2)")
     parser.add_argument("--steps", type=int, default=50, metavar="INT", help="updates to compare, at least (default: 50)")
     parser.add_argument("--samples", type=int, default=101, metavar="INT", help="samples to evaluate (default: 101)")
+    parser.add_argument("--variants", default=",".join(VARIANTS), metavar="TEXT,…", help="some of them (default: all)")
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     directory = Path(config.output_dir).resolve()
+    variants = args.variants.split(",")
+    unknown = sorted(set(variants) - set(VARIANTS))
+    if unknown:
+        raise UserError(f"--variants has {unknown[0]!r}: there are {', '.join(VARIANTS)}")
     data = directory / "data"
     # One epoch of so many updates or more, since val has a tenth of the samples that train has.
     expressions = max(config.batch_size * args.steps, 10 * args.samples)
     _run("data", directory, ["python", "prepare_data.py", "--output", str(data), "--expressions", str(expressions)],
          config)
-    trained = {}
-    for name, ranks in (("one", 1), ("several", args.ranks)):
-        output = directory / name
-        run = load_config(overrides={
-            **config.as_dict(), "data_dir": str(data), "output_dir": str(output), "resume": "never", "epochs": 1,
-            "decay_epochs": 1, "eval_limit": args.samples, "eval_splits": ["val"], "keep_checkpoints": 0})
-        print(f"{name}: {ranks} rank(s)", flush=True)
-        _run(f"{name}_train", directory, [*_launcher(ranks, directory / f"{name}_ranks"), "train.py"], run)
-        _run(f"{name}_eval", directory, [*_launcher(ranks, directory / f"{name}_ranks"), "eval.py", "--checkpoint",
-                                         str(directory / "one/best.ckpt"), "--output", str(output / "eval")], run)
-        trained[name] = _rows(output / "steps.csv")[:args.steps]
-    worst = max(abs(float(two[loss]) / float(one[loss]) - 1) for one, two in zip(trained["one"], trained["several"])
-                for loss in LOSSES)
-    print(f"{len(trained['one'])} updates, loss {float(trained['one'][0]['loss']):.4f} to "
-          f"{float(trained['one'][-1]['loss']):.4f}: losses differ by {worst:.1e} at most, relative")
-    one, several = (_rows(directory / name / "eval/val.csv") for name in trained)
-    different = sum(a != b for a, b in zip(one, several))
-    print(f"{len(one)} samples evaluated: {different} differ in intersection or union")
-    if len(trained["one"]) != len(trained["several"]) or worst > TOLERANCE or different or len(one) != len(several):
-        raise UserError("one process and several ranks are not the same")
+    common = {**config.as_dict(), "data_dir": str(data), "resume": "never", "epochs": 1, "decay_epochs": 1,
+              "eval_limit": args.samples, "eval_splits": ["val"], "keep_checkpoints": 0}
+    failed = []
+    for variant in variants:
+        keys, of_several, tolerance = VARIANTS[variant]
+        one = _train(f"{variant}_one", directory, {**common, **keys}, 1)
+        several = _train(f"{variant}_several", directory, {**common, **keys, **of_several}, args.ranks)
+        if not _agree(variant, one, several, args.steps, tolerance):
+            failed.append(variant)
+    if not _evaluations_agree(directory, variants[0], common, args.ranks):
+        failed.append("evaluation")
+    if failed:
+        raise UserError(f"one process and several ranks are not the same: {', '.join(failed)}")
     return 0
+
+
+def _train(name: str, directory: Path, values: dict[str, Any], ranks: int) -> Path:
+    output = directory / name
+    _run(name, directory, [*_launcher(ranks, directory / f"{name}_ranks"), "train.py"],
+         load_config(overrides={**values, "output_dir": str(output)}))
+    return output
+
+
+def _agree(variant: str, one: Path, several: Path, steps: int, tolerance: float) -> bool:
+    """Compares two runs, and says what was found."""
+    rows, others = (_rows(path / "steps.csv")[:steps] for path in (one, several))
+    apart = [max(abs(float(b[loss]) - float(a[loss])) / max(abs(float(a[loss])), 1e-12) for loss in LOSSES)
+             for a, b in zip(rows, others) if a["skipped"] == "0"]
+    skipped = [[row["step"] for row in each if row["skipped"] != "0"] for each in (rows, others)]
+    line = (f"{variant}: {len(rows)} updates, loss {float(rows[0]['loss']):.4f} to {float(rows[-1]['loss']):.4f}, "
+            f"{max(apart):.1e} apart at most, relative; skipped {len(skipped[0])} and {len(skipped[1])}")
+    good = len(rows) == len(others) and skipped[0] == skipped[1] and max(apart) <= tolerance
+    state, other = (_parameters(path / "last.ckpt") for path in (one, several))
+    if variant == "fp16":
+        scales = [[float(each[name].squeeze()) for name in ("loss_scale", "loss_scale_counter")]
+                  for each in (state, other)]
+        line += f"; loss scale and counter {scales[0]} and {scales[1]}"
+        good &= scales[0] == scales[1]
+    if variant == "local":
+        means = [name for name in state if name.endswith("moving_mean") and not name.startswith("sound.")]
+        off = {name: np.abs(other[name] - state[name]).max() / np.abs(state[name]).max() for name in means}
+        same = [name for name in means if off[name] <= 1e-5]
+        line += f"; moving means of {len(same)} of {len(means)} norms agree to 1e-5"
+        shared = [np.array_equal(other[name], other[f"sound.{name}"]) for name in means]
+        good &= len(same) > 0 and all(shared)
+    print(line + ("" if good else ": not the same"), flush=True)
+    return good
+
+
+def _evaluations_agree(directory: Path, variant: str, common: dict[str, Any], ranks: int) -> bool:
+    tables = []
+    for name, count in (("one", 1), ("several", ranks)):
+        output = directory / f"evaluation_{name}"
+        _run(output.name, directory,
+             [*_launcher(count, directory / f"{output.name}_ranks"), "eval.py", "--checkpoint",
+              str(directory / f"{variant}_one/best.ckpt"), "--output", str(output)],
+             load_config(overrides=common))
+        tables.append(_rows(output / "val.csv"))
+    different = sum(a != b for a, b in zip(*tables))
+    print(f"evaluation: {len(tables[0])} samples, {different} differ in intersection or union")
+    return not different and len(tables[0]) == len(tables[1])
+
+
+def _parameters(path: Path) -> dict[str, np.ndarray]:
+    from src.training.state import read_state
+    return {name: each.asnumpy() for name, each in read_state(path)[0].items()}
 
 
 def _launcher(ranks: int, logs: Path) -> list[str]:

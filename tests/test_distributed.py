@@ -22,7 +22,7 @@ from src.training import trainer
 from tests.conftest import SMALLEST, assert_close
 from tests.test_evaluate import SAMPLES, FakeSplit, Forward, config, rows_of
 from tests.tiny_model import TinyModel
-from tests.two_ranks import batch, evaluate
+from tests.two_ranks import batch, evaluate, scaled
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,15 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch(ranks):
 def test_local_statistics_are_shared_as_their_mean(ranks):
     for rank, found in enumerate(of_ranks(ranks[0], "shared")):
         assert found.tolist() == [[1.5, 2.5], [1.5, 2.5], [1.0 + rank, 5.0 * rank]]
+
+
+def test_an_overflow_on_one_rank_is_skipped_by_both(ranks):
+    """With accumulation and a loss scale; the other updates are those of one process."""
+    first, second = of_ranks(ranks[0], "scaled")
+    np.testing.assert_array_equal(first, second)
+    assert first[:, -1].tolist() == [1, 1, 0, 1] and first[:, -2].tolist() == [1024, 1024, 512, 512]
+    np.testing.assert_array_equal(first[1, :-2], first[2, :-2])
+    assert_close(first, scaled(0, 1)["scaled"], relative=1e-5 / 1024)
 
 
 def test_two_ranks_train_as_one_process_does_though_one_of_them_is_stopped(ranks, tmp_path, monkeypatch):

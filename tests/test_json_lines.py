@@ -1,4 +1,4 @@
-"""Data of one's own as JSON Lines: the README's example, and every mistake by file and line."""
+"""Data of one's own as JSON Lines: the example of docs/data.md, and every mistake by file and line."""
 from __future__ import annotations
 
 import json
@@ -38,9 +38,9 @@ def _drawn(left: int, top: int, right: int, bottom: int) -> np.ndarray:
     return mask
 
 
-def test_the_readmes_example(directory):
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    example = re.search(r"<!-- own data -->\n```jsonl\n(.*?)```", readme, re.DOTALL)[1]
+def test_the_example_of_the_documentation(directory):
+    page = (Path(__file__).parent.parent / "docs/data.md").read_text(encoding="utf-8")
+    example = re.search(r"<!-- own data -->\n```jsonl\n(.*?)```", page, re.DOTALL)[1]
     (directory / "masks").mkdir()
     (directory / "cup.png").rename(directory / "masks/cup.png")
     dataset = _read(directory, *example.splitlines())

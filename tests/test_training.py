@@ -1,6 +1,8 @@
 """Training: the update against PyTorch's, and the schedule against its formula."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.model.dropout import Dropout, draw
 from src.training import step as step_module
+from src.training import trainer
 from src.training.optimizer import freeze, make_optimizer
 from src.training.step import Objective, TrainStep
 from tests.conftest import SMALLEST, assert_close
@@ -105,6 +108,38 @@ def test_a_step_puts_the_model_into_training_mode():
     assert all(np.abs(after - before).max() > 0 for before, after in zip(start, trained, strict=True))
     for before, after in zip(trained, evaluated, strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+def test_shared_statistics_reach_a_step_that_is_compiled(monkeypatch):
+    """Seen where a step that is not finite goes back to them, and in what is saved after one that is."""
+    config = load_config(overrides={**SMALLEST, "learning_rate": 1e-3, "batch_norm": "local"})
+    set_up(config)
+    model = TinyModel()
+    optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch=5)
+    step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.0), optimizer, 0.0, 4).set_train()
+    random = np.random.default_rng(0)
+    image, words = random.standard_normal((4, 3, 64, 64)), np.ones((4, 8))
+    batch = {**tensors(image, random.random((4, 64, 64)) > 0.5), "token_ids": Tensor(words.astype(np.int32)),
+             "token_mask": Tensor(words.astype(np.int32))}
+    names = [name for name in step.state() if name.endswith(("moving_mean", "moving_variance"))]
+
+    def statistics():
+        return {name: step.state()[name].asnumpy().copy() for name in names}
+
+    assert len(names) == 4 and sum(name.startswith("sound.") for name in names) == 2
+    assert step.update([batch], 0, 0, [0])[2]
+    before = statistics()
+    monkeypatch.setattr(trainer, "rank_count", lambda: 2)
+    monkeypatch.setattr(trainer.devices, "total", lambda each: 3 * each)  # as if the other rank had twice as much
+    trainer._Run.share_statistics(SimpleNamespace(config=config, step=step))
+    assert not step.update([{**batch, "image": Tensor(np.float32(image * np.inf))}], 0, 1, [0])[2]
+    for name, value in statistics().items():
+        np.testing.assert_allclose(value, 1.5 * before[name], rtol=1e-6)
+    assert step.update([batch], 0, 2, [0])[2]
+    after = statistics()
+    for name in names:
+        assert np.abs(after[name] - 1.5 * before[name]).max() > 1e-3
+        np.testing.assert_array_equal(after[name], after[name.removeprefix("sound.")])
 
 
 class Three(Quadratic):
@@ -245,8 +280,7 @@ def test_a_step_that_is_not_finite_changes_nothing(poison):
             if number in (1, 2) and not bad:
                 continue
             mask = np.full(4, poison if number in bad else 1.0, np.float32)
-            step.draws.set_data(draw(0, number, step.draws))
-            made.append(bool(step(*(Tensor(each) for each in (batch, batch, batch, mask)))[2]))
+            made.append(bool(step.update([tensors(batch, mask)], 0, number, [0])[2]))
         assert made == ([True, False, False, True] if bad else [True, True])
         ends.append({name: each.asnumpy() for name, each in step.state().items()})
     assert int(ends[0]["global_step"]) == 2 and np.abs(ends[0]["norm.moving_mean"]).max() > 0
@@ -282,6 +316,26 @@ def test_averaged_weights():
         raise KeyboardInterrupt
     for name, each in own.items():
         np.testing.assert_array_equal(step.state()[name].asnumpy(), each)
+
+
+def test_training_goes_on_after_averaged_weights_as_if_they_had_not_been_looked_at():
+    config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "ema_decay": 0.3})
+    set_up(config)
+    batches = [np.random.default_rng(number).standard_normal((3, 4)) for number in range(4)]
+    ends = []
+    for looks in (False, True):
+        objective = Normed()
+        optimizer = make_optimizer(config, objective.trainable_params(), steps_per_epoch=9)
+        step = TrainStep(objective, optimizer, 0.0, 3, ema_decay=config.ema_decay).set_train()
+        losses = []
+        for number, batch in enumerate(batches):
+            losses.append(float(step.update([tensors(batch, np.ones(4))], 0, number, [0])[0][0].asnumpy()))
+            if looks and number in (0, 2):
+                with step.averaged():
+                    pass
+        ends.append([losses, *({name: each.asnumpy().copy() for name, each in step.state().items()}).values()])
+    for alone, looked in zip(*ends, strict=True):
+        np.testing.assert_array_equal(looked, alone)
 
 
 class Half(Quadratic):

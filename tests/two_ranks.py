@@ -29,6 +29,7 @@ def main(directory: Path) -> None:
              "largest": devices.largest(-5 - devices.rank())}
     found.update(normalised(devices.rank()))
     found["shared"] = shared_statistics(devices.rank())
+    found.update(scaled(devices.rank(), 2))
     np.savez(directory / f"rank_{devices.rank()}.npz", **found)
     train_with_a_stop(config)
     evaluate(config, directory / "best.ckpt", directory / "evaluated", devices.rank() == 0)
@@ -83,6 +84,32 @@ def shared_statistics(rank: int) -> np.ndarray:
     _Run.share_statistics(SimpleNamespace(config=SimpleNamespace(batch_norm="local"),
                                           step=SimpleNamespace(state=lambda: state)))
     return np.stack([each.asnumpy() for each in state.values()])
+
+
+def scaled(rank: int, ranks: int) -> dict[str, np.ndarray]:
+    """Four updates in two parts each with a loss scale, on one rank or on two with half of the same batch.
+
+    In the third, a gradient of the last rank's last part is not finite once it is scaled. Returns: after each update
+    the weights, the loss scale and whether the update was made.
+    """
+    from src.config import load_config
+    from src.training.optimizer import make_optimizer
+    from src.training.step import TrainStep
+    from tests.test_training import Quadratic, tensors
+
+    objective = Quadratic()
+    optimizer = make_optimizer(load_config(overrides={"learning_rate": 0.1}), objective.trainable_params(), 100)
+    step = TrainStep(objective, optimizer, 0.5, 3, 2, scales_loss=True)
+    random, rows = np.random.default_rng(0), []
+    for number in range(4):
+        images = random.standard_normal((2, 2, 3, 4))  # parts of two ranks
+        if number == 2:
+            images[1, 1, 0, 0] = 1e36
+        own = images[rank] if ranks == 2 else images.mean(0)
+        made = step.update([tensors(each, each[0]) for each in own], 0, number, (0, 3))[2]
+        rows.append([*objective.weight.asnumpy().reshape(-1), *step.state()["loss_scale"].asnumpy().reshape(-1),
+                     float(made)])
+    return {"scaled": np.array(rows)}
 
 
 def train_with_a_stop(config) -> None:

@@ -35,5 +35,6 @@ class Upsample(nn.Cell):
         self.columns = Tensor(bilinear_matrix(size, factor).T.copy())
 
     def construct(self, x: Tensor) -> Tensor:
-        wide = ops.matmul(x, self.columns.astype(x.dtype))
+        batch, dim, size, _ = x.shape
+        wide = ops.matmul(x.reshape(-1, size), self.columns.astype(x.dtype)).reshape(batch, dim, size, -1)
         return ops.matmul(self.rows.astype(x.dtype), wide)

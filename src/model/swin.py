@@ -55,12 +55,13 @@ class WindowAttention(nn.Cell):
     def _project(self, x: Tensor, part: int) -> Tensor:
         """Query, key or value (part 0, 1, 2), (B * count, n, heads, dim / heads).
 
-        The checkpoint's weight holds the three; cutting it is far cheaper than cutting their product.
+        The checkpoint's weight holds the three; cutting it is far cheaper than cutting their product. The product is of
+        two matrices: of a batch of them, MindSpore would copy the weight for each sample.
         """
         dim = x.shape[-1]
         weight = self.qkv.weight[part * dim:(part + 1) * dim].astype(x.dtype)
         bias = self.qkv.bias[part * dim:(part + 1) * dim].astype(x.dtype)
-        y = ops.matmul(x, weight.swapaxes(0, 1)) + bias
+        y = ops.bias_add(ops.matmul(x.reshape(-1, dim), weight.swapaxes(0, 1)), bias)
         return y.reshape(-1, self.length, self.heads, dim // self.heads)
 
 

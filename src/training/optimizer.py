@@ -92,14 +92,14 @@ def _matching(key: str, pattern: str, names: Sequence[str]) -> list[str]:
 
 
 def _from_mindformers() -> tuple[type, type]:
-    """AdamW and PolynomialWithWarmUpLR, imported late: mindformers takes seconds, and warns of models it lacks."""
+    """FusedAdamW and PolynomialWithWarmUpLR, imported late: mindformers takes seconds, and warns of models it lacks."""
     logging.disable(logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as logs:
             # It makes a directory of logs in the working directory, unless told where.
             os.environ.setdefault("LOCAL_DEFAULT_PATH", logs)
             from mindformers.core.lr import PolynomialWithWarmUpLR
-            from mindformers.core.optim import AdamW
+            from src.training.adamw import FusedAdamW
     finally:
         logging.disable(logging.NOTSET)
-    return AdamW, PolynomialWithWarmUpLR
+    return FusedAdamW, PolynomialWithWarmUpLR

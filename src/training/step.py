@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, mutable, nn, ops
 from mindspore.amp import DynamicLossScaler
 
 from src.loss import PixelContrastiveLoss, SegmentationLoss
@@ -50,7 +50,10 @@ class TrainStep(nn.Cell):
 
     The batch comes in micro batches: one after another here, at the same time on other ranks. What is learnt is the
     same however it is cut, but for rounding and batch normalisation, which sees, and takes its statistics from, each
-    micro batch. With one micro batch an update is one graph; with more, gradients are summed up in between.
+    micro batch.
+
+    An update is two graphs: losses and gradients, and what is made of them. In one, whatever reads a weight would be
+    kept up to the branch that changes it, most activations among them, and recomputation would save nothing.
 
     Args:
         objective: what to minimise; its first output.
@@ -99,26 +102,32 @@ class TrainStep(nn.Cell):
             result = self(*(batch[column] for column in COLUMNS))
             if self.accumulates:
                 result.asnumpy()  # waits, since a graph that runs may still read the draws
-        return self.conclude_sums() if self.accumulates else result
+        if self.accumulates:
+            return self.conclude_sums()
+        losses, gradients = result
+        return self.conclude(losses, mutable(gradients))  # else they would be constants of a graph each time
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the model has the moving average of its weights, where there is one."""
+        """Within the block the model has the moving average of its weights, where there is one.
+
+        Assigned, since what set_data puts into a parameter does not get to where a compiled graph uses it in a branch.
+        """
         pairs = list(zip(self.conclude.averaged, self.conclude.averages))
         own = [each.asnumpy().copy() for each, _ in pairs]
         for each, average in pairs:
-            each.set_data(Tensor(average.asnumpy()))
+            ops.assign(each, Tensor(average.asnumpy()))
         try:
             yield
         finally:
             for (each, _), value in zip(pairs, own):
-                each.set_data(Tensor(value))
+                ops.assign(each, Tensor(value))
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
         (_, losses), gradients = self.gradients(image, token_ids, token_mask, mask)
         if self.accumulates:
             return self.sums.add(losses, gradients)
-        return self.conclude(losses, gradients)
+        return self.conclude.over_ranks(losses, gradients)
 
 
 class _Scaled(nn.Cell):
@@ -167,7 +176,7 @@ class _ConcludeSums(nn.Cell):
     def construct(self):
         sums = self.sums
         means = on_each(ops.partial(_divided, sums.count), sums.gradients)
-        result = self.conclude(sums.losses / sums.count, means)
+        result = self.conclude(*self.conclude.over_ranks(sums.losses / sums.count, means))
         _clear(sums.losses)
         on_each(_clear, sums.gradients)
         return result

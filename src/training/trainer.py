@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 from mindspore import dataset as ds
 from tqdm import tqdm
 
@@ -181,12 +181,13 @@ class _Run:
     def share_statistics(self) -> None:
         """Replaces the ranks' moving statistics, which differ where batch_norm is local, by their mean.
 
-        They are linear in what they take in, so it makes no difference how often this is done.
+        They are linear in what they take in, so it makes no difference how often this is done. Assigned, since what
+        set_data puts into a parameter that only a branch of a compiled graph uses does not get there.
         """
         if self.config.batch_norm == "local" and rank_count() > 1:
             for name, each in self.step.state().items():
                 if name.endswith(STATISTICS):
-                    each.set_data(Tensor(devices.total(each.asnumpy()) / rank_count()))
+                    ops.assign(each, Tensor(devices.total(each.asnumpy()) / rank_count()))
 
     def epoch(self) -> dict[str, float]:
         """Runs what is left of an epoch and returns its row of curve.csv. Raises: Stopped after a step."""

@@ -16,7 +16,8 @@ on_each = ops.HyperMap()
 
 
 def _square(x: Tensor) -> Tensor:
-    return ops.square(x).sum()
+    # a sum over all elements is one scalar after another on the CPU; a product is not
+    return ops.matmul(x.reshape(1, -1), x.reshape(-1, 1)).reshape(())
 
 
 def _scaled(scale: Tensor, x: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ def _follow(share: Tensor, average: Parameter, x: Tensor) -> Tensor:
 class Update(nn.Cell):
     """One update of the parameters, unless loss or gradients are not finite.
 
-    Losses and gradients are first averaged over the ranks, so that all ranks do the same. An update that is not finite
+    Losses and gradients have to be averaged over the ranks, so that all ranks do the same. An update that is not finite
     changes nothing: no weight, no moment, not the number of updates that the learning rate follows, nor the statistics
     of norms, which the forward pass has already spoilt and which are put back.
 
@@ -43,8 +44,8 @@ class Update(nn.Cell):
         ema_decay: d of the moving average of weights and statistics, a <- d a + (1 - d) w after each update; at first
             less, (1 + k) / (10 + k) after k updates, so that it soon forgets where training began. 0 keeps none.
 
-    Inputs: L, L_seg, L_aux (3,) and the gradients of optimizer.parameters, means over what this rank has seen.
-    Outputs: L, L_seg and L_aux over all ranks; the learning rate; whether the update was made, a bool.
+    Inputs: L, L_seg, L_aux (3,) and the gradients of optimizer.parameters, both from ``over_ranks``.
+    Outputs: L, L_seg and L_aux; the learning rate; whether the update was made, a bool.
     """
 
     def __init__(self, objective: nn.Cell, optimizer: nn.Cell, max_grad_norm: float,
@@ -69,10 +70,13 @@ class Update(nn.Cell):
         self.averages = ParameterTuple(
             [Parameter(each.value().copy(), name=f"average.{each.name}", requires_grad=False) for each in self.averaged])
 
-    def construct(self, losses: Tensor, gradients: Sequence[Tensor]):
+    def over_ranks(self, losses: Tensor, gradients: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """Means over the ranks of losses (3,) and gradients, which are means over what a rank has seen."""
         if self.ranks > 1:
-            losses = self.total(losses) / self.ranks
-            gradients = self.mean(gradients)
+            return self.total(losses) / self.ranks, self.mean(gradients)
+        return losses, gradients
+
+    def construct(self, losses: Tensor, gradients: Sequence[Tensor]):
         if self.loss_scaler is not None:
             gradients = self.loss_scaler.unscale(gradients)
         norm = ops.sqrt(ops.addn(on_each(_square, gradients)))
