@@ -38,7 +38,8 @@ MISSING = [each for each, there in (
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: scripts/set_up_lite.sh makes it")
 
 SAMPLES = 30
-ENVIRONMENT = {**os.environ, "MS_LITE_HOME": str(RUNTIME)}
+# The program turns Lite's log off where the user has not set how much there is to be of it.
+ENVIRONMENT = {**{name: value for name, value in os.environ.items() if name != "GLOG_v"}, "MS_LITE_HOME": str(RUNTIME)}
 
 
 class Deployed:
@@ -63,7 +64,7 @@ class Deployed:
 @pytest.fixture(scope="module")
 def deployed(make_checkpoint, tiny_data, tmp_path_factory):
     config = load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data),
-                                    "eval_limit": SAMPLES})
+                                    "eval_limit": SAMPLES, "threshold": 0.65})
     return Deployed(tmp_path_factory.mktemp("deployed"), make_checkpoint(config), config)
 
 
@@ -114,7 +115,7 @@ def test_an_image_gets_the_mask_of_mindspore(deployed, tmp_path):
     rgb = load_image(path)
     expected = Predictor(deployed.config, deployed.checkpoint).predict(rgb, "the blue square")
     mask = cv2.imread(str(tmp_path / answer["mask"]), cv2.IMREAD_GRAYSCALE) > 0
-    assert 0.01 < mask.mean() < 0.99
+    assert 0.02 < mask.mean() < 0.98
     # Apart from pixels on the threshold.
     assert (mask != expected.mask).mean() < 1e-3
     assert answer["max_probability"] == pytest.approx(expected.probability.max(), abs=1e-4)
