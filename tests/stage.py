@@ -123,6 +123,8 @@ class Stage:
         given = [word.partition("=")[0] for word in arguments if word.startswith("--")]
         assert set(given) <= options, f"{file.name} has no {set(given) - options}"
         following = dict(zip(arguments, arguments[1:]))
+        if file.stem == "random_checkpoint":
+            self._leave(f"{following['--output_dir']}/best.ckpt")
         taken = [following[f"--{name}"] for name in _TAKES if f"--{name}" in following]
         return self._missing(*(name for name in taken if not name.isdigit()))  # some count images
 

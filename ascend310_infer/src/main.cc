@@ -66,13 +66,13 @@ void run_files(const Options& options) {
   const std::vector<fs::path> directories = {options.text("input0_path"), options.text("input1_path"),
                                              options.text("input2_path")};
   const auto names = coupalign::file_names(directories[0]);
+  coupalign::make_directory(kResults);
+  coupalign::make_directory(kTimes);
   const auto start = std::chrono::steady_clock::now();
   const fs::path model = options.text("mindir_path");
   const bool described = fs::exists(fs::path(model).replace_extension(".json"));
   Runtime runtime = load(options, described ? coupalign::Description::beside(model).device : "");
   const double load = milliseconds_since(start);
-  coupalign::make_directory(kResults);
-  coupalign::make_directory(kTimes);
   std::vector<double> times;
   for (const auto& name : names) {
     std::vector<std::string> inputs;
@@ -124,6 +124,7 @@ void run_image(const Options& options) {
   const auto bytes = [](const std::vector<std::int32_t>& numbers) {
     return std::string(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(std::int32_t));
   };
+  coupalign::make_directory(options.text("output"));  // before what takes long
   Runtime runtime = load(options, description.device);
   const auto begin = std::chrono::steady_clock::now();
   auto outputs = runtime.predict({description.image.prepare(picture), bytes(words.ids), bytes(words.mask)},
@@ -139,7 +140,6 @@ void run_image(const Options& options) {
   double largest = 0;
   cv::minMaxLoc(probability, nullptr, &largest);
 
-  coupalign::make_directory(options.text("output"));
   const std::string stem = (fs::path(options.text("output")) / fs::path(options.text("image")).stem()).string();
   coupalign::write_png(stem + ".mask.png", mask);
   coupalign::write_png(stem + ".overlay.png", coupalign::overlay(picture, mask));
