@@ -88,12 +88,13 @@ class Graph(nn.Cell):
         self.model = model
         self.raw_image = raw_image
         self.proposals = proposals
-        self.mean = Tensor(np.array(MEAN, np.float32))
-        self.std = Tensor(np.array(STD, np.float32))
+        self.mean = Tensor(np.array(MEAN, np.float32).reshape(3, 1, 1))
+        self.std = Tensor(np.array(STD, np.float32).reshape(3, 1, 1))
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
         if self.raw_image:
-            image = ((image.astype("float32") - self.mean) / self.std).transpose(0, 3, 1, 2)
+            # Transposed first, since of other values than pixels Lite takes this for a change of format, and fails.
+            image = (image.transpose(0, 3, 1, 2).astype("float32") - self.mean) / self.std
         if not self.proposals:
             return ops.sigmoid(self.model(image, token_ids, token_mask))
         logits, _, masks, weights, _ = self.model.predict_all(image, token_ids, token_mask)
