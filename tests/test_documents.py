@@ -44,7 +44,7 @@ NOT_RUN_HERE = {
     r"run_tests": "is this",
     r"tensorboard --logdir": "tensorboard is not among the requirements",
     r"set_up_lite|\.lite/|coupalign --mindir|build\.sh|run_infer_310":
-        "needs MindSpore Lite; with one, tests/test_infer_cpp.py builds and runs it",
+        "needs MindSpore Lite; with one, tests/test_lite.py builds and runs it",
     r"-m benchmarks": "takes minutes",
     r"docs/architecture\.png": "builds the whole model: half a minute",
     r"source |pip install|cp --sparse|mindspore\.run_check": "not ours",
