@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.overlay import overlay
+from src.data.overlay import spotlight
 from src.data.transform import probability_at
 from src.demo.asked import read_expressions, read_upload
 from src.demo.engines import Answer, Engine
@@ -48,8 +48,8 @@ class Result:
     def mask_name(self, number: int) -> str:
         return f"{slug(self.stem)}-{number + 1}-{slug(self.expressions[number])}.mask.png"
 
-    def overlay(self, number: int, threshold: float) -> np.ndarray:
-        return overlay(self.picture, self._shown(number) > threshold)
+    def spotlight(self, number: int, threshold: float) -> np.ndarray:
+        return spotlight(self.picture, self._shown(number) > threshold)
 
     def probability(self, number: int) -> np.ndarray:
         """The map of probabilities in colours from 0 to 1, shaded by the image."""

@@ -12,7 +12,8 @@ from src.visual.heat import COLOURS
 
 _RAMP = ", ".join(matplotlib.colors.to_hex(COLOURS(step / 8)) for step in range(9))
 _LEGEND = f'<div class="legend">probability 0<i style="background: linear-gradient(to right, {_RAMP})"></i>1</div>'
-_PICTURE = {"format": "png", "interactive": False, "buttons": ["fullscreen"]}
+_SHOWN = {"format": "png", "interactive": False, "buttons": ["fullscreen"]}
+_PICTURE = {"min_width": 280, **_SHOWN}
 
 
 class Row:
@@ -29,17 +30,18 @@ class Row:
 
     def __init__(self, number: int, explains: bool):
         self._number = number
-        with gr.Group(visible=False, elem_id=f"row-{number}") as self._box:
+        with gr.Column(visible=False, elem_id=f"row-{number}", elem_classes="answer") as self._box:
             self._heading = gr.HTML(padding=False)
             with gr.Row():
-                self._overlay = gr.Image(label="mask", elem_classes="overlay", min_width=220, **_PICTURE)
-                self._probability = gr.Image(label="probability", elem_classes="probability", min_width=220, **_PICTURE)
+                self._mask = gr.Image(label="mask", elem_classes="mask", **_PICTURE)
+                self._probability = gr.Image(label="probability", elem_classes="probability", **_PICTURE)
             gr.HTML(_LEGEND, padding=False)
-            self._download = gr.DownloadButton("Mask as PNG, at the image's size", size="sm", elem_classes="download")
+            self._download = gr.DownloadButton("Download the mask (PNG, at the image's own size)", size="sm",
+                                               elem_classes="download")
             with gr.Accordion("What it was made of: attention, gates, weighed masks", open=False, visible=explains,
                               elem_classes="alignment") as self._accordion:
-                self._alignment = gr.Image(show_label=False, **_PICTURE)
-        self.changing = [self._heading, self._overlay, self._download]
+                self._alignment = gr.Image(show_label=False, container=False, **_SHOWN)
+        self.changing = [self._heading, self._mask, self._download]
         self.parts = [self._box, self._probability, self._accordion, self._alignment, *self.changing]
 
     def filled(self, found: Result | None, threshold: float) -> list:
@@ -57,7 +59,7 @@ class Row:
         file = save_bytes_to_cache(mask, found.mask_name(self._number), self._download.GRADIO_CACHE)
         about = f"{found.mask(self._number, threshold).mean():.1%} of the image, model {self._seconds(found):.2f} s"
         heading = f"<b>{html.escape(found.expressions[self._number])}</b><span>{about}</span>"
-        return [f'<div class="heading">{heading}</div>', found.overlay(self._number, threshold), file]
+        return [f'<div class="heading">{heading}</div>', found.spotlight(self._number, threshold), file]
 
     def explain_on_demand(self, result: gr.State, threshold: gr.Slider) -> None:
         """Draws the alignment when it is unfolded, which takes longer than the model."""
