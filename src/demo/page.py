@@ -25,7 +25,7 @@ CSS = """
 .said {padding: 8px 12px; border-radius: 6px; background: var(--background-fill-secondary); font-size: 1rem}
 .refused {background: #fdecea; color: #8c1d18; border: 1px solid #f3b7b1}
 .said, .heading {overflow-wrap: anywhere}
-.answer img {max-height: 75vh}
+.mask img, .probability img {max-height: 65vh}
 .answer {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 14px; gap: 10px}
 .heading b {font-size: 1.1rem}
 .heading span {display: block}

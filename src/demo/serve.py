@@ -37,7 +37,7 @@ def served(engine: Engine, host: str, port: int) -> Iterator[str]:
 
     Raises: UserError where Gradio is missing or the address is not to be had.
     """
-    _check_address(host, port)
+    port = _free_port(host, port)
     with tempfile.TemporaryDirectory(prefix="coupalign-page-") as directory:
         # Both are read when Gradio is imported or a component is made.
         os.environ.update(GRADIO_TEMP_DIR=str(Path(directory).resolve()), GRADIO_ANALYTICS_ENABLED="False")
@@ -52,7 +52,7 @@ def served(engine: Engine, host: str, port: int) -> Iterator[str]:
         page = build_page(engine)
         theme = gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("monospace",))
         _, url, _ = page.launch(
-            server_name=host, server_port=port or None, theme=theme, css=CSS, share=False, quiet=True,
+            server_name=host, server_port=port, theme=theme, css=CSS, share=False, quiet=True,
             prevent_thread_lock=True, max_file_size=MAX_MEGABYTES * 2**20, footer_links=[], ssr_mode=False,
             enable_monitoring=False, mcp_server=False, state_session_capacity=_SESSIONS, inbrowser=False,
             app_kwargs={"middleware": [Middleware(_Policy)]})
@@ -77,7 +77,8 @@ class _Policy:
         await self._app(scope, receive, send_with_policy if scope["type"] == "http" else send)
 
 
-def _check_address(host: str, port: int) -> None:
+def _free_port(host: str, port: int) -> int:
+    """`port`, or where that is 0 another, which nobody listens at."""
     if not 0 <= port < 65536:
         raise UserError(f"--port {port} is none: choose one of 1024 to 65535")
     try:
@@ -85,6 +86,7 @@ def _check_address(host: str, port: int) -> None:
         with socket.socket(family, kind) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(address)
+            return tried.getsockname()[1]
     except OSError as error:
         raise UserError(f"{host}:{port} is not to be had ({error.strerror}): choose another --port or --host"
                         ) from error

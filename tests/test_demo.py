@@ -1,0 +1,471 @@
+"""The page on which a model is tried: what it answers, what it refuses, and that a browser can work it."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+import demo
+from src.config import load_config
+from src.data.overlay import spotlight, write_png
+from src.data.refshapes.writer import _record
+from src.data.tokenizer import Tokenizer
+from src.data.transform import load_image
+from src.demo.asked import MAX_EXPRESSIONS, Refused, read_expressions, read_upload
+from src.demo.engines import Answer, LiteEngine, MindSporeEngine
+from src.demo.results import Result, ask
+from src.demo.serve import served
+from src.errors import UserError
+from src.files import REPOSITORY, find_file
+from tests.conftest import SMALLEST, assert_close
+from tests.test_deployment import describe
+
+CONFIG = load_config(overrides=SMALLEST)
+PNG = b"\x89PNG\r\n\x1a\n"
+gradio_client = pytest.importorskip("gradio_client")
+
+
+class Counting(MindSporeEngine):
+    """Counts what the model was asked, and fails on demand."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.asked, self.failing = [], None
+
+    def answer(self, rgb, expression):
+        self.asked.append(expression)
+        if self.failing:
+            raise self.failing
+        return super().answer(rgb, expression)
+
+
+@pytest.fixture(scope="module")
+def engine(make_checkpoint):
+    engine = Counting(CONFIG, str(make_checkpoint(CONFIG)))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def url(engine):
+    with served(engine, "127.0.0.1", 0) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer(find_file(CONFIG.vocab_file), CONFIG.max_tokens)
+
+
+def picture(number: int, height: int = 50, width: int = 70) -> np.ndarray:
+    """Coarse noise: a mask of which is no mere speckle."""
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+@pytest.fixture
+def image(tmp_path) -> Path:
+    write_png(tmp_path / "desk.png", picture(0))
+    return tmp_path / "desk.png"
+
+
+def expected_mask(engine: MindSporeEngine, rgb: np.ndarray, expression: str) -> np.ndarray:
+    """What ``predict.py`` would write."""
+    predict = engine._predictor.predict
+    return engine._thread.submit(predict, rgb, expression, proposals=True).result().mask
+
+
+# What is asked
+
+def test_an_upload_is_read_as_every_image_is(tmp_path):
+    write_png(tmp_path / "a.png", picture(1))
+    assert (read_upload(tmp_path / "a.png") == load_image(tmp_path / "a.png")).all()
+    (tmp_path / "a.txt").write_bytes((tmp_path / "a.png").read_bytes())
+    assert (read_upload(tmp_path / "a.txt") == picture(1)).all()
+
+
+def large_png(side: int) -> bytes:
+    """The head of a PNG that claims `side` by `side` pixels, which nobody should begin to decode."""
+    import struct
+    import zlib
+    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return PNG + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT"
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    (b"just some words", "x.png is no image, or a damaged one: choose a JPEG or PNG file."),
+    (b"", "x.png is no image"),
+    (PNG + b"\0" * 50, "x.png is no image"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png is no image"),
+    (PNG + b"\0" * (10 * 2**20), "x.png is larger than 10 MB"),
+    (large_png(5001), "x.png has more than 25 million pixels"),
+    (large_png(60000), "x.png has more than 25 million pixels"),
+    (large_png(3), "x.png has 3×3 pixels"),
+])
+def test_what_is_no_image_is_refused_by_its_content(tmp_path, content, said):
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(Refused, match=re.escape(said)) as caught:
+        read_upload(tmp_path / "x.png")
+    assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_damaged_image_is_refused(tmp_path, image):
+    (tmp_path / "half.png").write_bytes(image.read_bytes()[:200])
+    with pytest.raises(Refused, match="^half.png is no image"):
+        read_upload(tmp_path / "half.png")
+    with pytest.raises(Refused, match="There is no image yet"):
+        read_upload(None)
+
+
+def test_expressions_are_lines(tokenizer):
+    assert read_expressions("  the left  cup \n\n man\r\n", tokenizer) == ["the left cup", "man"]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("", "There is no expression yet"), (None, "There is no expression yet"), (" \n ", "There is no expression yet"),
+    ("x\n" * (MAX_EXPRESSIONS + 1), "These are 7 expressions: ask for 6 at a time."),
+    ("cup\n\u00ad", "has no word"), ("a b c d e f g", "is too long: this model reads 6 pieces of words."),
+    ("a" * 301, "has 301 characters"),
+])
+def test_what_no_model_can_read_is_refused(tokenizer, text, said):
+    with pytest.raises(Refused, match=said) as caught:
+        read_expressions(text, tokenizer)
+    assert len(str(caught.value)) < 150
+
+
+def test_the_longest_expression_that_fits_is_read_whole(tokenizer):
+    assert tokenizer.fits("a b c d e f") and not tokenizer.fits("a b c d e f g")
+
+
+# What is answered
+
+def test_a_result_is_what_predict_writes(engine, tmp_path):
+    rgb = picture(3, 90, 1300)
+    write_png(tmp_path / "Long One.png", rgb)
+    found = ask(engine, tmp_path / "Long One.png", "the red cup\nthe wall")
+    for number, expression in enumerate(["the red cup", "the wall"]):
+        expected = expected_mask(engine, rgb, expression)
+        written = cv2.imdecode(np.frombuffer(found.mask_png(number, CONFIG.threshold), np.uint8), cv2.IMREAD_UNCHANGED)
+        assert written.shape == rgb.shape[:2] and ((written == 255) == expected).all() and 0 < expected.mean() < 1
+    assert found.mask_name(1) == "long-one-2-the-wall.mask.png"
+    assert max(found.picture.shape) == 1024
+
+
+def test_another_threshold_is_another_mask_of_the_same_probability():
+    probability = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
+    rgb = picture(4, 64, 64)
+    found = Result("x", (64, 64), rgb, ["x"], [Answer(probability, None, 0.0)])
+    for threshold in (0.2, 0.9):
+        assert found.mask(0, threshold).mean() == pytest.approx(1 - threshold, abs=1 / 64)
+        assert (found.spotlight(0, threshold) == spotlight(rgb, probability > threshold)).all()
+    assert (found.probability(0)[:, -1].astype(int) - found.probability(0)[:, 0]).mean() < -50  # dark is likely
+
+
+# The server
+
+def find(url: str, path: Path | None, text: str, threshold: float = CONFIG.threshold):
+    """What a client of its own is told, the mask's file of each expression, and the client."""
+    client = gradio_client.Client(url, verbose=False)
+    sent = gradio_client.handle_file(path) if path else None
+    outputs = client.predict(sent, text, threshold, api_name="/find")
+    return re.sub("<.*?>", "", outputs[0]), masks(outputs[1:]), client
+
+
+def masks(outputs: tuple) -> list[np.ndarray]:
+    files = [each for each in outputs if isinstance(each, str) and each.endswith(".mask.png")]
+    return [cv2.imread(file, cv2.IMREAD_UNCHANGED) == 255 for file in files]
+
+
+def test_ten_users_at_once_get_an_answer_each_of_their_own(engine, url, tmp_path):
+    asked = [(picture(number, 40 + number, 70), f"the {word} cup") for number, word in
+             enumerate("red blue green left right small large first last other".split())]
+    expected = [expected_mask(engine, *each) for each in asked]
+    assert len({each.tobytes() for each in expected}) == 10
+    paths = [tmp_path / f"{number}.png" for number in range(10)]
+    for path, (rgb, _) in zip(paths, asked):
+        write_png(path, rgb)
+    with ThreadPoolExecutor(10) as users:
+        answers = list(users.map(lambda path, each: find(url, path, each[1]), paths, asked))
+    for (said, (mask,), _), right in zip(answers, expected):
+        assert said.startswith("1 expression in ") and (mask == right).all()
+
+
+def test_the_threshold_is_moved_without_the_model(engine, url, image):
+    expressions = ["the red cup", "the wall"]
+    said, before, client = find(url, image, "\n".join(expressions))
+    assert said.startswith("2 expressions in ") and len(before) == 2
+    asked = len(engine.asked)
+    after = masks(client.predict(0.2, api_name="/show"))
+    assert len(engine.asked) == asked
+    for expression, mask, larger in zip(expressions, before, after):
+        probability = engine._thread.submit(engine._predictor.predict, load_image(image), expression,
+                                            proposals=True).result().probability
+        assert (mask == (probability > CONFIG.threshold)).all() and (larger == (probability > 0.2)).all()
+        assert larger.sum() > mask.sum()
+
+
+def test_refusals_are_a_line_without_a_path(engine, url, image, tmp_path, capfd):
+    (tmp_path / "notes.png").write_text("no image at all")
+    for path, text, said in [(None, "cup", "There is no image yet: choose one"), (image, "", "There is no expression"),
+                             (tmp_path / "notes.png", "cup", "notes.png is no image"),
+                             (image, "cup " * 20, "is too long")]:
+        found, no_masks, _ = find(url, path, text)
+        assert said in found and not no_masks and "/" not in found
+    for error in (UserError("/srv/models/best.ckpt is broken"), RuntimeError("/srv/models")):
+        engine.failing = error
+        try:
+            found, no_masks, _ = find(url, image, "cup")
+        finally:
+            engine.failing = None
+        assert found == "The server could not answer this; its log says why." and not no_masks
+        assert "/srv/models" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["path", "url"])
+@pytest.mark.parametrize("source", [str(REPOSITORY / "assets/examples/val_000000.png"), "OTHER"])
+def test_files_of_the_server_and_of_others_are_not_read(engine, url, where, source):
+    import httpx
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        other.settimeout(0.2)
+        source = source.replace("OTHER", f"http://127.0.0.1:{other.getsockname()[1]}/x.png")
+        asked = len(engine.asked)
+        image = {"path": "x.png", where: source, "meta": {"_type": "gradio.FileData"}}
+        event = httpx.post(f"{url}gradio_api/call/find", json={"data": [image, "cup", 0.5]}).json()["event_id"]
+        answer = httpx.get(f"{url}gradio_api/call/find/{event}", timeout=20).text
+        with pytest.raises(TimeoutError):
+            other.accept()
+    assert len(engine.asked) == asked
+    assert "event: error" in answer and str(REPOSITORY) not in answer.replace(source, "")
+
+
+def test_a_large_upload_is_cut_short(url):
+    import httpx
+    answer = httpx.post(f"{url}gradio_api/upload", files={"files": ("big.png", PNG + b"\0" * 50 * 2**20)})
+    assert answer.status_code == 413 and "maximum allowed size" in answer.text
+    assert os.environ["GRADIO_TEMP_DIR"] not in answer.text
+
+
+def test_it_listens_to_this_machine_alone_and_names_no_other(url):
+    import httpx
+    port = int(url.rstrip("/").rsplit(":", 1)[1])
+    listening = [each.laddr for each in psutil.Process().net_connections() if each.status == psutil.CONN_LISTEN]
+    assert [address.ip for address in listening if address.port == port] == ["127.0.0.1"]
+    policy = httpx.get(url).headers["content-security-policy"]
+    assert policy.startswith("default-src 'self' data: blob:") and "http" not in policy
+    assert str(REPOSITORY) not in httpx.get(f"{url}config").text
+
+
+# The program
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--engine", "lite"], "--engine lite and --mindir FILE go together"),
+    (["--mindir", "x.mindir"], "--engine lite and --mindir FILE go together"),
+    (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+    (["--engine", "lite", "--mindir", "x.mindir", "--lite_python", "none/python"], "none/python cannot be run"),
+])
+def test_mistakes_are_one_line(capsys, arguments, said):
+    assert demo.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+def test_an_address_that_is_not_to_be_had_is_a_mistake(engine):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1:{port} is not to be had"), served(engine, "127.0.0.1", port):
+            pass
+    with pytest.raises(UserError, match="--port 70000"), served(engine, "127.0.0.1", 70000):
+        pass
+
+
+def test_examples_are_from_the_projects_own_generator():
+    ready = json.loads((REPOSITORY / "assets/examples/examples.json").read_text())
+    assert {each["image"] for each in ready} == {path.name for path in (REPOSITORY / "assets/examples").glob("*.png")}
+    for each in ready:
+        split, number = re.fullmatch(r"([a-zA-Z]+)_(\d+)\.png", each["image"]).groups()
+        record = _record(split, int(number), CONFIG.seed)
+        assert (REPOSITORY / "assets/examples" / each["image"]).read_bytes() == record["png"]
+        assert set(each["expressions"]) <= {text for _, said in record["refs"] for _, text in said}
+
+
+# MindSpore Lite
+
+STAND_IN = '''
+import os
+import numpy as np
+class Context:
+    cpu = type("CPU", (), {})()
+class ModelType:
+    MINDIR = 0
+class Port:
+    def __init__(self, shape): self.shape = shape
+    def set_data_from_numpy(self, array): self.array = array
+    def get_data_to_numpy(self): return self.array
+class Model:
+    def build_from_file(self, path, kind, context): print("chatter on standard output", flush=True)
+    def get_inputs(self): return [Port([1, 3, 64, 64]), Port([1, 8]), Port([1, 8])]
+    def predict(self, inputs):
+        if 6033 in inputs[1].array: os._exit(3)
+        answer = Port(None)
+        answer.array = (1 / (1 + np.exp(-inputs[0].array[:, 0]))).astype(np.float32)
+        return [answer]
+'''
+
+
+def test_lite_answers_from_a_process_of_its_own(tmp_path, monkeypatch):
+    from src.data.transform import MEAN, STD
+    (tmp_path / "mindspore_lite.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    engine = LiteEngine(CONFIG, str(describe(tmp_path)), sys.executable)
+    try:
+        assert engine.threshold == 0.4 and engine.tokenizer.max_tokens == 8
+        rgb = picture(5, 30, 64)
+        square = cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_LINEAR)
+        expected = 1 / (1 + np.exp(-(square[..., 0].astype(np.float64) - MEAN[0]) / STD[0]))
+        answer = engine.answer(rgb, "the red circle")
+        assert_close(answer.probability, expected, relative=1e-6)
+        assert answer.proposals is None
+        # A child that dies costs one answer.
+        with pytest.raises(UserError, match="MindSpore Lite has ended with status 3"):
+            engine.answer(rgb, "destroy")
+        assert_close(engine.answer(rgb, "the red circle").probability, expected, relative=1e-6)
+    finally:
+        engine.close()
+    assert engine._child.poll() == 0
+
+
+def test_lite_says_what_is_wrong_with_the_model(tmp_path):
+    (tmp_path / "x.mindir").touch()
+    with pytest.raises(UserError, match="description of the model .*x.json cannot be read"):
+        LiteEngine(CONFIG, str(tmp_path / "x.mindir"), sys.executable)
+
+
+# A browser
+
+@pytest.fixture(scope="module")
+def browser():
+    programs = shutil.which("chromium"), shutil.which("chromedriver")
+    if None in programs:
+        pytest.skip("no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for each in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking",
+                 "--window-size=1280,1100"):
+        options.add_argument(each)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+    yield driver
+    driver.quit()
+
+
+def all_of(browser, selector: str):
+    return browser.find_elements("css selector", selector)
+
+
+def until(browser, what):
+    from selenium.webdriver.support.ui import WebDriverWait
+    return WebDriverWait(browser, 30).until(lambda _: what())
+
+
+def open_page(browser, url: str) -> None:
+    browser.get(url)
+    until(browser, lambda: all_of(browser, "#image input[type=file]") and all_of(browser, "#examples button"))
+
+
+def upload(browser, path: Path) -> None:
+    all_of(browser, "#image input[type=file]")[0].send_keys(str(path))
+
+
+def message(browser) -> str:
+    return all_of(browser, "#message")[0].text
+
+
+def test_in_a_browser_a_mask_is_found_and_moved(browser, engine, url, image, tmp_path):
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    open_page(browser, url)
+    upload(browser, image)
+    until(browser, lambda: all_of(browser, "#image img"))
+    all_of(browser, "#text textarea")[0].send_keys("the red cup\nthe wall")
+    all_of(browser, "#find")[0].click()
+    until(browser, lambda: "2 expressions in" in message(browser))
+    shown = until(browser, lambda: [each for each in all_of(browser, ".mask img") if each.is_displayed()])
+    until(browser, lambda: all(each.get_property("naturalWidth") == 480 for each in shown))
+    assert len(shown) == 2 and "the wall" in all_of(browser, "#row-1 .heading")[0].text
+
+    def downloaded() -> np.ndarray:
+        file = tmp_path / "desk-1-the-red-cup.mask.png"
+        file.unlink(missing_ok=True)
+        all_of(browser, "#row-0 .download")[0].click()
+        until(browser, file.is_file)
+        return cv2.imread(str(file), cv2.IMREAD_UNCHANGED) == 255
+
+    expected = expected_mask(engine, load_image(image), "the red cup")
+    assert (downloaded() == expected).all()
+    asked, before = len(engine.asked), all_of(browser, "#row-0 .heading")[0].text
+    number = all_of(browser, "#threshold input[type=number]")[0]
+    number.clear()
+    number.send_keys("0.2\t")
+    until(browser, lambda: all_of(browser, "#row-0 .heading")[0].text != before)
+    assert downloaded().sum() > expected.sum() and len(engine.asked) == asked
+    all_of(browser, "#row-1 .alignment button")[0].click()
+    drawn = until(browser, lambda: all_of(browser, "#row-1 .alignment img"))[0]
+    until(browser, lambda: drawn.get_property("naturalWidth") == 1240)
+    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    addresses = [each["params"]["request"]["url"] for each in sent if each["method"] == "Network.requestWillBeSent"]
+    assert len(addresses) > 10
+    assert [each for each in addresses if not each.startswith((url, "data:", "blob:"))] == []
+
+
+def test_in_a_browser_an_example_is_a_click(browser, engine, url):
+    open_page(browser, url)
+    all_of(browser, "#examples button")[0].click()
+    until(browser, lambda: "in MindSpore" in message(browser) or "too long" in message(browser))
+
+
+def test_in_a_browser_wrong_files_are_refused_politely(browser, url, tmp_path):
+    (tmp_path / "notes.txt").write_text("no image at all")
+    (tmp_path / "notes.png").write_text("no image at all")
+    (tmp_path / "large.png").write_bytes(PNG + b"\0" * 50 * 2**20)
+
+    def notice() -> str:
+        return " ".join(each.text for each in all_of(browser, ".toast-body"))
+
+    for name, said in (("notes.txt", "Invalid file type"), ("large.png", "exceed the maximum allowed size of 10")):
+        open_page(browser, url)
+        upload(browser, tmp_path / name)
+        until(browser, lambda said=said: said in notice())
+        assert str(tmp_path) not in notice() and not all_of(browser, "#image img")
+    open_page(browser, url)
+    upload(browser, tmp_path / "notes.png")
+    until(browser, lambda: all_of(browser, "#image img"))
+    all_of(browser, "#text textarea")[0].send_keys("cup")
+    all_of(browser, "#find")[0].click()
+    until(browser, lambda: message(browser) == "notes.png is no image, or a damaged one: choose a JPEG or PNG file.")
+
+
+def test_in_a_narrow_window_nothing_sticks_out(browser, url):
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True})
+    try:
+        open_page(browser, url)
+        time.sleep(0.5)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+        assert all_of(browser, "#find")[0].size["width"] > 250
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
