@@ -78,7 +78,7 @@ def build_page(engine: Engine) -> gr.Blocks:
                  "outputs": [result, message, *(part for row in rows for part in row.parts)]}
         gr.on([button.click, text.submit], **asked, api_name="find")
         shelf.click(lambda number: (ready[number]["image"], "\n".join(ready[number]["expressions"])), shelf,
-                    [image, text], api_name=False).then(**asked, api_name=False)
+                    [image, text], api_visibility="private").then(**asked, api_visibility="private")
         threshold.change(show, [result, threshold], [part for row in rows for part in row.changing],
                          trigger_mode="always_last", show_progress="hidden", concurrency_limit=2, api_name="show")
         for row in rows:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -25,6 +26,7 @@ _FONTS = ("system-ui", "Arial", "sans-serif")
 def serve(engine: Engine, host: str, port: int) -> None:
     """Shows the page until it is interrupted."""
     with served(engine, host, port) as url:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are removed then too
         print(f"{url}  (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
 
