@@ -42,9 +42,6 @@ class Result:
         """(H, W) bool, the mask at the image's own size, as predict.py writes it."""
         return probability_at(self.answers[number].probability, *self.size) > threshold
 
-    def mask_png(self, number: int, threshold: float) -> bytes:
-        return cv2.imencode(".png", self.mask(number, threshold).astype(np.uint8) * 255)[1].tobytes()
-
     def mask_name(self, number: int) -> str:
         return f"{slug(self.stem)}-{number + 1}-{slug(self.expressions[number])}.mask.png"
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import html
 
+import cv2
 import gradio as gr
 import matplotlib
+import numpy as np
 from gradio.processing_utils import save_bytes_to_cache
 
 from src.demo.results import Result
@@ -55,9 +57,10 @@ class Row:
         """Values of what changes."""
         if not self._has(found):
             return [gr.skip()] * len(self.changing)
-        mask = found.mask_png(self._number, threshold)
-        file = save_bytes_to_cache(mask, found.mask_name(self._number), self._download.GRADIO_CACHE)
-        about = f"{found.mask(self._number, threshold).mean():.1%} of the image, model {self._seconds(found):.2f} s"
+        mask = found.mask(self._number, threshold)
+        png = cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes()
+        file = save_bytes_to_cache(png, found.mask_name(self._number), self._download.GRADIO_CACHE)
+        about = f"{mask.mean():.1%} of the image, model {found.answers[self._number].seconds:.2f} s"
         heading = f"<b>{html.escape(found.expressions[self._number])}</b><span>{about}</span>"
         return [f'<div class="heading">{heading}</div>', found.spotlight(self._number, threshold), file]
 
@@ -71,6 +74,3 @@ class Row:
 
     def _has(self, found: Result | None) -> bool:
         return found is not None and self._number < len(found.answers)
-
-    def _seconds(self, found: Result) -> float:
-        return found.answers[self._number].seconds
