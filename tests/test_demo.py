@@ -127,7 +127,7 @@ def test_the_threshold_is_moved_without_the_model(engine, url, image):
 
 def test_refusals_are_a_line_without_a_path(engine, url, image, tmp_path, capfd):
     (tmp_path / "notes.png").write_text("no image at all")
-    for path, text, said in [(None, "cup", "There is no image yet: choose one"), (image, "", "There is no expression"),
+    for path, text, said in [(None, "cup", "There is no image: choose one"), (image, "", "There is no expression"),
                              (tmp_path / "notes.png", "cup", "notes.png is no image"),
                              (image, "cup " * 20, "is too long")]:
         found, no_masks, _ = find(url, path, text)

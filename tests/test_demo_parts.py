@@ -21,6 +21,7 @@ from src.data.transform import MEAN, STD, load_image
 from src.demo.asked import MAX_EXPRESSIONS, Refused, read_expressions, read_upload
 from src.demo.engines import Answer, LiteEngine
 from src.demo.results import Result
+from src.demo.serve import served
 from src.errors import UserError
 from src.files import REPOSITORY, find_file
 from tests.conftest import SMALLEST, assert_close
@@ -81,8 +82,9 @@ def test_a_damaged_image_is_refused(tmp_path, image):
     (tmp_path / "half.png").write_bytes(image.read_bytes()[:200])
     with pytest.raises(Refused, match="^half.png is no image"):
         read_upload(tmp_path / "half.png")
-    with pytest.raises(Refused, match="There is no image yet"):
-        read_upload(None)
+    for path in (None, tmp_path / "removed.png"):
+        with pytest.raises(Refused, match="^There is no image: choose one"):
+            read_upload(path)
 
 
 def test_expressions_are_lines(tokenizer):
@@ -125,6 +127,12 @@ def test_mistakes_are_one_line(capsys, arguments, said):
     assert demo.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+def test_without_gradio_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match="pip install -r requirements-demo.txt"), served(None, "127.0.0.1", 0):
+        pass
 
 
 def test_examples_are_from_the_projects_own_generator():

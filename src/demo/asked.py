@@ -28,8 +28,8 @@ def read_upload(path: str | os.PathLike | None) -> np.ndarray:
 
     Raises: Refused for none, for a file that is too large, and for what is no image or an unusable one.
     """
-    if path is None:
-        raise Refused("There is no image yet: choose one, or drop it on the left.")
+    if path is None or not os.path.isfile(path):  # uploads are not kept for ever
+        raise Refused("There is no image: choose one, or drop it into its box.")
     name = shown(Path(path).name)
     if os.path.getsize(path) > MAX_MEGABYTES * 2**20:
         raise Refused(f"{name} is larger than {MAX_MEGABYTES} MB: choose a smaller one.")
