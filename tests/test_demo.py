@@ -143,17 +143,18 @@ def test_refusals_are_a_line_without_a_path(engine, url, image, tmp_path, capfd)
 
 
 @pytest.mark.parametrize("where", ["path", "url"])
-@pytest.mark.parametrize("source", [str(REPOSITORY / "assets/examples/val_000000.png"), "OTHER"])
-def test_files_of_the_server_and_of_others_are_not_read(engine, url, where, source):
+@pytest.mark.parametrize("source", ["SECRET", "EXAMPLE", "OTHER"])
+def test_files_of_the_server_and_of_others_are_not_read(engine, url, image, where, source):
     import httpx
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         other.settimeout(0.2)
-        source = source.replace("OTHER", f"http://127.0.0.1:{other.getsockname()[1]}/x.png")
+        source = {"SECRET": str(image), "EXAMPLE": str(REPOSITORY / "assets/examples/val_000000.png"),
+                  "OTHER": f"http://127.0.0.1:{other.getsockname()[1]}/x.png"}[source]
         asked = len(engine.asked)
-        image = {"path": "x.png", where: source, "meta": {"_type": "gradio.FileData"}}
-        event = httpx.post(f"{url}gradio_api/call/find", json={"data": [image, "cup", 0.5]}).json()["event_id"]
+        sent = {"path": "x.png", where: source, "meta": {"_type": "gradio.FileData"}}
+        event = httpx.post(f"{url}gradio_api/call/find", json={"data": [sent, "cup", 0.5]}).json()["event_id"]
         answer = httpx.get(f"{url}gradio_api/call/find/{event}", timeout=20).text
         with pytest.raises(TimeoutError):
             other.accept()
@@ -266,7 +267,8 @@ def test_in_a_browser_a_mask_is_found_and_moved(browser, engine, url, image, tmp
     assert [each for each in addresses if not each.startswith((url, "data:", "blob:"))] == []
 
 
-def test_in_a_browser_an_example_is_a_click(browser, engine, url):
+def test_in_a_browser_an_example_is_a_click(browser, engine, url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Gradio hands on any file of the working directory
     open_page(browser, url)
     all_of(browser, "#examples button")[0].click()
     until(browser, lambda: "in MindSpore" in message(browser) or "too long" in message(browser))

@@ -14,7 +14,7 @@ from src.demo.results import Result, ask
 from src.demo.row import Row
 from src.files import REPOSITORY
 
-_EXAMPLES = REPOSITORY / "assets/examples"
+EXAMPLES = REPOSITORY / "assets/examples"
 _KEPT_SECONDS = 3600  # of uploads, pictures and results
 _TITLE = "CoupAlign: the mask of what a sentence names"
 _WAITING = 50  # requests in the queue, at most
@@ -26,6 +26,8 @@ CSS = """
 .refused {background: #fdecea; color: #8c1d18; border: 1px solid #f3b7b1}
 .said, .heading {overflow-wrap: anywhere}
 .mask img, .probability img {max-height: 65vh}
+.made-of *:has(> img) {overflow-x: auto; justify-content: flex-start}
+.made-of img {min-width: 820px}
 .answer {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 14px; gap: 10px}
 .heading b {font-size: 1.1rem}
 .heading span {display: block}
@@ -88,8 +90,8 @@ def build_page(engine: Engine) -> gr.Blocks:
 
 def examples() -> list[dict]:
     """What ships: ``image``, the path of a file, and ``expressions`` for it."""
-    ready = json.loads((_EXAMPLES / "examples.json").read_text(encoding="utf-8"))
-    return [{**each, "image": str(_EXAMPLES / each["image"])} for each in ready]
+    ready = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+    return [{**each, "image": str(EXAMPLES / each["image"])} for each in ready]
 
 
 def _leave_unopened(image: gr.Image) -> None:

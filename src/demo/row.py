@@ -42,7 +42,7 @@ class Row:
                                                elem_classes="download")
             with gr.Accordion("What it was made of: attention, gates, weighed masks", open=False, visible=explains,
                               elem_classes="alignment") as self._accordion:
-                self._alignment = gr.Image(show_label=False, container=False, **_SHOWN)
+                self._alignment = gr.Image(show_label=False, elem_classes="made-of", **_SHOWN)
         self.changing = [self._heading, self._mask, self._download]
         self.parts = [self._box, self._probability, self._accordion, self._alignment, *self.changing]
 

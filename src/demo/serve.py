@@ -48,7 +48,7 @@ def served(engine: Engine, host: str, port: int) -> Iterator[str]:
             from starlette.middleware import Middleware
         except ImportError as error:
             raise UserError("the page needs Gradio: python -m pip install -r requirements-demo.txt") from error
-        from src.demo.page import CSS, build_page
+        from src.demo.page import CSS, EXAMPLES, build_page
 
         engine.answer(np.zeros((64, 64, 3), np.uint8), "object")
         page = build_page(engine)
@@ -56,6 +56,7 @@ def served(engine: Engine, host: str, port: int) -> Iterator[str]:
         _, url, _ = page.launch(
             server_name=host, server_port=port, theme=theme, css=CSS, share=False, quiet=True,
             prevent_thread_lock=True, max_file_size=MAX_MEGABYTES * 2**20, footer_links=[], ssr_mode=False,
+            allowed_paths=[str(EXAMPLES)],
             enable_monitoring=False, mcp_server=False, state_session_capacity=_SESSIONS, inbrowser=False,
             app_kwargs={"middleware": [Middleware(_Policy)]})
         try:
