@@ -30,8 +30,8 @@ CSS = """
 .made-of img {min-width: 820px}
 .answer {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 14px; gap: 10px}
 .heading b {font-size: 1.1rem}
-.heading span {display: block}
-.heading span, .legend {color: var(--body-text-color); opacity: .75; font-size: .9rem}
+.heading span {display: block; opacity: .75}
+.heading span, .legend {font-size: .9rem}
 .legend {display: flex; gap: 8px; align-items: center; justify-content: flex-end}
 .legend i {width: 140px; height: 10px}
 """
