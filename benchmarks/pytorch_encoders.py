@@ -1,4 +1,4 @@
-"""The two encoders alone in PyTorch, as Hugging Face writes them: what a user would run instead, and less than a model."""
+"""The two encoders alone in PyTorch, as Hugging Face writes them: less than any such model computes."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ def make_encoders(config: Config) -> tuple:
     import_utils._torchvision_available = False  # not needed, and one that does not fit torch would break the next line
     from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
-    swin = SwinModel(SwinConfig(
+    swin_config = SwinConfig(
         image_size=config.image_size, embed_dim=config.swin_embed_dim, depths=config.swin_depths,
         num_heads=config.swin_num_heads, window_size=config.swin_window_size,
-        drop_path_rate=config.swin_drop_path_rate), add_pooling_layer=False)
-    bert = BertModel(BertConfig(
-        vocab_size=config.bert_vocab_size, hidden_size=config.bert_hidden_size, intermediate_size=4 * config.bert_hidden_size,
-        num_hidden_layers=config.bert_num_layers, num_attention_heads=config.bert_num_heads,
-        max_position_embeddings=config.bert_max_positions, hidden_dropout_prob=config.bert_dropout,
-        attention_probs_dropout_prob=config.bert_dropout), add_pooling_layer=False)
-    return swin, bert
+        drop_path_rate=config.swin_drop_path_rate)
+    bert_config = BertConfig(
+        vocab_size=config.bert_vocab_size, hidden_size=config.bert_hidden_size,
+        intermediate_size=4 * config.bert_hidden_size, num_hidden_layers=config.bert_num_layers,
+        num_attention_heads=config.bert_num_heads, max_position_embeddings=config.bert_max_positions,
+        hidden_dropout_prob=config.bert_dropout, attention_probs_dropout_prob=config.bert_dropout)
+    return SwinModel(swin_config, add_pooling_layer=False), BertModel(bert_config, add_pooling_layer=False)
 
 
 def inference(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Callable[[], None]:

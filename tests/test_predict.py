@@ -21,7 +21,7 @@ from src.data.tokenizer import Tokenizer
 from src.data.transform import prepare_image
 from src.errors import UserError
 from src.files import REPOSITORY, find_file
-from src.inference.predict import slug, box
+from src.inference.predict import box, slug
 from src.inference.predictor import Predictor, Proposals, probabilities
 from src.model import build_model
 from tests.conftest import SMALLEST, assert_close
