@@ -7,11 +7,11 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from src.config import DEFAULT_FILE, Config, Key, config_keys, load_config
 from src.errors import UserError
+from src.files import find_file
 
 
 def parse_arguments(description: str | None, argv: Sequence[str] | None,
@@ -51,7 +51,7 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None,
     args = parser.parse(argv)
     path = args.config
     if path is None and takes_checkpoint and args.checkpoint:
-        candidate = Path(args.checkpoint).expanduser().parent / "config.yaml"
+        candidate = find_file(args.checkpoint).parent / "config.yaml"
         path = candidate if candidate.is_file() else None
     given = {name: vars(args).pop(name) for name in keys if name in args}
     if path is None and base:

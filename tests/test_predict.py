@@ -21,7 +21,7 @@ from src.data.tokenizer import Tokenizer
 from src.data.transform import prepare_image
 from src.errors import UserError
 from src.files import REPOSITORY, find_file
-from src.inference.predict import _slug, box
+from src.inference.predict import box, slug
 from src.inference.predictor import Predictor, Proposals, probabilities
 from src.model import build_model
 from tests.conftest import SMALLEST, assert_close
@@ -176,7 +176,7 @@ def test_overlay_tints_the_mask_and_nothing_else():
 
 @given(st.text(max_size=80))
 def test_names_are_safe_on_any_system(text):
-    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", _slug(text))
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", slug(text))
 
 
 def test_the_program_writes_what_the_predictor_finds(predictor, checkpoint, tmp_path, capfd):

@@ -81,6 +81,10 @@ class Tokenizer:
             words.append((expression[begin:end], [*slots, slot]))
         return words
 
+    def fits(self, expression: str) -> bool:
+        """Whether all of it goes into the T slots, or it is cut. Raises: UserError as `encode`."""
+        return not self._encode(expression).overflowing
+
     def _encode(self, expression: str) -> Encoding:
         encoding = self._tokenizer.encode(expression)
         if sum(encoding.attention_mask) <= 2:

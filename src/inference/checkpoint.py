@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import mindspore
 from mindspore import nn
@@ -20,8 +21,8 @@ _OTHER_CONFIGURATION = "it was made with another configuration: pass its config.
 _CONVERT_AGAIN = "it was converted for another configuration: run convert_weights.py with this one"
 
 
-def read_checkpoint(path: str | os.PathLike) -> dict[str, mindspore.Parameter]:
-    """All parameters of a checkpoint file by name. Raises UserError where there is no file or no checkpoint in it."""
+def find_checkpoint(path: str | os.PathLike) -> Path:
+    """The file that `path` means, unopened. Raises UserError where it is missing, or by its name another kind."""
     path = find_file(path)
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: check the path (train.py writes them to output_dir)")
@@ -29,6 +30,12 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, mindspore.Parameter]:
         raise UserError(f"checkpoint {path} cannot be read: check its permissions")
     if path.suffix != ".ckpt":
         raise UserError(f"{path} is not a MindSpore checkpoint (.ckpt): convert_weights.py makes one of PyTorch's")
+    return path
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, mindspore.Parameter]:
+    """All parameters of a checkpoint file by name. Raises UserError where there is no file or no checkpoint in it."""
+    path = find_checkpoint(path)
     try:
         return mindspore.load_checkpoint(str(path))
     except (ValueError, TypeError, RuntimeError) as error:

@@ -32,7 +32,7 @@ def predict(config: Config, checkpoint: str | os.PathLike, image: str | os.PathL
     make_directory(output)
     for number, expression in enumerate(expressions, 1):
         prediction = predictor.predict(rgb, expression)
-        stem = Path(output) / f"{_slug(Path(image).stem)}-{number}-{_slug(expression)}"
+        stem = Path(output) / f"{slug(Path(image).stem)}-{number}-{slug(expression)}"
         files = {kind: f"{stem}.{kind}.png" for kind in ("mask", "overlay")}
         write_png(files["mask"], prediction.mask)
         write_png(files["overlay"], overlay(rgb, prediction.mask))
@@ -55,6 +55,6 @@ def box(mask: np.ndarray) -> list[int] | None:
     return [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)]
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """`text` as part of a file name on any system."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "x"

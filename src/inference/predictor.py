@@ -13,7 +13,7 @@ from src.data.tokenizer import Tokenizer
 from src.data.transform import load_image, prepare_image, probability_at
 from src.errors import UserError
 from src.files import find_file
-from src.inference.checkpoint import load_checkpoint
+from src.inference.checkpoint import find_checkpoint, load_checkpoint
 from src.model import build_model
 
 
@@ -74,6 +74,7 @@ class Predictor:
     """
 
     def __init__(self, config: Config, checkpoint: str | os.PathLike):
+        find_checkpoint(checkpoint)  # a large model takes long to build
         self.config = config
         self.tokenizer = Tokenizer(find_file(config.vocab_file), config.max_tokens)
         self.model = build_model(config)

@@ -99,6 +99,7 @@ def _from_mindformers() -> tuple[type, type]:
             # It makes a directory of logs in the working directory, unless told where.
             os.environ.setdefault("LOCAL_DEFAULT_PATH", logs)
             from mindformers.core.lr import PolynomialWithWarmUpLR
+
             from src.training.adamw import FusedAdamW
     finally:
         logging.disable(logging.NOTSET)

@@ -7,7 +7,7 @@ import numpy as np
 
 from src.visual.page import INK, MUTED, Page
 
-_COLOURS = matplotlib.colormaps["OrRd"]
+COLOURS = matplotlib.colormaps["OrRd"]
 _SHADE = 0.3  # how much the image darkens the colours, which have to stay those of the scale
 
 
@@ -30,4 +30,4 @@ def draw_scale(page: Page, x: float, y: float, width: float, most: str, notch: f
 
 def _colours(values: np.ndarray) -> np.ndarray:
     """Values from 0 to 1 as RGB from 0 to 255, float."""
-    return _COLOURS(np.clip(values, 0, 1))[..., :3] * 255
+    return COLOURS(np.clip(values, 0, 1))[..., :3] * 255

@@ -1,0 +1,136 @@
+"""Time and memory of CoupAlign in graph mode on the CPU, beside PyTorch with the two encoders alone.
+
+    python -m benchmarks.beside_pytorch --of inference --batch_size 1
+    python -m benchmarks.beside_pytorch --of training --batch_size 2
+
+The whole model of the configuration, with its losses and its optimiser in training, against Hugging Face's Swin and BERT
+of the same sizes, eager float32; in training with a 1x1 convolution on top and AdamW. They take turns; the median of the
+rounds' ratios counts. The peak of memory is that of a process of its own each, libraries included.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from benchmarks import pytorch_encoders
+from src.cli import command, parse_arguments
+from src.config import Config
+from src.files import REPOSITORY
+
+PAUSE = 0.3  # seconds in which the threads of the one that ran go to sleep
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--of", choices=("inference", "training"), default="inference", help="default: inference")
+    parser.add_argument("--rounds", type=int, default=5, metavar="INT", help="turns of each (default: 5)")
+    parser.add_argument("--alone", choices=("ours", "pytorch"), help="run one of them alone and print its peak of memory")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add)
+    inputs = _inputs(config)
+    if args.alone:
+        run = _runner(args.alone, args.of)(config, *inputs)
+        for _ in range(3):
+            run()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+        return 0
+    start = time.perf_counter()
+    ours = _runner("ours", args.of)(config, *inputs)
+    ours()
+    print(f"ours: first pass after {time.perf_counter() - start:.0f} s, building and compilation included")
+    theirs = _runner("pytorch", args.of)(config, *inputs)
+    theirs()
+    pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(args.rounds)]
+    for name, times in zip(("CoupAlign", "PyTorch, encoders alone"), zip(*pairs, strict=True), strict=True):
+        print(f"{name}: {1000 * statistics.median(times):.0f} ms ({1000 * min(times):.0f}-{1000 * max(times):.0f}), "
+              f"{config.batch_size / statistics.median(times):.1f} samples a second")
+    ratios = [a / b for a, b in pairs]
+    print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
+    peaks = [_peak(name, sys.argv[1:] if argv is None else argv) for name in ("ours", "pytorch")]
+    print(f"peak of memory: {peaks[0]:.2f} GB, PyTorch {peaks[1]:.2f} GB, ratio {peaks[0] / peaks[1]:.2f}")
+    return 0
+
+
+def _runner(who: str, what: str) -> Callable[..., Callable[[], None]]:
+    if who == "pytorch":
+        return getattr(pytorch_encoders, what)
+    return {"inference": _our_inference, "training": _our_training}[what]
+
+
+def _our_inference(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Callable[[], None]:
+    from mindspore import Tensor
+
+    from src.context import set_up
+    from src.model import build_model
+
+    set_up(config)
+    model = build_model(config).set_train(False)
+    inputs = Tensor(image), Tensor(ids), Tensor(mask)
+
+    def run() -> None:
+        model(*inputs).asnumpy()
+
+    return run
+
+
+def _our_training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Callable[[], None]:
+    from mindspore import Tensor
+
+    from src.context import set_up
+    from src.loss import PixelContrastiveLoss
+    from src.model import build_model
+    from src.training.optimizer import make_optimizer
+    from src.training.step import Objective, TrainStep
+
+    set_up(config)
+    model = build_model(config)
+    contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
+    objective = Objective(model, contrast, config.aux_loss_weight)
+    optimizer = make_optimizer(config, model.trainable_params(), 1000)
+    step = TrainStep(objective, optimizer, config.max_grad_norm, config.batch_size)
+    step.set_train(True)
+    target = np.zeros((len(image), config.image_size, config.image_size), np.float32)
+    side = int(config.image_size * 0.15 ** 0.5)  # 15 % of the pixels
+    target[:, :side, :side] = 1
+    batch = {"image": Tensor(image), "token_ids": Tensor(ids), "token_mask": Tensor(mask), "mask": Tensor(target)}
+    numbers = iter(range(1_000_000))
+
+    def run() -> None:
+        step.update([batch], config.seed, next(numbers), [0])[0][0].asnumpy()
+
+    return run
+
+
+def _inputs(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    image = random.standard_normal((config.batch_size, 3, config.image_size, config.image_size)).astype(np.float32)
+    ids = random.integers(1000, config.bert_vocab_size, (config.batch_size, config.max_tokens)).astype(np.int32)
+    return image, ids, np.ones_like(ids)
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    time.sleep(PAUSE)
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _peak(who: str, arguments: Sequence[str]) -> float:
+    """Resident memory at its highest, GB (10^9 bytes), in a process that runs one of them three times."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks.beside_pytorch", *arguments, "--alone", who], check=True,
+                          cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=os.environ)
+    return float(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

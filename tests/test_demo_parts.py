@@ -1,0 +1,194 @@
+"""What the page asks, shows and runs on, without its server: uploads, expressions, thresholds, the child with Lite."""
+from __future__ import annotations
+
+import json
+import re
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import demo
+from src.config import load_config
+from src.data.overlay import spotlight, write_png
+from src.data.refshapes.writer import _record
+from src.data.tokenizer import Tokenizer
+from src.data.transform import MEAN, STD, load_image
+from src.demo.asked import MAX_EXPRESSIONS, Refused, read_expressions, read_upload
+from src.demo.engines import Answer, LiteEngine
+from src.demo.results import Result
+from src.demo.serve import served
+from src.errors import UserError
+from src.files import REPOSITORY, find_file
+from tests.conftest import SMALLEST, assert_close
+from tests.test_deployment import describe
+
+CONFIG = load_config(overrides=SMALLEST)
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer(find_file(CONFIG.vocab_file), CONFIG.max_tokens)
+
+
+def picture(number: int, height: int = 50, width: int = 70) -> np.ndarray:
+    """Coarse noise: a mask of which is no mere speckle."""
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+@pytest.fixture
+def image(tmp_path) -> Path:
+    write_png(tmp_path / "desk.png", picture(0))
+    return tmp_path / "desk.png"
+
+
+def test_an_upload_is_read_as_every_image_is(tmp_path):
+    write_png(tmp_path / "a.png", picture(1))
+    assert (read_upload(tmp_path / "a.png") == load_image(tmp_path / "a.png")).all()
+    (tmp_path / "a.txt").write_bytes((tmp_path / "a.png").read_bytes())
+    assert (read_upload(tmp_path / "a.txt") == picture(1)).all()
+
+
+def large_png(side: int) -> bytes:
+    """The head of a PNG that claims `side` by `side` pixels, which nobody should begin to decode."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return PNG + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT"
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    (b"just some words", "x.png is no image, or a damaged one: choose a JPEG or PNG file."),
+    (b"", "x.png is no image"),
+    (PNG + b"\0" * 50, "x.png is no image"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png is no image"),
+    (PNG + b"\0" * (10 * 2**20), "x.png is larger than 10 MB"),
+    (large_png(5001), "x.png has more than 25 million pixels"),
+    (large_png(60000), "x.png has more than 25 million pixels"),
+    (large_png(3), "x.png has 3×3 pixels"),
+])
+def test_what_is_no_image_is_refused_by_its_content(tmp_path, content, said):
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(Refused, match=re.escape(said)) as caught:
+        read_upload(tmp_path / "x.png")
+    assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_damaged_image_is_refused(tmp_path, image):
+    (tmp_path / "half.png").write_bytes(image.read_bytes()[:200])
+    with pytest.raises(Refused, match="^half.png is no image"):
+        read_upload(tmp_path / "half.png")
+    for path in (None, tmp_path / "removed.png"):
+        with pytest.raises(Refused, match="^There is no image: choose one"):
+            read_upload(path)
+
+
+def test_expressions_are_lines(tokenizer):
+    assert read_expressions("  the left  cup \n\n man\r\n", tokenizer) == ["the left cup", "man"]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("", "There is no expression yet"), (None, "There is no expression yet"), (" \n ", "There is no expression yet"),
+    ("x\n" * (MAX_EXPRESSIONS + 1), "These are 7 expressions: ask for 6 at a time."),
+    ("cup\n\u00ad", "has no word"), ("a b c d e f g", "is too long: this model reads 6 pieces of words."),
+    ("a" * 301, "has 301 characters"),
+])
+def test_what_no_model_can_read_is_refused(tokenizer, text, said):
+    with pytest.raises(Refused, match=said) as caught:
+        read_expressions(text, tokenizer)
+    assert len(str(caught.value)) < 150
+
+
+def test_the_longest_expression_that_fits_is_read_whole(tokenizer):
+    assert tokenizer.fits("a b c d e f") and not tokenizer.fits("a b c d e f g")
+
+
+def test_another_threshold_is_another_mask_of_the_same_probability():
+    probability = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
+    rgb = picture(4, 64, 64)
+    found = Result("x", (64, 64), rgb, ["x"], [Answer(probability, None, 0.0)])
+    for threshold in (0.2, 0.9):
+        assert found.mask(0, threshold).mean() == pytest.approx(1 - threshold, abs=1 / 64)
+        assert (found.spotlight(0, threshold) == spotlight(rgb, probability > threshold)).all()
+    assert (found.probability(0)[:, -1].astype(int) - found.probability(0)[:, 0]).mean() < -50  # dark is likely
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--engine", "lite"], "--engine lite and --mindir FILE go together"),
+    (["--mindir", "x.mindir"], "--engine lite and --mindir FILE go together"),
+    (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+    (["--engine", "lite", "--mindir", "x.mindir", "--lite_python", "none/python"], "none/python cannot be run"),
+])
+def test_mistakes_are_one_line(capsys, arguments, said):
+    assert demo.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+def test_without_gradio_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match="pip install -r requirements-demo.txt"), served(None, "127.0.0.1", 0):
+        pass
+
+
+def test_examples_are_from_the_projects_own_generator():
+    ready = json.loads((REPOSITORY / "assets/examples/examples.json").read_text())
+    assert {each["image"] for each in ready} == {path.name for path in (REPOSITORY / "assets/examples").glob("*.png")}
+    for each in ready:
+        split, number = re.fullmatch(r"([a-zA-Z]+)_(\d+)\.png", each["image"]).groups()
+        record = _record(split, int(number), CONFIG.seed)
+        assert (REPOSITORY / "assets/examples" / each["image"]).read_bytes() == record["png"]
+        assert set(each["expressions"]) <= {text for _, said in record["refs"] for _, text in said}
+
+
+STAND_IN = '''
+import os
+import numpy as np
+class Context:
+    cpu = type("CPU", (), {})()
+class ModelType:
+    MINDIR = 0
+class Port:
+    def __init__(self, shape): self.shape = shape
+    def set_data_from_numpy(self, array): self.array = array
+    def get_data_to_numpy(self): return self.array
+class Model:
+    def build_from_file(self, path, kind, context): print("chatter on standard output", flush=True)
+    def get_inputs(self): return [Port([1, 3, 64, 64]), Port([1, 8]), Port([1, 8])]
+    def predict(self, inputs):
+        if 6033 in inputs[1].array: os._exit(3)
+        answer = Port(None)
+        answer.array = (1 / (1 + np.exp(-inputs[0].array[:, 0]))).astype(np.float32)
+        return [answer]
+'''
+
+
+def test_lite_answers_from_a_process_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "mindspore_lite.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    engine = LiteEngine(CONFIG, str(describe(tmp_path)), sys.executable)
+    try:
+        assert engine.threshold == 0.4 and engine.tokenizer.max_tokens == 8
+        rgb = picture(5, 30, 64)
+        square = cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_LINEAR)
+        expected = 1 / (1 + np.exp(-(square[..., 0].astype(np.float64) - MEAN[0]) / STD[0]))
+        answer = engine.answer(rgb, "the red circle")
+        assert_close(answer.probability, expected, relative=1e-6)
+        assert answer.proposals is None
+        # A child that dies costs one answer.
+        with pytest.raises(UserError, match="MindSpore Lite has ended with status 3"):
+            engine.answer(rgb, "destroy")
+        assert_close(engine.answer(rgb, "the red circle").probability, expected, relative=1e-6)
+    finally:
+        engine.close()
+    assert engine._child.poll() == 0
+
+
+def test_lite_says_what_is_wrong_with_the_model(tmp_path):
+    (tmp_path / "x.mindir").touch()
+    with pytest.raises(UserError, match="description of the model .*x.json cannot be read"):
+        LiteEngine(CONFIG, str(tmp_path / "x.mindir"), sys.executable)
