@@ -33,8 +33,9 @@ def main(model, vocab, threads):
         assert arrays[1].size == arrays[2].size == tokens
         start = time.perf_counter()
         probability = lite.outputs(*arrays)[0]
-        print(1000 * (time.perf_counter() - start), flush=True)
+        milliseconds = 1000 * (time.perf_counter() - start)
         probability.tofile(output)
+        print(milliseconds, flush=True)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 
 
