@@ -20,7 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import pytorch_encoders
 from src.cli import command, parse_own_arguments
+from src.config import load_config
 from src.errors import UserError
 from src.files import REPOSITORY, find_file
 
@@ -116,22 +118,16 @@ def _write_inputs(directory: Path, size: int, tokens: int) -> list[Path]:
 def _encoders(size: int, tokens: int, threads: int) -> Callable[[], float]:
     """A function that runs both encoders once and gives the milliseconds."""
     import torch
-    from transformers.utils import import_utils
-    import_utils._torchvision_available = False  # not needed, and one that does not fit torch would break the next line
-    from transformers import BertConfig, BertModel, SwinConfig, SwinModel
+
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    swin = SwinModel(SwinConfig(image_size=size, embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32],
-                                window_size=7), add_pooling_layer=False).eval()
-    bert = BertModel(BertConfig(), add_pooling_layer=False).eval()
-    image, ids = torch.randn(1, 3, size, size), torch.randint(1000, 30000, (1, tokens))
-    mask = torch.ones_like(ids)
+    words = np.ones((1, tokens), np.int32)
+    image = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
+    config = load_config(overrides={"image_size": size, "max_tokens": tokens})
+    encoders = pytorch_encoders.inference(config, image, 1000 * words, words)
 
     def run() -> float:
         start = time.perf_counter()
-        with torch.inference_mode():
-            swin(image)
-            bert(ids, attention_mask=mask)
+        encoders()
         return 1000 * (time.perf_counter() - start)
 
     return run
