@@ -66,8 +66,10 @@ def test_standalone_trains_from_anywhere_and_ends_as_training_does(tree, tmp_pat
 @pytest.mark.parametrize(("number", "to_all", "code"), [(signal.SIGTERM, False, 143), (signal.SIGINT, True, 130)])
 def test_standalone_lets_training_save_before_it_ends(tree, number, to_all, code):
     """SIGTERM to the script alone, as schedulers send it; Ctrl-C to all, as a terminal does."""
+    # A job in the background of a script is started with Ctrl-C ignored, which a shell cannot undo.
     process = subprocess.Popen(standalone(tree, "CPU", "c.yaml", "data", "--wait"), cwd=tree, stdout=subprocess.PIPE,
-                               text=True, start_new_session=True)
+                               text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while not (tree / "started").exists():
         time.sleep(0.02)
     (os.killpg if to_all else os.kill)(process.pid, number)
