@@ -1,6 +1,6 @@
 r"""Trains and evaluates the same in one process and in several ranks on this machine's CPU, and compares.
 
-    python -m benchmarks.two_ranks --config benchmarks/smallest.yaml --batch_size 8 --learning_rate 5e-4 \
+    python -m benchmarks.two_ranks --config benchmarks/smallest.yaml --batch_size 8 --learning_rate 1e-4 \
         --output_dir runs/two_ranks
 
 What has to hold, for each variant of the configuration:
