@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.resident import resident
+
 PAPER, SMALL = (2, 256, 112, 112), (16, 48, 24, 24)
 TEMPERATURE = 0.1
 
@@ -112,15 +114,9 @@ def peak(name: str, side: int, share: float) -> float:
     form.run(*form.inputs(*case((*PAPER[:2], 16, 16), share)))
     inputs = form.inputs(*case((*PAPER[:2], side, side), share))
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted from here
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     form.run(*inputs)
-    return (_resident("VmHWM") - before) / 1e6
-
-
-def _resident(name: str) -> int:
-    """Bytes, from the kernel's account of this process: VmRSS now, VmHWM at the highest."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+    return (resident("VmHWM") - before) / 1e6
 
 
 def peak_elsewhere(name: str, side: int, share: float) -> float:

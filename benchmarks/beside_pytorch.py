@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks import pytorch_encoders
+from benchmarks.resident import resident
 from src.cli import command, parse_arguments
 from src.config import Config
 from src.files import REPOSITORY
@@ -44,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = _runner(args.alone, args.of)(config, *inputs)
         run()
         _say(args.alone, config, [_seconds(run) for _ in range(args.rounds)])
-        # What getrusage says would be the parent's, where that was higher.
-        status = Path("/proc/self/status").read_text()
-        print("peak of memory, GB:", int(re.search(r"VmHWM:\s*(\d+)", status)[1]) * 1024 / 1e9)
+        print("peak of memory, GB:", resident("VmHWM") / 1e9)
         return 0
     start = time.perf_counter()
     ours = _runner("ours", args.of)(config, *inputs)

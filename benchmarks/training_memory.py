@@ -50,8 +50,7 @@ def block(tokens: int, dim: int, heads: int, window: int) -> Kept:
     float32: what goes into the two norms; GELU's x, what erf is taken of, and Phi. Others: what goes into the
     six linear layers, query, key and value.
     """
-    return Kept(full=tokens * (2 * dim + 12 * dim), low=tokens * (4 * dim + 6 * dim),
-                both=tokens * window * heads)
+    return Kept(full=tokens * (2 * dim + 12 * dim), low=tokens * (4 * dim + 6 * dim), both=tokens * window * heads)
 
 
 def activations(config: Config) -> tuple[list[tuple[Kept, Kept]], Kept]:

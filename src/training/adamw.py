@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from mindformers.core.optim.adamw import AdamW
 from mindspore import Parameter, Tensor, ops
 
-_on_each = ops.HyperMap()
+from src.training.update import on_each
+
 _kernel = ops.AdamWeightDecay()
 
 
@@ -29,10 +30,10 @@ class FusedAdamW(AdamW):
         root = ops.sqrt(1 - ops.pow(self.beta2.reshape(()), step))
         constants = root / first, self.beta1.reshape(()), self.beta2.reshape(()), self.eps.reshape(()) * root
         if self.is_group_lr:
-            return _on_each(ops.partial(_update, constants), rate, decay, self._parameters, gradients, self.exp_avg,
-                            self.exp_avg_sq)
-        return _on_each(ops.partial(_update, constants, rate), decay, self._parameters, gradients, self.exp_avg,
-                        self.exp_avg_sq)
+            return on_each(ops.partial(_update, constants), rate, decay, self._parameters, gradients, self.exp_avg,
+                           self.exp_avg_sq)
+        return on_each(ops.partial(_update, constants, rate), decay, self._parameters, gradients, self.exp_avg,
+                       self.exp_avg_sq)
 
 
 def _update(constants: Sequence[Tensor], rate: Tensor, decay: float, parameter: Parameter, gradient: Tensor,
