@@ -1,6 +1,9 @@
 """The auxiliary loss in graph mode, stripe by stripe, against all pairs in PyTorch in float64: values and gradients."""
 from __future__ import annotations
 
+import itertools
+import math
+
 import mindspore
 import numpy as np
 import pytest
@@ -17,8 +20,9 @@ from tests.test_losses import contrastive_loss_in_torch, in_torch
 
 HEIGHT, WIDTH = 9, 16
 PIXELS = HEIGHT * WIDTH
-STRIPE = _stripe_length(PIXELS)
-# Pixels of the referent, one number an image: stripes that are empty, just full and just begun, on either side.
+STRIPE = _stripe_length(12, PIXELS)
+# Pixels of the referent, one number an image of a batch: no stripe, one or many, just full and just begun, on either
+# side.
 COUNTS = (0, 1, STRIPE - 1, STRIPE, STRIPE + 1, 2 * STRIPE, PIXELS // 2, PIXELS // 2 + 1, PIXELS - STRIPE - 1,
           PIXELS - STRIPE, PIXELS - 1, PIXELS)
 DEFAULTS = {"temperature": 0.1, "normalize": True, "log": True}
@@ -58,7 +62,14 @@ def expected(features: np.ndarray, mask: np.ndarray, **options) -> tuple[float, 
 
 
 def test_counts_are_at_the_edges_of_stripes():
-    assert 1 < STRIPE - 1 and 2 * STRIPE < PIXELS // 2 < PIXELS - STRIPE - 1
+    assert len(COUNTS) == 12 and 1 < STRIPE - 1 and 2 * STRIPE < PIXELS // 2 < PIXELS - STRIPE - 1
+
+
+def test_no_stripe_leaves_its_map():
+    """The smaller side has at most half of the pixels, and its last stripe is filled up with pixels of the other."""
+    for batch, length in itertools.product((1, 2, 3, 5, 6, 64), (*range(1, 1500), 12544)):
+        height = _stripe_length(batch, length)
+        assert 1 <= height and math.ceil(length // 2 / height) * height <= length
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -74,6 +85,19 @@ def test_stripes_of_every_length(options):
             assert (found == 0).all()
         else:
             assert_close(found, right[0], relative=2e-5)
+
+
+@pytest.mark.parametrize("options", OPTIONS[:3:2], ids=str)
+def test_images_of_a_batch_leave_each_other_alone(options):
+    """An image's gradient is the same however many stripes the others of its batch need, and whether there are any."""
+    run = gradient_of(PixelContrastiveLoss(**options))
+    features = np.random.default_rng(9).standard_normal((3, 6, HEIGHT, WIDTH)).astype(np.float32)
+    for counts in ((0, 0, PIXELS), (5, PIXELS, 0), (5, PIXELS // 2, PIXELS - 1), (0, PIXELS // 2, 5)):
+        value, gradient = run(features, masks(counts, seed=10))
+        right = expected(features, masks(counts, seed=10), **options)
+        assert abs(value - right[0]) <= 1e-5 * right[0]
+        for found, correct in zip(gradient, right[1]):
+            assert np.abs(found - correct).max() <= 2e-5 * np.abs(correct).max()
 
 
 @pytest.fixture(scope="module")
