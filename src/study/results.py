@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.config import load_config
 from src.errors import UserError
 from src.study.runner import DONE, read_starts
 from src.study.study_file import METRICS, Run, Study
@@ -30,6 +31,9 @@ class Found:
 
     def metrics(self, split: str, family: str = "") -> dict[str, Any]:
         """As ``Result.metrics``, of a family of expressions, or of all. Raises: UserError where there is none such."""
+        if split not in self.evaluations:
+            raise UserError(f"{self.run} was not evaluated on {split}, which the study's tables show: it was on "
+                            f"{', '.join(self.evaluations)}")
         content = self.evaluations[split].content
         if family and family not in content["families"]:
             raise UserError(f"{self.evaluations[split].path} has no family {family!r}: it has "
@@ -56,7 +60,7 @@ def read_found(study: Study, output: str | Path) -> list[Found]:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{directory} is damaged ({error}): remove it, and run the study again") from error
         evaluations = {split: read_evaluation(directory / "eval" / f"{split}.json")
-                       for split in study.base["eval_splits"]}
+                       for split in load_config(directory / "config.yaml").eval_splits}
         found.append(Found(run, evaluations, compute, alignment))
     if len(data) > 1:
         first, other, *_ = data.values()
