@@ -47,20 +47,25 @@ def about_alignment(study: Study, found: Sequence[Found]) -> list[str]:
 
 
 def about_reference(study: Study, found: Sequence[Found]) -> list[str]:
-    """The reference on every split and family."""
+    """The reference on every split and family, beside what takes no understanding."""
     runs = seeds_of(found, study.reference)
     if not runs:
         return []
-    rows = []
+    rows, names = [], list(runs[0].evaluations[study.split].content["baselines"])
     for split, evaluation in runs[0].evaluations.items():
         for family in ("", *evaluation.content["families"]):
             metrics = [each.metrics(split, family) for each in runs]
             cells = [f"{percent(fmean(values))} ({percent(min(values))}-{percent(max(values))})"
                      for name in ("oIoU", "mIoU", "prec@0.5") for values in [[each[name] for each in metrics]]]
-            rows.append([split, family or "all", str(metrics[0]["samples"]), *cells])
+            content = evaluation.content
+            baselines = content["family_baselines"][family] if family else content["baselines"]
+            rows.append([split, family or "all", str(metrics[0]["samples"]), *cells,
+                         *(percent(baselines[name]["mIoU"]) for name in names)])
     return [f"## {study.reference!r} on every split, {len(runs)} seed{'s' * (len(runs) > 1)}", "",
-            "Mean (lowest-highest). Families that were not trained on are shown, and say nothing of a row.", "",
-            *markdown_table(["split", "family", "samples", "oIoU", "mIoU", "prec@0.5"], rows), ""]
+            "Mean (lowest-highest), beside the mIoU of baselines. Families that were not trained on say nothing of a "
+            "row.", "",
+            *markdown_table(["split", "family", "samples", "oIoU", "mIoU", "prec@0.5",
+                             *(f"mIoU: {name}" for name in names)], rows), ""]
 
 
 def _change(first: dict[str, str], last: dict[str, str], names: Sequence[str], digits: int) -> str:

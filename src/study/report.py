@@ -40,7 +40,7 @@ def as_markdown(study: Study, found: Sequence[Found]) -> str:
     data = config.dataset + ", synthetic: no figure here is about photographs" * (config.dataset == SYNTHETIC)
     lines += [
         f"Data: {data}. Trained on the families {', '.join(config.train_families)}; tables show {_of(study)}, "
-        f"{one.content['protocol']}. Figures in per cent, mean ± standard deviation over seeds.",
+        f"{one.content['protocol']}. Figures in per cent, mean ± standard deviation over seeds (lowest-highest).", "",
         f"A row is called different from {study.reference!r} where Welch's interval of the difference, at "
         f"{100 * CONFIDENCE:.0f} %, does not hold 0, for which there have to be {FEWEST_SEEDS} seeds of both; it is "
         "one test a row, not corrected for their number. Of one seed even a large difference may be chance.", ""]
