@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add, base=lambda own: read_study(own.study).base)
     if args.config:
         raise UserError(f"--config {args.config}: a study names its configuration itself, as base in {args.study}")
+    if args.threads < 0:
+        raise UserError(f"--threads {args.threads}: give a number from 0")
     from src.study.report import write_results
     from src.study.runner import train_missing
 

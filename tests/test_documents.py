@@ -67,8 +67,8 @@ RUN_BY = {
 }
 PROGRAMS = sorted(file.stem for file in REPOSITORY.glob("*.py") if "parse_arguments" in file.read_text())
 SCRIPTS = ["scripts/quickstart.sh", "scripts/run_tests.sh", "scripts/run_standalone_train.sh",
-           "scripts/run_distribute_train.sh", "scripts/run_study.sh", "scripts/run_infer_310.sh", "scripts/set_up_lite.sh",
-           "ascend310_infer/build.sh"]
+           "scripts/run_distribute_train.sh", "scripts/run_study.sh", "scripts/run_infer_310.sh",
+           "scripts/set_up_lite.sh", "ascend310_infer/build.sh"]
 PAIR = pytest.mark.parametrize("page", [README, README_CN], ids=lambda page: page.name)
 EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

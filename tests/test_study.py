@@ -111,6 +111,7 @@ def test_a_study_file_that_does_not_fit_gives_one_line(tmp_path, capsys, change,
     (["--study", "nowhere.yaml"], "no configuration file nowhere.yaml: check --study"),
     (["--study", str(SHIPPED[0]), "--only", "table6"], "no table, row or row/seed 'table6'"),
     (["--study", str(SHIPPED[0]), "--config", "default_config.yaml"], "a study names its configuration itself"),
+    (["--study", str(SHIPPED[0]), "--threads", "-1"], "--threads -1: give a number from 0"),
     ([], "--study"),
 ])
 def test_arguments_that_do_not_fit_give_one_line(capsys, arguments, message):
