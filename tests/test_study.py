@@ -191,6 +191,7 @@ def test_a_directory_of_another_configuration_is_left_alone(small, tmp_path):
 PYTHON = """#!/bin/sh
 trap 'echo saved; exit 143' TERM
 echo "given $*, $OMP_NUM_THREADS"
+cut -d " " -f 5 /proc/$$/stat > "$(dirname "$4")/group"
 touch "$(dirname "$4")/started"
 i=0; while [ $i -lt 600 ]; do sleep 0.05; i=$((i + 1)); done
 exit 0
@@ -215,6 +216,7 @@ def test_a_signal_is_handed_on_once_and_the_child_may_save(small, tmp_path, monk
     assert child.signal == signal.SIGINT and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     said = (directory / "log.txt").read_text().splitlines()
     assert said == [f"given -m src.study.child --config {directory}/config.yaml --threads 3, 3", "saved"]
+    assert int((directory / "group").read_text()) != os.getpgid(0)  # Ctrl-C in a terminal goes to all of a group
     assert load_config(directory / "config.yaml") == config
     seconds, processors = read_starts(directory)
     assert 0 <= processors <= seconds + 0.2 and (directory / runner.STARTS).read_text().startswith("143,")

@@ -103,6 +103,14 @@ def test_failures_are_those_of_the_family_and_add_up(reported):
                                                             "0 (0.0 %)", "6 (100.0 %)"]
 
 
+def test_failures_are_compared_on_seeds_that_all_have(small, tmp_path):
+    for run in small.runs()[:3]:
+        leave_results(small.config(run, tmp_path), ATTRIBUTE[str(run)])
+    write_results(small, tmp_path)
+    text = (tmp_path / "results.md").read_text().split("## Table 2's question")[1].split("\n## ")[0]
+    assert "| full/1 | 2 |" in text and "| uni/1 | 2 |" in text and "uni/2" not in text and "together" not in text
+
+
 def test_gates_families_and_compute_are_told(reported):
     assert cells(reported, "Q_w and the gates", "full/1")[1:] == [
         "5 → 10", "0.9900 → 0.5000", "0.2000 → 0.2500", "0.10 – 0.30 – → 0.15 – 0.35 –", "–"]
