@@ -7,11 +7,13 @@ import pytest
 import torch
 from mindspore import Tensor, ops
 
+from src.config import load_config
+from src.model import build_model
 from src.model.dropout import DropPath, connect_dropout, draw
 from src.model.swin import SwinBlock, SwinTransformer
 from src.model.windows import WindowLayout
 from tests.backbones import random_swin, set_weights, swin_weights
-from tests.conftest import assert_close
+from tests.conftest import SMALLEST, assert_close
 
 # image, window: sides of the four maps
 CASES = {
@@ -99,3 +101,22 @@ def test_drop_path_grows_as_hugging_face_has_it():
     found = [cell.rate for _, cell in ours.cells_and_names() if isinstance(cell, DropPath)]
     assert_close(found[::2], expected, relative=1e-6)
     assert found[::2] == found[1::2], "both branches of a block alike"
+
+
+def test_each_head_may_start_by_looking_at_another_neighbour():
+    """Where queries and keys say nothing, attention is a Gaussian of the places around one neighbour."""
+    config = load_config("default_config.yaml", {**SMALLEST, "image_size": 128, "swin_window_size": 4,
+                                                 "swin_num_heads": [4, 4, 4, 8], "swin_embed_dim": 8,
+                                                 "swin_bias_start": "neighbours"})
+    places = np.stack(np.divmod(np.arange(16), 4), 1)  # of the 16 tokens of a window
+    centre = 5
+    for stage, heads in zip(build_model(config).image_encoder.layers, config.swin_num_heads):
+        attention = stage.blocks[0].attn
+        table = attention.relative_position_bias_table.asnumpy()
+        bias = table[attention.relative_position.asnumpy()].reshape(16, 16, heads)
+        looked_at = places[bias[centre].argmax(0)] - places[centre]
+        assert len({tuple(each) for each in looked_at}) == heads
+        assert sorted((looked_at ** 2).sum(1)) == [1, 1, 1, 1, 2, 2, 2, 2][:heads]
+        for head, step in enumerate(looked_at):
+            distance = ((places[None] - places[:, None] - step) ** 2).sum(-1)
+            assert np.array_equal(bias[..., head], -distance)
