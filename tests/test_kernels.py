@@ -11,12 +11,17 @@ from mindspore import Tensor, nn, ops
 
 from src.config import load_config
 from src.kernels import build, use_kernels
-from src.kernels.cells import KernelGelu, KernelNorm
+from src.kernels.cells import KernelGelu, KernelHeads, KernelNorm, KernelWindowAttention
 from src.model import build_model
 from src.model.bert import BertLayer
-from src.model.layers import Gelu
+from src.model.dropout import Dropout, connect_dropout, draw
+from src.model.layers import Gelu, Heads
+from src.model.swin import SwinBlock, WindowAttention
+from src.model.windows import WindowLayout
 from tests.conftest import SMALLEST, assert_close
 
+PLAIN = {Gelu, nn.LayerNorm, WindowAttention}
+KERNELS = {KernelGelu, KernelHeads, KernelNorm, KernelWindowAttention}
 # Rows and columns: of one part and of several, of whole vectors and not; the last is a part a row.
 SHAPES = [(1, 1), (5, 7), (3, 33), (2000, 24), (700, 96), (2, 40_000)]
 
@@ -83,45 +88,104 @@ def test_norm(shape):
         assert_close(actual, exact, 2e-6)
 
 
+def heads_of(query, key, value, heads: int, bias):
+    """Attention in PyTorch: (B, L, D), twice (B, S, D), what is added to the scores (B, heads, L, S) -> (B, L, D)."""
+    query, key, value = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key, value))
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
+    return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+
+# Items, tokens and sources, heads, their width: of one part and of several, of whole vectors and not.
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (3, 5, 9, 2, 3), (40, 20, 33, 2, 8), (2, 30, 30, 3, 24)])
+@pytest.mark.parametrize("masks", [0, 1, 2])
+def test_attention(sizes, masks):
+    items, n, m, heads, width = sizes
+    dim = heads * width
+    query, key, value, gradient = normal((items, n, dim), (items, m, dim), (items, m, dim), (items, n, dim))
+    mask = np.zeros((1, 1, m)) if masks < 2 else np.where(np.random.default_rng(1).random((items, 1, m)) < 0.3, -1e9, 0)
+    mask[..., 0] = 0
+    inputs = [2 * query, 2 * key, value]
+    expected = by_pytorch(lambda q, k, v: heads_of(q, k, v, heads, torch.tensor(mask)[:, None]), inputs, gradient)
+    inputs += [mask if masks else np.zeros(1), np.ones(heads)]
+    assert_close(call("attention", inputs, [query.shape])[0], expected[0], 2e-6)
+    outputs = call("attention_gradient", [*inputs, gradient], [query.shape, key.shape, value.shape])
+    for actual, exact in zip(outputs, expected[1:]):
+        assert np.abs(actual - exact).max() < 1e-5
+
+
+# Windows, tokens, heads, their width, masks.
+WINDOWS = [(1, 1, 1, 1, 0), (6, 5, 2, 3, 3), (64, 36, 2, 24, 4), (3, 49, 4, 32, 0), (2, 144, 1, 32, 2)]
+
+
+def windows(sizes: tuple[int, ...]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Inputs of the kernel of window attention, and a gradient of its output."""
+    count, n, heads, width, masks = sizes
+    dim = heads * width
+    *inputs, gradient = normal((count * n, 3 * dim), (3 * dim,), (heads, n, n), (count * n, dim))
+    mask = np.where(np.random.default_rng(1).random((masks, n, n)) < 0.3, -1e9, 0.0) * (1 - np.eye(n))
+    return [*inputs, mask if masks else np.zeros(1)], gradient
+
+
+@pytest.mark.parametrize("sizes", WINDOWS)
+def test_window_attention(sizes):
+    count, n, heads, _, masks = sizes
+    inputs, gradient = windows(sizes)
+    mask = torch.tensor(np.tile(inputs[3], (count // masks, 1, 1)) if masks else np.zeros((1, 1, 1)))[:, None]
+
+    def exact(product, bias, relative):
+        query, key, value = (product + bias).unflatten(0, (count, n)).chunk(3, -1)
+        return heads_of(query, key, value, heads, relative + mask).flatten(0, 1)
+
+    expected = by_pytorch(exact, inputs[:3], gradient)
+    assert_close(call("window_attention", inputs, [gradient.shape])[0], expected[0], 2e-6)
+    outputs = call("window_attention_gradient", [*inputs, gradient], [each.shape for each in inputs[:3]])
+    for actual, right in zip(outputs, expected[1:]):
+        assert np.abs(actual - right).max() < 1e-5 * max(1, np.abs(right).max())
+
+
 def test_threads_change_nothing():
     shape = (3000, 96)
     x, gamma, gradient = normal(shape, shape[1:], shape)
-    inputs = [x, gamma, np.array([1e-5], np.float32), gradient]
-    one = call("norm_gradient", inputs, [shape, shape[1:], shape[1:]])
+    norm = "norm_gradient", [x, gamma, np.array([1e-5], np.float32), gradient], [shape, shape[1:], shape[1:]]
+    inputs, gradient = windows(WINDOWS[2])
+    attention = "window_attention_gradient", [*inputs, gradient], [each.shape for each in inputs[:3]]
+    one = [call(*each) for each in (norm, attention)]
     ctypes.CDLL(str(build.library())).set_threads(4)
     for _ in range(20):
-        for before, now in zip(one, call("norm_gradient", inputs, [shape, shape[1:], shape[1:]])):
-            np.testing.assert_array_equal(now, before)
+        for each, before in zip((norm, attention), one):
+            for now, then in zip(call(*each), before):
+                np.testing.assert_array_equal(now, then)
 
 
 class Layers(nn.Cell):
-    """A layer of BERT."""
+    """A layer of BERT, and one of the image encoder with shifted windows on a padded map."""
 
     def __init__(self):
         super().__init__()
         self.layer = BertLayer(dim=16, heads=2, dropout=0.0)
+        self.block = SwinBlock(dim=16, heads=2, layout=WindowLayout(6, 4), shifted=True, drop_path=0.0)
 
-    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.layer(x, bias)
+    def construct(self, x: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x, bias), self.block(pixels)
 
 
 @pytest.mark.parametrize(("mode", "recomputed"), [
     (mindspore.GRAPH_MODE, False), (mindspore.GRAPH_MODE, True), (mindspore.PYNATIVE_MODE, False)])
 def test_values_and_gradients_are_those_without(random_cell, mode, recomputed):
     mindspore.set_context(mode=mode)
-    shapes = [(2, 5, 16), (2, 1, 5)]
+    shapes = [(2, 5, 16), (2, 1, 5), (2, 64, 16)]
     results = []
     for kernels in (False, True):
         wrapped, weights, inputs = random_cell(Layers(), inputs=shapes)
         cell = wrapped.cell
         if kernels:
             use_kernels(cell, load_config())
-            assert sum(isinstance(each, KernelNorm) for _, each in cell.cells_and_names()) == 2
             if recomputed:
                 cell.layer.recompute()
+                cell.block.recompute()
         inputs = [Tensor(each.astype(np.float32)) for each in inputs]
-        gradients = ops.grad(cell, 0, mindspore.ParameterTuple(cell.trainable_params()))(*inputs)
-        results.append((cell(*inputs), gradients[0], ops.cat([each.ravel() for each in gradients[1]])))
+        of_inputs, of_weights = ops.grad(cell, (0, 2), mindspore.ParameterTuple(cell.trainable_params()))(*inputs)
+        results.append((*cell(*inputs), *of_inputs, ops.cat([each.ravel() for each in of_weights])))
         names = list(cell.parameters_dict())
         assert names == list(weights)
     for actual, expected in zip(results[1], results[0], strict=True):
@@ -136,17 +200,28 @@ def test_a_model_keeps_its_parameters_and_its_output():
     parameters = model.parameters_dict()
     use_kernels(model, load_config(overrides=SMALLEST))
     kinds = {type(each) for _, each in model.cells_and_names()}
-    assert {KernelGelu, KernelNorm} <= kinds and not {Gelu, nn.LayerNorm} & kinds
+    assert kinds >= KERNELS and not kinds & PLAIN
     assert list(model.parameters_dict()) == list(parameters)
     assert all(each is parameters[name] for name, each in model.parameters_dict().items())
     assert_close(model(*inputs), expected, 1e-5)
+
+
+def test_dropout_of_attention_stays_as_it_was():
+    heads = Heads(2, Dropout(0.5))
+    kernel = KernelHeads(build.library(), heads)
+    inputs = [Tensor(each) for each in normal((3, 5, 8), (3, 7, 8), (3, 7, 8))]
+    assert_close(kernel.set_train(False)(*inputs), heads.set_train(False)(*inputs), 1e-6)
+    connect_dropout(kernel, 3).set_data(draw(1, 2, connect_dropout(kernel, 3)))
+    dropped, expected = kernel.set_train()(*inputs), heads.set_train()(*inputs)
+    np.testing.assert_array_equal(dropped.asnumpy(), expected.asnumpy())
+    assert np.abs(dropped - kernel.set_train(False)(*inputs)).max() > 0.1
 
 
 @pytest.mark.parametrize("overrides", [{"cpu_kernels": False}, {"precision": "fp16"}])
 def test_where_they_are_not_used(overrides):
     config = load_config(overrides={**SMALLEST, **overrides})
     kinds = {type(each) for _, each in use_kernels(build_model(config), config).cells_and_names()}
-    assert {Gelu, nn.LayerNorm} <= kinds and not {KernelGelu, KernelNorm} & kinds
+    assert kinds >= PLAIN and not kinds & KERNELS
 
 
 @pytest.mark.parametrize(("variable", "value"), [("CXX", "no-such-compiler"), ("CXX", "false"),
@@ -161,7 +236,7 @@ def test_without_a_compiler_mindspores_operators_stay(variable, value, monkeypat
             model = use_kernels(build_model(config), config)
     finally:
         build.library.cache_clear()
-    assert not any(isinstance(each, KernelNorm) for _, each in model.cells_and_names())
+    assert not {type(each) for _, each in model.cells_and_names()} & KERNELS
     said = capfd.readouterr().err
     assert said.startswith("warning: no kernels for the CPU") and said.count("\n") == 1 and "CXX" in said
     assert value in said or variable != "CXX"

@@ -12,7 +12,7 @@ from src.model import build_model
 from src.model.bert import BertOutput
 from src.model.build import compute_in
 from src.model.dropout import connect_dropout, draw
-from src.model.layers import Gelu, attend
+from src.model.layers import Gelu, Heads
 from src.model.sma import SentenceMaskAlignment
 from src.model.swin import SwinBlock
 from src.model.windows import WindowLayout
@@ -41,10 +41,6 @@ def half(random, *shape, scale=1.0):
     return value.astype(np.float64), Tensor(value)
 
 
-def one_head(query, key, value):
-    return attend(query, key, value, 1)
-
-
 def softmax(x):
     weights = np.exp(x - x.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
@@ -55,7 +51,7 @@ def test_scores_of_attention_may_be_beyond_float16():
     (query, q), (key, k), (value, v) = (half(random, 2, 5, 8, scale=scale) for scale in (600, 600, 1))
     scores = query @ key.swapaxes(1, 2) * 8 ** -0.5
     assert np.abs(scores).max() > 65504
-    output = Function(one_head)(q, k, v)
+    output = Function(Heads(1))(q, k, v)
     assert output.dtype == mindspore.float16
     assert_close(output, softmax(scores) @ value, relative=2e-3)
 

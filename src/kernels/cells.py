@@ -6,17 +6,25 @@ from pathlib import Path
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.model.layers import Heads
+from src.model.swin import WindowAttention
 
-def operator(library: Path, function: str, like: tuple[int, ...]) -> ops.Custom:
+
+def operator(library: Path, function: str, *like: int, parts: int = 1) -> ops.Custom:
     """The operator of a kernel in the library.
 
-    Args: like: for each output the input whose shape and type it has.
+    Args:
+        like: for each output the input whose shape and type it has,
+        parts: but for the last axis of the only one, which is a part of that.
     """
 
-    def those(*inputs):
+    def types(*inputs):
         return inputs[like[0]] if len(like) == 1 else tuple(inputs[i] for i in like)
 
-    return ops.Custom(f"{library}:{function}", those, those, func_type="aot")
+    def shapes(*inputs):
+        return types(*inputs) if parts == 1 else (*inputs[like[0]][:-1], inputs[like[0]][-1] // parts)
+
+    return ops.Custom(f"{library}:{function}", shapes, types, func_type="aot")
 
 
 class BiasGelu(nn.Cell):
@@ -24,8 +32,8 @@ class BiasGelu(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.gelu = operator(library, "gelu", (0,))
-        self.gradient = operator(library, "gelu_gradient", (0, 1))
+        self.gelu = operator(library, "gelu", 0)
+        self.gradient = operator(library, "gelu_gradient", 0, 1)
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         return self.gelu(x, bias)
@@ -40,8 +48,8 @@ class Norm(nn.Cell):
 
     def __init__(self, library: Path, epsilon: float):
         super().__init__()
-        self.norm = operator(library, "norm", (0,))
-        self.gradient = operator(library, "norm_gradient", (0, 1, 1))
+        self.norm = operator(library, "norm", 0)
+        self.gradient = operator(library, "norm_gradient", 0, 1, 1)
         self.epsilon = Tensor(np.array([epsilon], np.float32))
 
     def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -50,6 +58,62 @@ class Norm(nn.Cell):
     def bprop(self, x: Tensor, gamma: Tensor, beta: Tensor, out: Tensor, dout: Tensor):
         """Gradient (…, n) of out -> gradients of x, gamma and beta."""
         return self.gradient(x, gamma, self.epsilon, dout)
+
+
+class HeadsInWindows(nn.Cell):
+    """What a ``WindowAttention`` does between its two linear layers.
+
+    Inputs: product of the first, without its bias, (B, L, 3 dim), window by window; that bias (3 dim,); scores' biases
+    (heads, n, n), of all windows of n tokens; and (count, n, n), of the windows of an image, or (1,) for none.
+    Outputs: (B, L, dim).
+    """
+
+    def __init__(self, library: Path):
+        super().__init__()
+        self.attention = operator(library, "window_attention", 0, parts=3)
+        self.gradient = operator(library, "window_attention_gradient", 0, 1, 2)
+
+    def construct(self, product: Tensor, bias: Tensor, relative: Tensor, separation: Tensor) -> Tensor:
+        return self.attention(product, bias, relative, separation)
+
+    def bprop(self, product: Tensor, bias: Tensor, relative: Tensor, separation: Tensor, out: Tensor, dout: Tensor):
+        """Gradient (B, L, dim) of out -> gradients of the first three inputs; the fourth has none."""
+        gradients = self.gradient(product, bias, relative, separation, dout)
+        return gradients[0], gradients[1], gradients[2], ops.zeros_like(separation)
+
+
+class KernelHeads(nn.Cell):
+    """A ``Heads``, which does the work where weights are to be dropped. Inputs, outputs: as its own, float32."""
+
+    def __init__(self, library: Path, heads: Heads):
+        super().__init__(auto_prefix=False)
+        self.plain = heads
+        self.drops = heads.drops and heads.dropout.dropped > 0
+        self.heads = ops.ones(heads.heads)  # only its length counts
+        self.nothing = ops.zeros(1)
+        self.attention = HeadsInBatch(library)
+
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self.drops and self.training:
+            return self.plain(query, key, value, bias)
+        return self.attention(query, key, value, self.nothing if bias is None else bias, self.heads)
+
+
+class HeadsInBatch(nn.Cell):
+    """What a ``Heads`` computes. Inputs: as its own, then any tensor of shape (heads,). Outputs: as its own."""
+
+    def __init__(self, library: Path):
+        super().__init__()
+        self.attention = operator(library, "attention", 0)
+        self.gradient = operator(library, "attention_gradient", 0, 1, 2)
+
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, heads: Tensor) -> Tensor:
+        return self.attention(query, key, value, bias, heads)
+
+    def bprop(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, heads: Tensor, out: Tensor, dout: Tensor):
+        """Gradient (B, L, D) of out -> gradients of query, key and value; the others have none."""
+        gradients = self.gradient(query, key, value, bias, heads, dout)
+        return gradients[0], gradients[1], gradients[2], ops.zeros_like(bias), ops.zeros_like(heads)
 
 
 class KernelGelu(nn.Cell):
@@ -74,3 +138,22 @@ class KernelNorm(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.norm(x, self.gamma, self.beta)
+
+
+class KernelWindowAttention(nn.Cell):
+    """A ``WindowAttention``, with its parameters, whose scores never leave the cache. Inputs, outputs: (B, L, dim)."""
+
+    def __init__(self, library: Path, attention: WindowAttention):
+        super().__init__(auto_prefix=False)
+        self.shape = (attention.heads, attention.length, attention.length)
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.qkv.has_bias = False
+        self.relative_position_bias_table = attention.relative_position_bias_table
+        self.relative_position = attention.relative_position
+        self.separation = attention.separation.squeeze(1) if attention.shifted else ops.zeros(1)
+        self.heads_in_windows = HeadsInWindows(library)
+
+    def construct(self, x: Tensor) -> Tensor:
+        relative = ops.gather(self.relative_position_bias_table, self.relative_position, 0)
+        relative = relative.transpose(1, 0).reshape(self.shape)
+        return self.proj(self.heads_in_windows(self.qkv(x), self.qkv.bias, relative, self.separation))

@@ -1,34 +1,14 @@
 // GELU of a linear layer's product, its bias included: gelu(x + b), and its gradient.
 #include <cmath>
-#include <cstring>
 #include <vector>
 
+#include "math.h"
 #include "threads.h"
 
 namespace {
 
 using kernels::Arguments;
-
-// e^x for x <= 0, to 1e-7 of it; below -87 as if it were -87, which is 1.6e-38. Cephes' polynomial.
-inline float exp_negative(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  float n = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the integer nearest to x / log 2 in the lowest bits
-  int32_t bits;
-  std::memcpy(&bits, &n, 4);
-  n -= 12582912.0f;
-  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
-  float p = 1.98756915e-4f;
-  p = p * r + 1.39819995e-3f;
-  p = p * r + 8.33345191e-3f;
-  p = p * r + 4.16657959e-2f;
-  p = p * r + 1.66666655e-1f;
-  p = p * r + 5.00000012e-1f;
-  p = p * r * r + r + 1.0f;
-  bits = (bits + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return p * power;
-}
+using kernels::exp_negative;
 
 // Phi(x), the standard normal distribution function, given e^(-x^2/2). Its tail is that times a polynomial of
 // t = 1 / (1 + .35 |x|), fitted for the least largest error: 8e-9, far below rounding.

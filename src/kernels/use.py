@@ -6,14 +6,16 @@ from mindspore import nn
 
 from src.config import Config
 from src.kernels.build import library
-from src.kernels.cells import KernelGelu, KernelNorm
+from src.kernels.cells import KernelGelu, KernelHeads, KernelNorm, KernelWindowAttention
 from src.model import CoupAlign
 from src.model.bert import BertIntermediate
-from src.model.swin import Mlp
+from src.model.layers import Heads
+from src.model.swin import Mlp, WindowAttention
 
 
 def use_kernels(model: CoupAlign, config: Config) -> CoupAlign:
-    """Lets layer norms and GELUs of a model in float32 compute by kernels, on the CPU, unless ``config`` forbids it.
+    """Lets layer norms, GELUs and attention of a model in float32 compute by kernels, on the CPU, unless ``config``
+    forbids it.
 
     To be called once the model is built and before it is compiled; parameters stay the same ones, names included. What
     is exported does not go through here, and consists of MindSpore's operators.
@@ -27,6 +29,10 @@ def use_kernels(model: CoupAlign, config: Config) -> CoupAlign:
             for name, child in list(parent.name_cells().items()):
                 if isinstance(child, nn.LayerNorm):
                     parent.insert_child_to_cell(name, KernelNorm(path, child))
+                elif isinstance(child, Heads):
+                    parent.insert_child_to_cell(name, KernelHeads(path, child))
+                elif isinstance(child, WindowAttention):
+                    parent.insert_child_to_cell(name, KernelWindowAttention(path, child))
             if isinstance(parent, (Mlp, BertIntermediate)):
                 linear = parent.fc1 if isinstance(parent, Mlp) else parent.dense
                 parent.insert_child_to_cell("gelu", KernelGelu(path, linear.bias))

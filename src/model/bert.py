@@ -5,7 +5,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal
 
 from src.model.dropout import Dropout
-from src.model.layers import START, Gelu, attend, dense
+from src.model.layers import START, Gelu, Heads, dense
 
 EPSILON = 1e-12
 
@@ -32,14 +32,13 @@ class BertSelfAttention(nn.Cell):
 
     def __init__(self, *, dim: int, heads: int, dropout: float):
         super().__init__()
-        self.heads = heads
         self.query = dense(dim, dim)
         self.key = dense(dim, dim)
         self.value = dense(dim, dim)
-        self.dropout = Dropout(dropout)
+        self.attend = Heads(heads, Dropout(dropout))
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        return attend(self.query(x), self.key(x), self.value(x), self.heads, bias, self.dropout)
+        return self.attend(self.query(x), self.key(x), self.value(x), bias)
 
 
 class BertOutput(nn.Cell):

@@ -4,7 +4,7 @@ from __future__ import annotations
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
-from src.model.layers import START, attend, dense, padding_bias
+from src.model.layers import START, Heads, dense, padding_bias
 
 
 class CrossAttention(nn.Cell):
@@ -23,7 +23,7 @@ class CrossAttention(nn.Cell):
 
     def __init__(self, *, image_dim: int, dim: int, num_pixels: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.attend = Heads(heads)
         self.image_proj = dense(image_dim, dim)
         self.text_proj = dense(dim, dim)
         self.position_embedding = Parameter(initializer(TruncatedNormal(START), (1, num_pixels, dim)))
@@ -39,5 +39,5 @@ class CrossAttention(nn.Cell):
         visible = ops.ones((1, 1, image.shape[1]), image.dtype).astype("float32") - 1.0
         hidden = padding_bias(token_mask)
         bias = ops.concat((visible.broadcast_to((hidden.shape[0], 1, image.shape[1])), hidden), -1)
-        fused = attend(self.query(image), self.key(both), self.value(both), self.heads, bias)
+        fused = self.attend(self.query(image), self.key(both), self.value(both), bias)
         return self.output(fused) + pixels

@@ -46,23 +46,34 @@ def padding_bias(token_mask: Tensor) -> Tensor:
     return ops.expand_dims((1.0 - token_mask.astype("float32")) * MASKED, 1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None,
-           dropout: nn.Cell | None = None) -> Tensor:
+class Heads(nn.Cell):
     """Multi-head attention of already projected features, scores and softmax in float32.
 
-    Args: query (B, L, D); key, value (B, S, D); heads divides D; bias (B or 1, 1, S), added to the scores;
-        dropout, of the attention weights.
-    Returns: (B, L, D) in the precision of value.
+    Args:
+        heads: divides D.
+        dropout: of the attention weights.
+
+    Inputs: query (B, L, D); key, value (B, S, D); bias (B or 1, 1, S), added to the scores. Outputs: (B, L, D), in the
+    precision of value.
     """
-    batch, length, dim = query.shape
-    source = key.shape[1]
-    query = query.reshape(batch, length, heads, dim // heads).transpose(0, 2, 1, 3)
-    key = key.reshape(batch, source, heads, dim // heads).transpose(0, 2, 3, 1)
-    value = value.reshape(batch, source, heads, dim // heads).transpose(0, 2, 1, 3)
-    scores = ops.matmul((query * (dim // heads) ** -0.5).astype("float32"), key.astype("float32"))
-    if bias is not None:
-        scores = scores + ops.expand_dims(bias, 1)
-    weights = ops.softmax(scores, axis=-1).astype(value.dtype)
-    if dropout is not None:
-        weights = dropout(weights)
-    return ops.matmul(weights, value).transpose(0, 2, 1, 3).reshape(batch, length, dim)
+
+    def __init__(self, heads: int, dropout: nn.Cell | None = None):
+        super().__init__()
+        self.heads = heads
+        self.drops = dropout is not None
+        if self.drops:
+            self.dropout = dropout
+
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        batch, length, dim = query.shape
+        heads, source = self.heads, key.shape[1]
+        query = query.reshape(batch, length, heads, dim // heads).transpose(0, 2, 1, 3)
+        key = key.reshape(batch, source, heads, dim // heads).transpose(0, 2, 3, 1)
+        value = value.reshape(batch, source, heads, dim // heads).transpose(0, 2, 1, 3)
+        scores = ops.matmul((query * (dim // heads) ** -0.5).astype("float32"), key.astype("float32"))
+        if bias is not None:
+            scores = scores + ops.expand_dims(bias, 1)
+        weights = ops.softmax(scores, axis=-1).astype(value.dtype)
+        if self.drops:
+            weights = self.dropout(weights)
+        return ops.matmul(weights, value).transpose(0, 2, 1, 3).reshape(batch, length, dim)

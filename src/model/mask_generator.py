@@ -4,7 +4,7 @@ from __future__ import annotations
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
-from src.model.layers import START, attend, dense
+from src.model.layers import START, Heads, dense
 
 
 class Attention(nn.Cell):
@@ -15,14 +15,14 @@ class Attention(nn.Cell):
 
     def __init__(self, *, dim: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.attend = Heads(heads)
         self.query = dense(dim, dim)
         self.key = dense(dim, dim)
         self.value = dense(dim, dim)
         self.output = dense(dim, dim)
 
     def construct(self, query: Tensor, source: Tensor) -> Tensor:
-        return self.output(attend(self.query(query), self.key(source), self.value(source), self.heads))
+        return self.output(self.attend(self.query(query), self.key(source), self.value(source)))
 
 
 class DecoderLayer(nn.Cell):
