@@ -79,10 +79,11 @@ def _our_inference(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.
     from mindspore import Tensor
 
     from src.context import set_up
+    from src.kernels import use_kernels
     from src.model import build_model
 
     set_up(config)
-    model = build_model(config).set_train(False)
+    model = use_kernels(build_model(config), config).set_train(False)
     inputs = Tensor(image), Tensor(ids), Tensor(mask)
 
     def run() -> None:
@@ -95,13 +96,14 @@ def _our_training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.n
     from mindspore import Tensor
 
     from src.context import set_up
+    from src.kernels import use_kernels
     from src.loss import PixelContrastiveLoss
     from src.model import build_model
     from src.training.optimizer import make_optimizer
     from src.training.step import Objective, TrainStep
 
     set_up(config)
-    model = build_model(config)
+    model = use_kernels(build_model(config), config)
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
     optimizer = make_optimizer(config, model.trainable_params(), 1000)

@@ -113,7 +113,7 @@ def load_config(path: str | os.PathLike = DEFAULT_FILE, overrides: Mapping[str, 
     keys = config_keys()
     values = {name: key.default for name, key in keys.items()}
     path = find_file(path)
-    for name, value in _read_mapping(path).items():
+    for name, value in read_mapping(path).items():
         values[name] = _checked(_known(name, f"{path}: "), value, f"{path}: ")
     for name, value in (overrides or {}).items():
         key = _known(name, "")
@@ -132,7 +132,7 @@ def config_keys() -> dict[str, Key]:
     right above it.
     """
     path = REPOSITORY / DEFAULT_FILE
-    defaults = _read_mapping(path)
+    defaults = read_mapping(path)
     keys, section, above = {}, "", []
     for line in path.read_text(encoding="utf-8").splitlines():
         declared = re.match(r"(\w+):.*?(?:\s# (.*))?$", line)
@@ -219,14 +219,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_mapping(path: os.PathLike) -> dict:
+def read_mapping(path: str | os.PathLike, option: str = "--config") -> dict:
+    """What a YAML file maps. Raises: ConfigError, which names the `option` that the path was given by."""
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.load(file, _StrictLoader)
     except FileNotFoundError:
-        raise ConfigError(f"no configuration file {path}: check --config") from None
+        raise ConfigError(f"no configuration file {path}: check {option}") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): check --config") from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check {option}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -11,6 +11,7 @@ CHOICES = {
     "train_sentences": ("all", "random"),
     "sentences": ("all", "first", "random"),
     "eval_resolution": ("original", "input"),
+    "swin_bias_start": ("random", "neighbours"),
     "wpa_direction": ("bi", "uni", "none"),
     "batch_norm": ("synchronised", "local", "frozen"),
 }

@@ -102,7 +102,7 @@ class Stage:
                 split_by(config.dataset, args.split_by)
             made = Path(args.output or config.data_dir)
             makes = [made / "meta.json", made / "source/images/val_000002.png"]
-        elif program in ("train", "eval", "data_card"):
+        elif program in ("train", "eval", "data_card", "study"):
             takes.append(config.data_dir)
         if program == "train":
             takes += [path for path in (config.init_checkpoint, config.resume) if path not in ("", "never", "auto")]
@@ -111,6 +111,11 @@ class Stage:
         if program == "eval":
             output = args.output or f"{config.output_dir}/eval"
             makes = [f"{output}/{split}.json" for split in config.eval_splits]
+        if program == "study":
+            takes.append(args.study)
+            makes += [f"{config.output_dir}/{row}/1/{name}" for row in ("full", "uni")
+                      for name in ("best.ckpt", "curve.csv", "eval/val.json")]
+            config.save(Path(config.output_dir, "full/1/config.yaml"))
         self._leave(*makes)
         return self._missing(*takes)
 
@@ -146,6 +151,9 @@ class Stage:
                 return []
             keys += ["--data_dir", given["DATA_DIR"], "--device_target", given["DEVICE"]]
             return self._program("train.py", ["--config", given["CONFIG"], *keys])
+        if name == "run_study.sh":
+            study, data, output, *others = arguments
+            return self._program("study.py", ["--study", study, "--data_dir", data, "--output_dir", output, *others])
         if name == "run_infer_310.sh":
             graph, config, data = arguments[:3]
             keys = [word for word in arguments[3:] if word not in ("CPU", "Ascend", "0")]

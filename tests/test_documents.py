@@ -37,7 +37,6 @@ from tests.test_monitor import curves
 # Why a command of the documents is parsed and not run; others are run, by the tests that follow or named here.
 NOT_RUN_HERE = {
     r"refcoco|refcocog|referit|start.*\.ckpt": "needs RefCOCO, G-Ref or ReferIt, or the published Swin and BERT",
-    r"output_dir runs/(queries|no-|words|stages)": "needs RefCOCO: the default data_dir",
     r"run_distribute_train|msrun": "needs several devices; two ranks on the CPU are run by tests/test_distributed.py",
     r"quickstart": "takes a quarter of an hour",
     r"runs/longer|60000": "takes hours",
@@ -62,12 +61,14 @@ RUN_BY = {
     "visualise.py failures": ("test_failures.py", 'visualise.main(["failures"'),
     "visualise.py curves": ("test_documents.py", "visualise.main("),
     "visualise.py architecture": ("test_architecture.py", 'visualise.main(["architecture"'),
+    "study.py": ("test_study_report.py", 'program.main(["--study"'),
+    "run_study.sh": ("test_study.py", "scripts/run_study.sh"),
     "run_standalone_train.sh": ("test_scripts.py", "scripts/run_standalone_train.sh"),
 }
 PROGRAMS = sorted(file.stem for file in REPOSITORY.glob("*.py") if "parse_arguments" in file.read_text())
 SCRIPTS = ["scripts/quickstart.sh", "scripts/run_tests.sh", "scripts/run_standalone_train.sh",
-           "scripts/run_distribute_train.sh", "scripts/run_infer_310.sh", "scripts/set_up_lite.sh",
-           "ascend310_infer/build.sh"]
+           "scripts/run_distribute_train.sh", "scripts/run_study.sh", "scripts/run_infer_310.sh",
+           "scripts/set_up_lite.sh", "ascend310_infer/build.sh"]
 PAIR = pytest.mark.parametrize("page", [README, README_CN], ids=lambda page: page.name)
 EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -91,7 +92,8 @@ def sources() -> str:
 def _made_first(command) -> tuple[int, int]:
     """What makes comes before what takes: data, trainings, those that take another's configuration, then the rest."""
     text = str(command)
-    kind = next((i for i, name in enumerate(("prepare_data", "quickstart", "train", "eval.py")) if name in text), 9)
+    order = ("prepare_data", "quickstart", "study.py", "train", "eval.py")
+    kind = next((i for i, name in enumerate(order) if name in text), 9)
     return kind, text.count("--config runs/")
 
 

@@ -10,6 +10,7 @@ from src.data.refshapes.dice import Dice
 from src.data.refshapes.meaning import Closest, Described, Ranked, Related, Unclear, refers_to
 from src.data.refshapes.scene import Kind, Thing
 from src.data.refshapes.wording import word
+from src.data.tokenizer import Tokenizer
 from tests.expression_reader import read
 from tests.refshapes_files import Files
 
@@ -54,6 +55,13 @@ def test_families_are_balanced_and_differ_within_a_referent(files):
     for ref in files.refs:
         families = [sentence["family"] for sentence in ref["sentences"]]
         assert 1 <= len(families) == len(set(families)) <= 4
+
+
+def test_its_own_vocabulary_takes_them_apart_as_berts_does(files):
+    own, bert = (Tokenizer(f"assets/{name}-vocab.txt", 24) for name in ("refshapes", "bert-base-uncased"))
+    for ref in files.refs:
+        for sentence in ref["sentences"]:
+            assert own.tokens(sentence["sent"]) == bert.tokens(sentence["sent"])
 
 
 def test_wording_varies(files):

@@ -71,6 +71,16 @@ def test_words_share_all_pieces_among_them(expression):
     assert spelt[:-1] == expression[:len(spelt) - 1] and expression[len(spelt) - 1].startswith(spelt[-1])
 
 
+@given(st.text(st.characters(max_codepoint=0x7E), min_size=1, max_size=40))
+def test_refshapes_vocabulary_knows_any_ascii_text(expression):
+    small = Tokenizer(VOCABULARY.with_name("refshapes-vocab.txt"), 64)
+    try:
+        pieces = small.tokens(expression)
+    except UserError:
+        pieces = []
+    assert "[UNK]" not in pieces or "[UNK]" in expression
+
+
 _WORDS = (
     "left LEFT leftmost man's woman-in-red skateboarder unaffable 2nd 3.5 10,000 café naïve Ångström "
     "ÉCOLE jalapeño façade Zürich straße ﬁsh ½ № 狗 红色的狗 左から二番目 ネコ 개 красный собака κύων الكلب कुत्ता "

@@ -19,6 +19,7 @@ from src.evaluation.result import SAMPLE_COLUMNS, Result
 from src.files import find_file, sha256
 from src.inference.checkpoint import load_checkpoint
 from src.inference.predictor import probabilities
+from src.kernels import use_kernels
 from src.model import build_model
 
 WORDS = ("token_ids", "token_mask")
@@ -35,7 +36,7 @@ def evaluate(config: Config, checkpoint: str | os.PathLike, splits: Sequence[str
     Raises: UserError, before the first is asked for, where a split or the checkpoint is missing or does not fit.
     """
     opened = [Split(config, split) for split in splits]
-    model = build_model(config)
+    model = use_kernels(build_model(config), config)
     load_checkpoint(checkpoint, model)
     model.set_train(False)
     source = {"file": str(checkpoint), "sha256": sha256(find_file(checkpoint))}

@@ -14,6 +14,7 @@ from src.data.transform import load_image, prepare_image, probability_at
 from src.errors import UserError
 from src.files import find_file
 from src.inference.checkpoint import find_checkpoint, load_checkpoint
+from src.kernels import use_kernels
 from src.model import build_model
 
 
@@ -77,7 +78,7 @@ class Predictor:
         find_checkpoint(checkpoint)  # a large model takes long to build
         self.config = config
         self.tokenizer = Tokenizer(find_file(config.vocab_file), config.max_tokens)
-        self.model = build_model(config)
+        self.model = use_kernels(build_model(config), config)
         load_checkpoint(checkpoint, self.model)
         self.model.set_train(False)
         self._everything = _Everything(self.model)

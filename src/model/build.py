@@ -1,8 +1,11 @@
 """From a configuration to the model."""
 from __future__ import annotations
 
+import math
+
 import mindspore
-from mindspore import nn
+import numpy as np
+from mindspore import Tensor, nn
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from src.model.bert import BertModel
@@ -12,7 +15,7 @@ from src.model.layers import START
 from src.model.mask_generator import MaskGenerator
 from src.model.seg_head import SegHead
 from src.model.sma import SentenceMaskAlignment
-from src.model.swin import SwinTransformer
+from src.model.swin import SwinTransformer, WindowAttention
 from src.model.wpa import NoAlignment, WordPixelAlignment
 
 
@@ -54,6 +57,8 @@ def build_model(config, precision: str | None = None) -> CoupAlign:
         sma=sma, seg_head_dim=config.seg_head_dim, image_size=config.image_size)
     if config.linear_init_std != START:
         _start_linear_layers(model, config.linear_init_std)
+    if config.swin_bias_start == "neighbours":
+        _look_at_neighbours(model.image_encoder)
     precision = precision or config.precision
     if precision != "fp32":
         compute_in(model, {"fp16": mindspore.float16, "bf16": mindspore.bfloat16}[precision])
@@ -87,3 +92,21 @@ def _start_linear_layers(model: CoupAlign, std: float) -> None:
             weight = cell.weight
             draw = TruncatedNormal(std or weight.shape[1] ** -0.5)
             weight.set_data(initializer(draw, weight.shape, weight.dtype))
+
+
+def _look_at_neighbours(encoder: SwinTransformer) -> None:
+    """Starts relative position biases so that each head looks at another of the nearest patches around its own.
+
+    Attention then begins as a convolution does, of which a Swin without pretrained weights has to learn each tap (as
+    d'Ascoli et al., ConViT, ICML 2021, start theirs). Head h looks at offset o_h, from the nearest on, with bias
+    ``-|o - o_h|^2`` at offset o.
+    """
+    for _, cell in encoder.cells_and_names():
+        if isinstance(cell, WindowAttention) and cell.length > 1:
+            table = cell.relative_position_bias_table
+            side = math.isqrt(table.shape[0])
+            offsets = np.stack(np.divmod(np.arange(side ** 2), side), 1) - side // 2
+            nearest = offsets[np.argsort((offsets ** 2).sum(1), kind="stable")][1:]
+            looked_at = nearest[np.arange(table.shape[1]) % len(nearest)]
+            biases = -((offsets[:, None] - looked_at[None]) ** 2).sum(-1)
+            table.set_data(Tensor(biases.astype(np.float32)))

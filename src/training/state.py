@@ -25,7 +25,7 @@ _ENTRY = "training_state"  # of the checkpoint; beside the parameters of model a
 MAY_CHANGE = frozenset({
     "device_target", "output_dir", "data_dir", "vocab_file", "num_workers", "epochs", "resume", "checkpoint_every",
     "keep_checkpoints", "max_skipped_steps", "eval_every", "eval_batch_size", "eval_splits", "prefetch", "tensorboard",
-    "profile", "accumulation_steps", "recompute",
+    "profile", "accumulation_steps", "recompute", "cpu_kernels",
 })
 
 

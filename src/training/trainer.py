@@ -24,6 +24,7 @@ from src.devices import rank, rank_count
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_split
 from src.inference.checkpoint import start_from
+from src.kernels import use_kernels
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.training.monitor import STEP_COLUMNS, VALIDATION_COLUMNS
@@ -75,6 +76,7 @@ def train(config: Config, progress: bool = True) -> Path:
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = Objective(model, contrast, config.aux_loss_weight)
     freeze(model, config.frozen)
+    use_kernels(model, config)
     if config.recompute:
         model.recompute_blocks()
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)

@@ -1,0 +1,89 @@
+// GELU of a linear layer's product, its bias included: gelu(x + b), and its gradient.
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "threads.h"
+
+namespace {
+
+using kernels::Arguments;
+
+// e^x for x <= 0, to 1e-7 of it; below -87 as if it were -87, which is 1.6e-38. Cephes' polynomial.
+inline float exp_negative(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  float n = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the integer nearest to x / log 2 in the lowest bits
+  int32_t bits;
+  std::memcpy(&bits, &n, 4);
+  n -= 12582912.0f;
+  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  float p = 1.98756915e-4f;
+  p = p * r + 1.39819995e-3f;
+  p = p * r + 8.33345191e-3f;
+  p = p * r + 4.16657959e-2f;
+  p = p * r + 1.66666655e-1f;
+  p = p * r + 5.00000012e-1f;
+  p = p * r * r + r + 1.0f;
+  bits = (bits + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return p * power;
+}
+
+// Phi(x), the standard normal distribution function, given e^(-x^2/2). Its tail is that times a polynomial of
+// t = 1 / (1 + .35 |x|), fitted for the least largest error: 8e-9, far below rounding.
+inline float distribution(float x, float bell) {
+  const float t = 1.0f / (1.0f + 0.35f * std::fabs(x));
+  float p = 0.0341925942f;
+  p = p * t - 0.136190597f;
+  p = p * t + 0.119106604f;
+  p = p * t + 0.101319538f;
+  p = p * t + 0.0916381779f;
+  p = p * t + 0.151973008f;
+  p = p * t + 0.137960683f;
+  const float tail = p * t * bell;
+  return x < 0.0f ? tail : 1.0f - tail;
+}
+
+}  // namespace
+
+// (…, n) x; (n,) b -> (…, n).
+extern "C" int gelu(int, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
+  const Arguments arguments{data, ranks, shapes};
+  const int64_t n = arguments.columns(0);
+  const float *x = arguments.floats(0), *bias = arguments.floats(1);
+  float *y = arguments.floats(2);
+  kernels::over_rows(arguments.rows(0), n, [=](int64_t, int64_t first, int64_t last) {
+    for (int64_t i = first * n; i < last * n; i += n) {
+#pragma omp simd
+      for (int64_t j = 0; j < n; ++j) {
+        const float v = x[i + j] + bias[j];
+        y[i + j] = v * distribution(v, exp_negative(-0.5f * v * v));
+      }
+    }
+  });
+  return 0;
+}
+
+// (…, n) x; (n,) b; (…, n) gradient of the output -> those of x and b.
+extern "C" int gelu_gradient(int, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
+  const Arguments arguments{data, ranks, shapes};
+  const int64_t rows = arguments.rows(0), n = arguments.columns(0);
+  const float *x = arguments.floats(0), *bias = arguments.floats(1), *dy = arguments.floats(2);
+  float *dx = arguments.floats(3), *dbias = arguments.floats(4);
+  std::vector<float> sums(kernels::parts_of(rows, n) * n);
+  kernels::over_rows(rows, n, [=, &sums](int64_t part, int64_t first, int64_t last) {
+    float *sum = &sums[part * n];
+    for (int64_t i = first * n; i < last * n; i += n) {
+#pragma omp simd
+      for (int64_t j = 0; j < n; ++j) {
+        const float v = x[i + j] + bias[j], bell = exp_negative(-0.5f * v * v);
+        const float d = dy[i + j] * (distribution(v, bell) + v * bell * 0.398942280f);
+        dx[i + j] = d;
+        sum[j] += d;
+      }
+    }
+  });
+  kernels::add_parts(sums, n, dbias);
+  return 0;
+}

@@ -1,0 +1,239 @@
+"""Ablation studies: which runs there are, and which of them are made, skipped, gone on with."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import study as program
+from src.config import load_config
+from src.errors import UserError
+from src.files import REPOSITORY
+from src.study import runner
+from src.study.report import write_results
+from src.study.runner import Child, read_starts, train_missing
+from src.study.study_file import read_study
+from tests.script_tree import make_tree
+from tests.study_runs import SMALL, leave_results, write
+
+SHIPPED = [REPOSITORY / "configs/ablations/refshapes.yaml", REPOSITORY / "configs/ablations/refcoco.yaml"]
+# oIoU of the paper's Tables 4 and 5, mIoU of Table 3, from its text.
+PAPER = {
+    ("table4", "oIoU"): {"no-wpa": 70.43, "uni": 72.70, "no-sma": 73.02, "no-aux": 73.70, "full": 74.70},
+    ("table5", "oIoU"): {"full": 74.70, "stages-12": 72.74, "stages-34": 73.93, "stage-4": 73.61, "stage-3": 72.53,
+                         "stage-2": 72.63, "stage-1": 72.59},
+    ("table3", "mIoU"): {"20": 74.77, "50": 74.98, "100": 75.49},
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    return read_study(write(tmp_path, SMALL))
+
+
+# --- The plan
+
+def test_table_4_comes_seed_by_seed_and_nothing_twice(small):
+    assert list(map(str, small.runs())) == ["uni/1", "full/1", "uni/2", "full/2", "uni/3", "full/3", "wide/1"]
+    assert list(map(str, small.runs("ours"))) == ["full/1", "wide/1"]
+    assert list(map(str, small.runs("uni"))) == ["uni/1", "uni/2", "uni/3"]
+    assert list(map(str, small.runs("uni/2"))) == ["uni/2"]
+    with pytest.raises(UserError, match="no table, row or row/seed 'uni/4': it has the tables four, ours and the rows"):
+        small.runs("uni/4")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_studies_are_those_of_the_paper(path):
+    study = read_study(path)
+    tables = {table.name: table for table in study.tables}
+    for (name, metric), figures in PAPER.items():
+        entries = tables[name].entries
+        shown = {entry.label if name == "table3" else entry.row: entry.paper[metric] for entry in entries}
+        assert shown == figures
+    assert len(tables["table4"].seeds) >= 3 and study.tables[0] is tables["table4"]
+    masks = {entry.label: study.config(run, "runs").num_queries for entry in tables["table3"].entries
+             for run in study.runs(entry.row)}
+    assert masks == {"20": 20, "50": 50, "100": 100}
+    for entry in tables["table5"].entries:
+        config = study.config(study.runs(entry.row)[0], "runs")
+        stages = entry.label.replace("1-4", "1, 2, 3, 4").split(", ")
+        assert config.wpa_stages == tuple(map(int, stages)) and config.wpa_direction == "bi"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_runs_differ_in_their_rows_keys_and_seed_alone(path):
+    study = read_study(path)
+    for run in study.runs():
+        config, base = study.config(run, "runs/study").as_dict(), study.base
+        changed = {key: value for key, value in config.items() if value != base[key]}
+        own = {"seed": run.seed, "resume": "auto", "output_dir": f"runs/study/{run}"}
+        assert changed == {**study.rows[run.row], **own}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"seed": [1]}, "unknown name 'seed': it takes base, keys"),
+    ({"family": None}, "family must be a str, but is None"),
+    ({"rows": {**SMALL["rows"], "uni": {"wpa_direktion": "uni"}}},
+     "row uni: unknown key 'wpa_direktion': did you mean wpa_direction?"),
+    ({"rows": {**SMALL["rows"], "uni": {"wpa_direction": "both"}}}, "row uni: wpa_direction is 'both': choose"),
+    ({"rows": {**SMALL["rows"], "uni": {"seed": 5}}}, "row uni: seed is set by the study: remove it"),
+    ({"rows": {**SMALL["rows"], "uni": ["bi"]}}, "row uni: keys of the configuration are expected, not ['bi']"),
+    ({"rows": {**SMALL["rows"], "wide": {}}}, "row wide: it is the same configuration as row full: keep one of them"),
+    ({"rows": {**SMALL["rows"], "../up": {"num_queries": 9}}}, "row ../up: it becomes a directory"),
+    ({"rows": {**SMALL["rows"], "more": {"num_queries": 9}}}, "row more is in no table: add it to one, or remove it"),
+    ({"reference": "all"}, "there is no row 'all': rows are full, uni, wide"),
+    ({"split": "test"}, "split test is none of eval_splits: add it there"),
+    ({"keys": {"epochs": 0}}, "epochs is 0: give at least 1"),
+    ({"tables": {"four": {"title": "Four"}}}, "table four: rows is missing"),
+    ({"tables": {"four": {"title": "Four", "rows": {"fool": {"label": "x"}}}}}, "table four: there is no row 'fool'"),
+    ({"tables": {"four": {"title": "Four", "rows": {"full": {"label": "x", "paper": {"IoU": 1.0}}}}}},
+     "table four, row full, paper: unknown name 'IoU': it takes oIoU, mIoU"),
+    ({"tables": {"four": {"title": "Four", "seeds": [1, 1], "rows": {"full": {"label": "x"}}}}},
+     "table four: seeds must be different integers from 0, but are [1, 1]"),
+    ({"tables": {"full": {"title": "Four", "rows": {"full": {"label": "x"}}}}},
+     "table full: a row has the same name: --only could not tell them apart"),
+    ("- rows", "not a YAML configuration: lines of `key: value` are expected"),
+])
+def test_a_study_file_that_does_not_fit_gives_one_line(tmp_path, capsys, change, message):
+    path = write(tmp_path, change if isinstance(change, str) else {**SMALL, **change})
+    assert program.main(["--study", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--study", "nowhere.yaml"], "no configuration file nowhere.yaml: check --study"),
+    (["--study", str(SHIPPED[0]), "--only", "table6"], "no table, row or row/seed 'table6'"),
+    (["--study", str(SHIPPED[0]), "--config", "default_config.yaml"], "a study names its configuration itself"),
+    (["--study", str(SHIPPED[0]), "--threads", "-1"], "--threads -1: give a number from 0"),
+    ([], "--study"),
+])
+def test_arguments_that_do_not_fit_give_one_line(capsys, arguments, message):
+    assert program.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+
+
+# --- Runs one after another
+
+class Trainer:
+    """Stands where a process would train: notes what it is given, and leaves what a finished run leaves."""
+
+    signal = 0
+
+    def __init__(self, fails=(), stopped_at=""):
+        self.fails, self.stopped_at, self.trained = fails, stopped_at, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __call__(self, config, threads):
+        directory = Path(config.output_dir)
+        run = f"{directory.parent.name}/{directory.name}"
+        self.trained.append(run)
+        directory.mkdir(parents=True, exist_ok=True)
+        config.save(directory / "config.yaml")
+        if run in self.fails:
+            (directory / "log.txt").write_text("epoch 1\nerror: out of memory\n\n")
+            return 2
+        if run == self.stopped_at:
+            self.signal = signal.SIGTERM
+            return 143
+        leave_results(config, [(9, 10)])
+        return 0
+
+
+def go(study, output, trainer, **overrides):
+    base = load_config(overrides={**study.base, "output_dir": str(output), **overrides})
+    return train_missing(study, study.runs(), base, 0, lambda: write_results(study, output), trainer)
+
+
+def test_what_is_done_is_skipped_and_a_failure_stops_nothing(small, tmp_path, capsys):
+    first = Trainer(fails=["full/2"])
+    assert go(small, tmp_path, first) == 1
+    assert first.trained == list(map(str, small.runs()))
+    assert "full/2 failed with exit code 2: error: out of memory" in capsys.readouterr().err
+    second = Trainer()
+    assert go(small, tmp_path, second) == 0
+    assert second.trained == ["full/2"]
+    assert "7 runs, 6 of them done" in capsys.readouterr().out
+    third = Trainer()
+    assert go(small, tmp_path, third) == 0 and third.trained == []
+
+
+def test_a_study_that_is_stopped_goes_on_with_the_run_that_was(small, tmp_path):
+    first, second = Trainer(stopped_at="uni/2"), Trainer()
+    assert go(small, tmp_path, first) == 143
+    assert first.trained == ["uni/1", "full/1", "uni/2"]
+    assert "2 of 7 runs are done" in (tmp_path / "results.md").read_text()
+    assert go(small, tmp_path, second) == 0
+    assert second.trained == ["uni/2", "full/2", "uni/3", "full/3", "wide/1"]
+
+
+def test_a_directory_of_another_configuration_is_left_alone(small, tmp_path):
+    go(small, tmp_path, Trainer(stopped_at="uni/1"))
+    trainer = Trainer()
+    with pytest.raises(UserError, match=r"uni/1 holds a run with learning_rate 0.002, now it is 0.001: choose another"):
+        go(small, tmp_path, trainer, learning_rate=1e-3)
+    assert trainer.trained == []
+    assert go(small, tmp_path, trainer, num_workers=2) == 0  # decides nothing
+
+
+PYTHON = """#!/bin/sh
+trap 'echo saved; exit 143' TERM
+echo "given $*, $OMP_NUM_THREADS"
+cut -d " " -f 5 /proc/$$/stat > "$(dirname "$4")/group"
+touch "$(dirname "$4")/started"
+i=0; while [ $i -lt 600 ]; do sleep 0.05; i=$((i + 1)); done
+exit 0
+"""
+
+
+def test_a_signal_is_handed_on_once_and_the_child_may_save(small, tmp_path, monkeypatch):
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    config = small.config(small.runs()[0], tmp_path)
+    directory = Path(config.output_dir)
+
+    def interrupt():
+        while not (directory / "started").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with Child() as child:
+        assert child(config, 3) == 143
+    assert child.signal == signal.SIGINT and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    said = (directory / "log.txt").read_text().splitlines()
+    assert said == [f"given -m src.study.child --config {directory}/config.yaml --threads 3, 3", "saved"]
+    assert int((directory / "group").read_text()) != os.getpgid(0)  # Ctrl-C in a terminal goes to all of a group
+    assert load_config(directory / "config.yaml") == config
+    seconds, processors = read_starts(directory)
+    assert 0 <= processors <= seconds + 0.2 and (directory / runner.STARTS).read_text().startswith("143,")
+
+
+# --- The script
+
+def test_the_script_runs_the_study_from_anywhere(tmp_path):
+    tree = make_tree(tmp_path / "tree", {"python": '#!/bin/sh\necho "called with $*"\nexit 1\n'})
+    command = ["bash", str(tree / "scripts/run_study.sh")]
+    run = subprocess.run([*command, "tree/c.yaml", "tree/data", "out", "--only", "table4"], cwd=tmp_path,
+                         capture_output=True, text=True)
+    said = (f"called with study.py --study {tree}/c.yaml --data_dir {tree}/data --output_dir {tmp_path}/out "
+            "--only table4")
+    assert run.returncode == 1 and run.stdout.splitlines()[-1] == said
+    for arguments, message in ((["c.yaml"], "STUDY, DATA_DIR and OUTPUT_DIR are needed"),
+                               (["none.yaml", "data", "out"], "no study file none.yaml"),
+                               (["c.yaml", "none", "out"], "no directory none: make it with prepare_data.py")):
+        run = subprocess.run([*command, *arguments], cwd=tree, capture_output=True, text=True)
+        assert run.returncode == 2 and run.stderr.splitlines()[0] == f"error: {message}"

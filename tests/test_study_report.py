@@ -1,0 +1,197 @@
+"""What a few seeds of a study tell, what its report says, and how Q_w and the gates are measured."""
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import study as program
+from src.config import load_config
+from src.errors import UserError
+from src.study import statistics
+from src.study.report import write_results
+from src.study.study_file import read_study
+from tests.study_runs import SMALL, leave_results, write
+
+
+@pytest.fixture
+def small(tmp_path):
+    return read_study(write(tmp_path, SMALL))
+
+
+# --- What a few seeds tell
+
+def test_welchs_interval_is_scipys():
+    values, reference = [0.31, 0.36, 0.29, 0.35], [0.41, 0.38, 0.47]
+    found = statistics.difference(values, reference)
+    expected = scipy.stats.ttest_ind(values, reference, equal_var=False).confidence_interval(0.95)
+    assert found.interval == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert found.mean == pytest.approx(0.3275 - 0.42)
+
+
+@pytest.mark.parametrize(("values", "reference", "sign"), [
+    # Means 2 and 7, variances 1: 5 ± 2.776 sqrt(2/3) = 5 ± 2.27, by the table of Student's t with 4 degrees of freedom.
+    ([1, 2, 3], [6, 7, 8], -1), ([6, 7, 8], [1, 2, 3], 1),
+    ([1, 2, 3], [3, 4, 5], 0),  # 2 ± 2.27
+    ([1], [9], 0), ([1, 1.01], [9, 9.01], 0),  # too few, however far apart
+    ([2, 2, 2], [3, 3, 3], -1),
+])
+def test_only_what_the_spread_allows_is_different(values, reference, sign):
+    assert statistics.difference(values, reference).sign == sign
+
+
+def test_the_interval_by_hand():
+    assert statistics.difference([1, 2, 3], [6, 7, 8]).interval == pytest.approx((-5 - 2.2668, -5 + 2.2668), abs=1e-3)
+    assert statistics.difference([1], [9]).interval is None
+    assert statistics.spread([1, 2, 3]) == 1 and statistics.spread([4]) == 0
+
+
+def test_the_order_is_counted_by_pairs():
+    values = {"a": [1, 2, 3], "b": [6, 7, 8], "c": [5, 6, 7.5], "d": [0], "e": [5]}
+    paper = {"a": 10.0, "b": 20.0, "c": 30.0, "d": 15.0, "f": 1.0}
+    # a<b yes, told; a<c yes, told; b<c no, not told; a<d no, d<b yes, d<c yes: of one seed; e and f are not in both.
+    assert statistics.order(values, paper) == statistics.Order(pairs=6, agree=4, same=2, other=0)
+    assert statistics.order({"a": [6, 7, 8], "b": [1, 2, 3]}, {"a": 1.0, "b": 2.0}) == statistics.Order(1, 0, 0, 1)
+    assert statistics.order({"a": [1], "b": [2]}, {"a": 5.0, "b": 5.0}).pairs == 0
+
+
+# --- The report
+
+ATTRIBUTE = {"full/1": [(8, 10), (2, 10)], "full/2": [(9, 10), (1, 10)], "full/3": [(9, 10), (2, 10)],
+             "uni/1": [(3, 10), (2, 10)], "uni/2": [(3, 10), (1, 10)], "uni/3": [(2, 10), (2, 10)],
+             "wide/1": [(9, 9), (9, 9)]}
+
+
+@pytest.fixture
+def reported(small, tmp_path):
+    for run in small.runs():
+        config = small.config(run, tmp_path)
+        leave_results(config, ATTRIBUTE[str(run)])
+    write_results(small, tmp_path)
+    return (tmp_path / "results.md").read_text()
+
+
+def cells(text, title, first):
+    """Cells of the row that begins with `first` in the part of that title."""
+    part = text.split(f"## {title}")[1].split("\n## ")[0]
+    return next([cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()
+                if line.startswith(f"| {first} |"))
+
+
+def test_a_table_shows_means_spread_and_the_papers_figure(reported):
+    # oIoU of the three seeds .5, .5, .55 and .25, .2, .2; Welch by hand: variances 1/1200 each, 4 degrees of freedom.
+    row = cells(reported, "Four", "one way")
+    assert row[:4] == ["one way", "uni", "3", "21.67 ± 2.89 (20.00-25.00)"]
+    assert row[6:] == ["72.70", "", "-30.00 (-36.54 to -23.46)", "lower"]
+    assert cells(reported, "Four", "all")[3] == "51.67 ± 2.89 (50.00-55.00)"
+    assert cells(reported, "Four", "all")[-1] == "is the reference"
+    assert "Of 1 pairs 1 have the paper's order by their means; the seeds tell 1 pairs apart, 1 of them" in reported
+
+
+def test_one_seed_tells_nothing_however_good(reported):
+    row = cells(reported, "Ours", "wider")
+    assert row[2:4] == ["1", "100.00"] and row[-2:] == ["+50.00", "one seed: cannot tell"]
+
+
+def test_failures_are_those_of_the_family_and_add_up(reported):
+    title = "Table 2's question: failures by IoU"
+    assert cells(reported, title, "full/1")[1:] == ["2", "0 (0.0 %)", "0 (0.0 %)", "1 (50.0 %)", "0 (0.0 %)",
+                                                     "0 (0.0 %)", "1 (50.0 %)"]
+    assert cells(reported, title, "uni, together")[1:] == ["6", "0 (0.0 %)", "1 (16.7 %)", "3 (50.0 %)", "2 (33.3 %)",
+                                                            "0 (0.0 %)", "6 (100.0 %)"]
+
+
+def test_failures_are_compared_on_seeds_that_all_have(small, tmp_path):
+    for run in small.runs()[:3]:
+        leave_results(small.config(run, tmp_path), ATTRIBUTE[str(run)])
+    write_results(small, tmp_path)
+    text = (tmp_path / "results.md").read_text().split("## Table 2's question")[1].split("\n## ")[0]
+    assert "| full/1 | 2 |" in text and "| uni/1 | 2 |" in text and "uni/2" not in text and "together" not in text
+
+
+def test_gates_families_and_compute_are_told(reported):
+    assert cells(reported, "Q_w and the gates", "full/1")[1:] == [
+        "5 → 10", "0.9900 → 0.5000", "0.2000 → 0.2500", "0.10 – 0.30 – → 0.15 – 0.35 –", "–"]
+    # All: the ordinal sample has no pixel right.
+    assert cells(reported, "'full' on every split, 3 seeds", "val")[1:4] == ["all", "3", "34.44 (33.33-36.67)"]
+    assert "7 runs: 70 steps, 1,120 samples" in reported
+    assert "took 0.19 hours by the clock and 0.14 hours of processor time" in reported
+
+
+def test_the_csv_has_a_line_for_each_row_seed_split_and_family(reported, tmp_path):
+    with open(tmp_path / "results.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 7 * 3
+    line, = [each for each in lines if (each["row"], each["seed"], each["family"]) == ("uni", "2", "attribute")]
+    assert float(line["oIoU"]) == 0.2 and float(line["mIoU"]) == 0.2 and line["n"] == "2"
+    assert [line[f"IoU in {each}"] for each in ("[0,0.1)", "[0.1,0.2)", "[0.3,0.4)")] == ["0", "1", "1"]
+    assert (line["steps"], line["samples"], line["processor_seconds"]) == ("10", "160", "70.5")
+
+
+def test_tables_alone_train_nothing(small, tmp_path, capsys):
+    output = tmp_path / "out"
+    leave_results(small.config(small.runs()[0], output), [(1, 2)])
+    assert program.main(["--study", str(small.path), "--output_dir", str(output), "--tables_only"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{output}/results.csv", f"{output}/results.md"]
+    text = (output / "results.md").read_text()
+    assert cells(text, "Four", "one way")[-1] == "the reference is not run"
+    assert cells(text, "Ours", "wider")[-1] == "not run"
+    assert sorted(path.name for path in output.iterdir()) == ["results.csv", "results.md", "uni"]
+
+
+def test_runs_of_different_data_are_not_put_side_by_side(small, tmp_path):
+    for run, data in zip(small.runs(), ("one", "other")):
+        config = small.config(run, tmp_path)
+        leave_results(config, [(1, 2)], data)
+    with pytest.raises(UserError, match="runs uni/1 and full/1 were made of different data"):
+        write_results(small, tmp_path)
+
+
+# --- Q_w and the gates
+
+def test_entropy_is_scipys_over_that_of_equal_weights():
+    from src.study.alignment import relative_entropy
+
+    weights = np.array([[0.25] * 4, [1, 0, 0, 0], [0.7, 0.1, 0.1, 0.1]])
+    expected = [scipy.stats.entropy(row) / np.log(4) for row in weights]
+    np.testing.assert_allclose(relative_entropy(weights), expected, atol=1e-12)
+
+
+def test_each_checkpoint_is_measured_with_its_own_weights(tiny_data, tmp_path):
+    from mindspore import Parameter, Tensor, nn, ops
+
+    from src.study.alignment import Watched, alignment_over_training
+    from src.training.state import Progress, save_state
+
+    class Model(nn.Cell):
+        """Weighs three masks as its parameter says; a gate to pixels at stage 2, and both at stage 3."""
+
+        has_sma, aligned = True, [False, True, True, False]
+
+        def __init__(self):
+            super().__init__()
+            self.scores = Parameter(Tensor(np.zeros(3, np.float32)), name="sma.scores")
+            self.wpa = [type("Stage", (), {"bidirectional": stage == 2}) for stage in range(4)]
+
+        def predict_all(self, image, token_ids, token_mask):
+            weights = ops.softmax(self.scores, -1).expand_dims(0).tile((len(image), 1))
+            opening = weights[:, 0]
+            gates = [(None, None, opening, None), (None, None, 2 * opening, 3 * opening)]
+            return image[:, 0], None, None, weights, gates
+
+    scores = {5: [0, 0, 0], 10: [2, 1, 0]}
+    for step, values in scores.items():
+        saved = {"sma.scores": Parameter(Tensor(np.array(values, np.float32)), name="sma.scores")}
+        name = "last.ckpt" if step == 10 else f"step_{step:08}.ckpt"
+        save_state(tmp_path / name, saved, Progress({}, "", step=step))
+    config = load_config("benchmarks/smallest.yaml", {"data_dir": str(tiny_data), "train_families": "attribute"})
+    alignment_over_training(Watched(Model()), config, tmp_path)
+    with open(tmp_path / "alignment.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, (step, values) in zip(rows, scores.items(), strict=True):
+        q_w = np.exp(values) / np.exp(values).sum()
+        expected = {"step": step, "entropy": scipy.stats.entropy(q_w) / np.log(3), "largest_weight": q_w.max(),
+                    "image_gate_2": q_w[0], "image_gate_3": 2 * q_w[0], "text_gate_3": 3 * q_w[0]}
+        assert {name: float(value) for name, value in row.items() if value} == pytest.approx(expected, rel=1e-5)
