@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.amp import DynamicLossScaler
 
-from src.devices import rank_count
+from src.devices import GradientMean, rank_count
 
 STATISTICS = ("moving_mean", "moving_variance")
 
@@ -60,7 +60,7 @@ class Update(nn.Cell):
         self.ranks = rank_count()
         if self.ranks > 1:
             self.total = ops.AllReduce()
-            self.mean = nn.DistributedGradReducer(optimizer.parameters, mean=True)
+            self.mean = GradientMean(optimizer.parameters)
         statistics = [each for each in objective.get_parameters() if each.name.endswith(STATISTICS)]
         self.statistics = ParameterTuple(statistics)
         self.sound_statistics = ParameterTuple(
