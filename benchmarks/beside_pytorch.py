@@ -3,11 +3,11 @@
     python -m benchmarks.beside_pytorch --of inference --batch_size 1
     python -m benchmarks.beside_pytorch --of training --batch_size 2
 
-The whole model of the configuration, with its losses and its optimiser in training, against Hugging Face's Swin and BERT
-of the same sizes, eager float32; in training with a 1x1 convolution on top and AdamW. They take turns; the median of the
-rounds' ratios counts. The peak of memory is that of a process of its own each, libraries included, before the two are
-in memory together. Hugging Face's Swin cannot run maps smaller than its window, as the small configuration has them:
-with --image_size 192 it can, and --alone ours gives our figures without it.
+The whole model of the configuration, with its losses and its optimiser in training, against Hugging Face's Swin and
+BERT of the same sizes, eager float32; in training with a 1x1 convolution on top and AdamW. Each first runs alone, for
+its peak of memory, libraries included; then they take turns, and the median of the rounds' ratios counts. Where both
+do not fit into memory it ends with the times of each alone. Hugging Face's Swin cannot run maps smaller than its
+window, as the small configuration has them: with --image_size 192 it can, and --alone ours gives our figures without.
 """
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from benchmarks import pytorch_encoders
 from benchmarks.resident import resident
 from src.cli import command, parse_arguments
 from src.config import Config
+from src.errors import UserError
 from src.files import REPOSITORY
 
 PAUSE = 0.3  # seconds in which the threads of the one that ran go to sleep
@@ -46,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     peaks = [_peak(name, sys.argv[1:] if argv is None else argv) for name in ("ours", "pytorch")]
     print(f"peak of memory: {peaks[0]:.2f} GB, PyTorch {peaks[1]:.2f} GB, ratio {peaks[0] / peaks[1]:.2f}", flush=True)
+    if _available() < sum(peaks):
+        raise UserError(f"turns need {sum(peaks):.1f} GB, {_available():.1f} are free: use the times of each alone")
     ours, theirs = (_started(name, args.of, config, inputs) for name in ("ours", "pytorch"))
     pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(args.rounds)]
     for name, times in zip(("CoupAlign", "PyTorch, encoders alone"), zip(*pairs, strict=True), strict=True):
@@ -135,10 +139,17 @@ def _seconds(run: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
+def _available() -> float:
+    """Memory that can be had without swapping, GB (10^9 bytes). Linux."""
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024 / 1e9
+
+
 def _peak(who: str, arguments: Sequence[str]) -> float:
     """Resident memory at its highest, GB (10^9 bytes), in a process that runs one of them alone."""
     command_line = [sys.executable, "-m", "benchmarks.beside_pytorch", *arguments, "--alone", who, "--rounds", "2"]
     done = subprocess.run(command_line, check=True, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    print("alone,", done.stdout.replace("\n", "; ").strip("; "), flush=True)
     return float(done.stdout.split()[-1])
 
 
