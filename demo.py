@@ -16,8 +16,8 @@ from src.errors import UserError
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="runs/quickstart/best.ckpt", metavar="FILE",
-                        help="trained model (.ckpt; default: runs/quickstart/best.ckpt)")
+    parser.add_argument("--checkpoint", default="assets/refshapes/best.ckpt", metavar="FILE",
+                        help="trained model (.ckpt; default: the one for RefShapes that comes with the repository)")
     parser.add_argument("--engine", choices=("mindspore", "lite"), default="mindspore",
                         help="what runs the model (default: mindspore)")
     parser.add_argument("--mindir", metavar="FILE", help="with --engine lite: the model, exported by export.py")

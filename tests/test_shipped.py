@@ -1,0 +1,39 @@
+"""The trained model in assets/refshapes."""
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+from pycocotools import mask as rle
+
+from src.config import load_config
+from src.data.refshapes.writer import _record
+from src.inference import Predictor
+from tests.documents import README, README_CN, REPOSITORY, commands
+
+MODEL = REPOSITORY / "assets/refshapes"
+CONFIG = load_config(MODEL / "config.yaml")
+IMAGE, EXPRESSION = "val_000000.png", "large plain red circle"  # of the READMEs' command
+
+
+def test_it_finds_what_the_readmes_ask_for():
+    record = _record("val", 0, CONFIG.seed)
+    (thing,) = [thing for thing, said in record["refs"] if EXPRESSION in [text for _, text in said]]
+    target = rle.decode(record["annotations"][thing]["segmentation"]).astype(bool)
+    mask = Predictor(CONFIG, MODEL / "best.ckpt").predict(REPOSITORY / "assets/examples" / IMAGE, EXPRESSION).mask
+    assert np.sum(mask & target) > 0.6 * np.sum(mask | target)
+
+
+def test_evaluations_beside_it_are_its_own():
+    checkpoint = hashlib.sha256((MODEL / "best.ckpt").read_bytes()).hexdigest()
+    for split in CONFIG.eval_splits:
+        found = json.loads((MODEL / f"eval/{split}.json").read_text())
+        assert found["checkpoint"] == {"file": "assets/refshapes/best.ckpt", "sha256": checkpoint}
+        assert found["samples"] == 2000 and found["config"]["swin_depths"] == list(CONFIG.swin_depths)
+
+
+def test_the_readmes_ask_it():
+    for page in (README, README_CN):
+        assert any(MODEL.relative_to(REPOSITORY).as_posix() + "/best.ckpt" in " ".join(command.words)
+                   and IMAGE in " ".join(command.words) and EXPRESSION in command.words for command in commands(page))
