@@ -100,7 +100,7 @@ def _our_training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.n
     from mindspore import Tensor
 
     from src.context import set_up
-    from src.kernels import use_kernels
+    from src.kernels import use_kernels, use_kernels_in_update
     from src.loss import PixelContrastiveLoss
     from src.model import build_model
     from src.training.optimizer import make_optimizer
@@ -112,6 +112,7 @@ def _our_training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.n
     objective = Objective(model, contrast, config.aux_loss_weight)
     optimizer = make_optimizer(config, model.trainable_params(), 1000)
     step = TrainStep(objective, optimizer, config.max_grad_norm, config.batch_size)
+    use_kernels_in_update(step.conclude, config)
     step.set_train(True)
     target = np.zeros((len(image), config.image_size, config.image_size), np.float32)
     side = int(config.image_size * 0.15 ** 0.5)  # 15 % of the pixels

@@ -10,14 +10,15 @@ import torch
 from mindspore import Tensor, nn, ops
 
 from src.config import load_config
-from src.kernels import build, use_kernels
-from src.kernels.cells import KernelGelu, KernelHeads, KernelNorm, KernelWindowAttention
+from src.kernels import build, use_kernels, use_kernels_in_update
+from src.kernels.cells import KernelClip, KernelGelu, KernelHeads, KernelNorm, KernelWindowAttention
 from src.model import build_model
 from src.model.bert import BertLayer
 from src.model.dropout import Dropout, connect_dropout, draw
 from src.model.layers import Gelu, Heads
 from src.model.swin import SwinBlock, WindowAttention
 from src.model.windows import WindowLayout
+from src.training.update import Clip
 from tests.conftest import SMALLEST, assert_close
 
 PLAIN = {Gelu, nn.LayerNorm, WindowAttention}
@@ -215,6 +216,23 @@ def test_dropout_of_attention_stays_as_it_was():
     dropped, expected = kernel.set_train()(*inputs), heads.set_train()(*inputs)
     np.testing.assert_array_equal(dropped.asnumpy(), expected.asnumpy())
     assert np.abs(dropped - kernel.set_train(False)(*inputs)).max() > 0.1
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.5, 1e4])
+def test_clip(limit):
+    gradients = normal((3,), (100_000,), (1, 1), (7, 5, 2))
+    norm = np.sqrt(sum((each.astype(np.float64) ** 2).sum() for each in gradients))
+    scale = min(1, limit / norm) if limit else 1
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    config = load_config(overrides={"max_grad_norm": limit})
+    update = nn.Cell()
+    update.clip = Clip(limit)
+    use_kernels_in_update(update, load_config())
+    assert isinstance(update.clip, KernelClip)
+    found, clipped = update.clip(tuple(map(Tensor, gradients)))
+    assert found.shape == () and abs(float(found) / norm - 1) < 1e-6
+    for actual, gradient in zip(clipped, gradients, strict=True):
+        assert_close(actual, scale * gradient.astype(np.float64), 1e-6)
 
 
 @pytest.mark.parametrize("overrides", [{"cpu_kernels": False}, {"precision": "fp16"}])

@@ -19,6 +19,7 @@ from src.training import trainer
 from src.training.state import read_state
 from src.training.stop import Stopped
 from src.training.stopwatch import PARTS
+from src.training.update import Clip
 from tests.conftest import SMALLEST
 
 EPOCHS, STEPS = 3, 5  # of 60 samples
@@ -37,6 +38,8 @@ class Step:
 
     def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps, scales_loss, ema_decay):
         self.batch, self.count = batch, accumulation_steps
+        self.conclude = nn.Cell()
+        self.conclude.clip = Clip(max_grad_norm)
         self.weight = Parameter(Tensor([0.5], mindspore.float32), name="sma.weight")
         self.number = Parameter(Tensor([0], mindspore.int32), name="global_step")
 

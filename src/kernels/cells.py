@@ -1,10 +1,11 @@
 """Cells that compute on the CPU, in float32, what others of the model compute, each by a kernel of its own."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, float32, nn, ops
 
 from src.model.layers import Heads
 from src.model.swin import WindowAttention
@@ -157,3 +158,25 @@ class KernelWindowAttention(nn.Cell):
         relative = ops.gather(self.relative_position_bias_table, self.relative_position, 0)
         relative = relative.transpose(1, 0).reshape(self.shape)
         return self.proj(self.heads_in_windows(self.qkv(x), self.qkv.bias, relative, self.separation))
+
+
+class KernelClip(nn.Cell):
+    """A ``Clip``, in one operator instead of four for each gradient. Inputs, outputs: as its own, float32."""
+
+    def __init__(self, library: Path, limit: float):
+        super().__init__(auto_prefix=False)
+        self.clips = limit > 0
+        self.limit = Tensor(np.array([limit], np.float32))
+        self.norm = ops.Custom(f"{library}:global_norm", (1,), float32, func_type="aot")
+        self.clip = ops.Custom(f"{library}:clip", with_norm, with_norm, func_type="aot")
+
+    def construct(self, gradients: Sequence[Tensor]):
+        if not self.clips:
+            return self.norm(*gradients).reshape(()), gradients
+        results = self.clip(self.limit, *gradients)
+        return results[0].reshape(()), results[1:]
+
+
+def with_norm(limit, *gradients):
+    """Shapes, or types, of the outputs of ``clip``: those of its inputs, since the norm has that of the limit."""
+    return (limit, *gradients)

@@ -1,29 +1,28 @@
 """Which Cells of a model compute by kernels."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import mindspore
 from mindspore import nn
 
 from src.config import Config
 from src.kernels.build import library
-from src.kernels.cells import KernelGelu, KernelHeads, KernelNorm, KernelWindowAttention
-from src.model import CoupAlign
+from src.kernels.cells import KernelClip, KernelGelu, KernelHeads, KernelNorm, KernelWindowAttention
 from src.model.bert import BertIntermediate
 from src.model.layers import Heads
 from src.model.swin import Mlp, WindowAttention
 
 
-def use_kernels(model: CoupAlign, config: Config) -> CoupAlign:
-    """Lets layer norms, GELUs and attention of a model in float32 compute by kernels, on the CPU, unless ``config``
-    forbids it.
+def use_kernels(model: nn.Cell, config: Config) -> nn.Cell:
+    """Lets layer norms, GELUs and attention of a model compute by kernels, on the CPU in float32, if ``config`` says so.
 
-    To be called once the model is built and before it is compiled; parameters stay the same ones, names included. What
-    is exported does not go through here, and consists of MindSpore's operators.
+    To be called once, after the model is built, and before it is compiled or anything in it is recomputed. Parameters
+    stay the same ones, names included. What is exported does not go through here: it consists of MindSpore's operators.
 
     Returns: the model.
     """
-    on_cpu = mindspore.get_context("device_target") == "CPU"
-    path = library() if config.cpu_kernels and on_cpu and config.precision == "fp32" else None
+    path = _library(config)
     if path:
         for _, parent in list(model.cells_and_names()):
             for name, child in list(parent.name_cells().items()):
@@ -38,3 +37,15 @@ def use_kernels(model: CoupAlign, config: Config) -> CoupAlign:
                 parent.insert_child_to_cell("gelu", KernelGelu(path, linear.bias))
                 linear.has_bias = False
     return model
+
+
+def use_kernels_in_update(update: nn.Cell, config: Config) -> None:
+    """Likewise the clipping of gradients, ``update.clip``, of an ``Update``."""
+    path = _library(config)
+    if path:
+        update.insert_child_to_cell("clip", KernelClip(path, update.clip.limit))
+
+
+def _library(config: Config) -> Path | None:
+    on_cpu = mindspore.get_context("device_target") == "CPU"
+    return library() if config.cpu_kernels and on_cpu and config.precision == "fp32" else None

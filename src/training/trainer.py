@@ -24,7 +24,7 @@ from src.devices import rank, rank_count
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate_split
 from src.inference.checkpoint import start_from
-from src.kernels import use_kernels
+from src.kernels import use_kernels, use_kernels_in_update
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.training.monitor import STEP_COLUMNS, VALIDATION_COLUMNS
@@ -82,6 +82,7 @@ def train(config: Config, progress: bool = True) -> Path:
     optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
     step = TrainStep(objective, optimizer, config.max_grad_norm, micro_batch, config.accumulation_steps,
                      config.precision == "fp16", config.ema_decay)
+    use_kernels_in_update(step.conclude, config)
     done = Progress(config=config.as_dict(), data=fingerprint(training))
     if state:
         path, saved, done = state

@@ -24,6 +24,26 @@ def _scaled(scale: Tensor, x: Tensor) -> Tensor:
     return x * scale
 
 
+class Clip(nn.Cell):
+    """Scales gradients down to a global norm.
+
+    Args:
+        limit: the largest norm; 0 leaves gradients as they are.
+
+    Inputs: gradients of any shapes. Outputs: their norm, a float32 scalar; the gradients, scaled.
+    """
+
+    def __init__(self, limit: float):
+        super().__init__(auto_prefix=False)
+        self.limit = limit
+
+    def construct(self, gradients: Sequence[Tensor]):
+        norm = ops.sqrt(ops.addn(on_each(_square, gradients)))
+        if self.limit > 0:
+            gradients = on_each(ops.partial(_scaled, self.limit / ops.maximum(norm, self.limit)), gradients)
+        return norm, gradients
+
+
 def _follow(share: Tensor, average: Parameter, x: Tensor) -> Tensor:
     return ops.assign_add(average, (x - average) * share)
 
@@ -56,7 +76,7 @@ class Update(nn.Cell):
         if loss_scaler is not None:
             loss_scaler.scale_value.name, loss_scaler.counter.name = "loss_scale", "loss_scale_counter"
             self.loss_scale = ParameterTuple((loss_scaler.scale_value, loss_scaler.counter))  # so that they are saved
-        self.max_grad_norm = max_grad_norm
+        self.clip = Clip(max_grad_norm)
         self.ranks = rank_count()
         if self.ranks > 1:
             self.total = ops.AllReduce()
@@ -79,11 +99,8 @@ class Update(nn.Cell):
     def construct(self, losses: Tensor, gradients: Sequence[Tensor]):
         if self.loss_scaler is not None:
             gradients = self.loss_scaler.unscale(gradients)
-        norm = ops.sqrt(ops.addn(on_each(_square, gradients)))
+        norm, gradients = self.clip(gradients)
         finite = ops.isfinite(losses[0] + norm)
-        if self.max_grad_norm > 0:
-            scale = self.max_grad_norm / ops.maximum(norm, self.max_grad_norm)
-            gradients = on_each(ops.partial(_scaled, scale), gradients)
         learning_rate = self.optimizer.schedule(self.optimizer.global_step).reshape(())
         losses = ops.depend(losses, learning_rate)
         if finite:
