@@ -224,7 +224,6 @@ def test_clip(limit):
     norm = np.sqrt(sum((each.astype(np.float64) ** 2).sum() for each in gradients))
     scale = min(1, limit / norm) if limit else 1
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    config = load_config(overrides={"max_grad_norm": limit})
     update = nn.Cell()
     update.clip = Clip(limit)
     use_kernels_in_update(update, load_config())

@@ -24,8 +24,10 @@ def test_a_signal_without_a_handler_ends_the_process():
     program = ("import time; from src.signals import take_signals; take_signals(); print('ready', flush=True)\n"
                "while True: time.sleep(0.02)")
     for number, expected in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)):
+        # Without preexec_fn, Ctrl-C would be ignored where the tests are a job in the background of a script.
         with subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL, text=True) as process:
+                              stderr=subprocess.DEVNULL, text=True,
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
             assert process.stdout.readline() == "ready\n"
             process.send_signal(number)
             assert process.wait(30) == expected
