@@ -14,7 +14,7 @@ from tests.documents import README, README_CN, REPOSITORY, commands
 
 MODEL = REPOSITORY / "assets/refshapes"
 CONFIG = load_config(MODEL / "config.yaml")
-IMAGE, EXPRESSION = "val_000000.png", "large plain red circle"  # of the READMEs' command
+IMAGE, EXPRESSION = "val_000000.png", "large circle that is not red"  # of the READMEs' command
 
 
 def test_it_finds_what_the_readmes_ask_for():

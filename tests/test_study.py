@@ -204,6 +204,7 @@ def test_a_signal_is_handed_on_once_and_the_child_may_save(small, tmp_path, monk
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     config = small.config(small.runs()[0], tmp_path)
     directory = Path(config.output_dir)
+    before = signal.getsignal(signal.SIGINT)
 
     def interrupt():
         while not (directory / "started").exists():
@@ -213,7 +214,7 @@ def test_a_signal_is_handed_on_once_and_the_child_may_save(small, tmp_path, monk
     threading.Thread(target=interrupt).start()
     with Child() as child:
         assert child(config, 3) == 143
-    assert child.signal == signal.SIGINT and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert child.signal == signal.SIGINT and signal.getsignal(signal.SIGINT) is before
     said = (directory / "log.txt").read_text().splitlines()
     assert said == [f"given -m src.study.child --config {directory}/config.yaml --threads 3, 3", "saved"]
     assert int((directory / "group").read_text()) != os.getpgid(0)  # Ctrl-C in a terminal goes to all of a group
