@@ -7,7 +7,7 @@ usage() {
 Usage: bash scripts/quickstart.sh [--fresh]
 
 Makes .venv and installs requirements.txt, makes the synthetic data set RefShapes and its MindRecord files, trains
-configs/refshapes_tiny.yaml for some ten minutes, on expressions of the attribute family alone since that is what so
+configs/refshapes_tiny.yaml for some five minutes, on expressions of the attribute family alone since that is what so
 short a training can learn, evaluates it on every split and family, exports MindIR and checks it, and segments a
 few expressions. What is done already is not done again; --fresh trains anew.
 
@@ -38,7 +38,7 @@ python prepare_data.py --config "$config" --output "$data"
 echo "== Training in $run"
 if [[ $fresh == yes || ! -f $run/trained ]]; then
     rm -rf "$run"
-    # After ten minutes a model is seldom surer of a pixel than one half, so the threshold is lower.
+    # After so short a training a model is seldom surer of a pixel than one half, so the threshold is lower.
     python train.py --config "$config" --data_dir "$data" --output_dir "$run" \
         --train_families attribute --epochs 4 --decay_epochs 4 --eval_limit 500 --threshold 0.2
     touch "$run/trained"

@@ -85,6 +85,16 @@ struct Attention {
     }
     softmax(n, weights, of_rows);
   }
+
+  // What both directions begin with: the sides of an item, and the weights. across is overwritten.
+  void begin(int64_t head, int64_t item, const Matrix &query, const Matrix &keys, const Matrix &values,
+             const Matrix &across, const Matrix &added, float *of_rows, const Matrix &weights) const {
+    gather(0, head, item, query);
+    gather(1, head, item, keys);
+    gather(2, head, item, values);
+    transpose(m, width, keys, across);
+    weigh(item, query, across, added, of_rows, weights);
+  }
 };
 
 // out: (items n, dim).
@@ -97,11 +107,7 @@ int attend(const Attention &of, float *out) {
                  added = of.added(head, &scratch);
     float *of_rows = scratch.matrix(1, n).data;
     for (int64_t item = first; item < last; ++item) {
-      of.gather(0, head, item, query);
-      of.gather(1, head, item, keys);
-      of.gather(2, head, item, values);
-      transpose(m, width, keys, across);
-      of.weigh(item, query, across, added, of_rows, weights);
+      of.begin(head, item, query, keys, values, across, added, of_rows, weights);
       multiply(n, m, padded(width), weights, values, result);
       float *to = out + item * n * of.dim() + head * width;
       for (int64_t i = 0; i < n; ++i) std::copy_n(result.row(i), width, to + i * of.dim());
@@ -123,11 +129,7 @@ int attend_gradient(const Attention &of, const float *dout, float *const dsides[
                  added = of.added(head, &scratch);
     float *of_rows = scratch.matrix(1, n).data;
     for (int64_t item = first; item < last; ++item) {
-      of.gather(0, head, item, query);
-      of.gather(1, head, item, keys);
-      of.gather(2, head, item, values);
-      transpose(m, width, keys, across);
-      of.weigh(item, query, across, added, of_rows, weights);
+      of.begin(head, item, query, keys, values, across, added, of_rows, weights);
       const float *from = dout + item * n * dim + head * width;
       for (int64_t i = 0; i < n; ++i) std::copy_n(from + i * dim, width, dresult.row(i));
       transpose(m, width, values, across);
