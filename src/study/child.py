@@ -45,11 +45,12 @@ def _finish(config: Config, directory: Path) -> None:
     from src.data.prepare import read_meta
     from src.evaluation.evaluate import evaluate_split
     from src.inference.checkpoint import load_checkpoint
+    from src.kernels import use_kernels
     from src.model import build_model
     from src.study.alignment import Watched, alignment_over_training
 
     started = time.monotonic()
-    watched = Watched(build_model(config))
+    watched = Watched(use_kernels(build_model(config), config))
     alignment_over_training(watched, config, directory)
     best = directory / "best.ckpt"
     load_checkpoint(best, watched.model)
