@@ -122,14 +122,18 @@ def _wpa(config: Config, batch: int) -> Cost:
         if config.wpa_direction == "none" or stage not in config.wpa_stages:
             continue
         pixels = batch * side ** 2
-        cost.dense(pixels, dim, joint)
+        # The pixels' projection is applied to words: before scores, and after the sum over pixels.
+        cost.parameters += (dim + 1) * joint + joint * dim + dim
         cost.dense(words, text_dim, joint)
-        cost.attention(batch, side ** 2, config.max_tokens, joint, 1)
-        cost.dense(pixels, joint, dim)
+        cost.product(1, words, joint, dim)
+        cost.product(1, words, joint, 1)
+        cost.product(1, words, joint, dim)
+        cost.attention(batch, side ** 2, config.max_tokens, dim, 1)
         _gate(cost, pixels, dim)
         if config.wpa_direction == "bi":
             cost.function(pixels * config.max_tokens)
-            cost.product(batch, config.max_tokens, side ** 2, joint)
+            cost.product(batch, config.max_tokens, side ** 2, dim)
+            cost.product(1, words, dim, joint)
             cost.dense(words, joint, text_dim)
             _gate(cost, words, text_dim)
     return cost

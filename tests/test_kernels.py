@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 
 from src.config import load_config
 from src.kernels import build, use_kernels, use_kernels_in_update
-from src.kernels.cells import KernelClip, KernelGelu, KernelHeads, KernelNorm, KernelWindowAttention
+from src.kernels.cells import KernelClip, KernelGelu, KernelHeads, KernelNorm, KernelSwinBlock, KernelWindowAttention
 from src.model import build_model
 from src.model.bert import BertLayer
 from src.model.dropout import Dropout, connect_dropout, draw
@@ -21,8 +21,8 @@ from src.model.windows import WindowLayout
 from src.training.update import Clip
 from tests.conftest import SMALLEST, assert_close
 
-PLAIN = {Gelu, nn.LayerNorm, WindowAttention}
-KERNELS = {KernelGelu, KernelHeads, KernelNorm, KernelWindowAttention}
+PLAIN = {Gelu, nn.LayerNorm, SwinBlock, WindowAttention}
+KERNELS = {KernelGelu, KernelHeads, KernelNorm, KernelSwinBlock, KernelWindowAttention}
 # Rows and columns: of one part and of several, of whole vectors and not; the last is a part a row.
 SHAPES = [(1, 1), (5, 7), (3, 33), (2000, 24), (700, 96), (2, 40_000)]
 
@@ -87,6 +87,32 @@ def test_norm(shape):
     outputs = call("norm_gradient", [x, gamma, epsilon, gradient], [shape, shape[1:], shape[1:]])
     for actual, exact in zip(outputs, expected[1:]):
         assert_close(actual, exact, 2e-6)
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+@pytest.mark.parametrize("shape", [(4, 1, 2), (4, 3, 33), (4, 500, 96), (4, 1, 40_000)])
+def test_residual(shape, samples):
+    n = shape[2:]
+    x, a, gradient, to_normed, bias, gamma, beta = normal(*[shape] * 4, n, n, n)
+    scale = np.array([0, 2, 1, 0.5][-samples:])
+    epsilon = np.array([1e-5], np.float32)
+
+    def both(x, a, bias, gamma, beta):
+        y = x + torch.tensor(scale)[:, None, None] * (a + bias)
+        normed = torch.nn.functional.layer_norm(y, n, gamma, beta, 1e-5)
+        return torch.stack((y, normed))
+
+    inputs = [x, a, bias, scale]
+    expected = by_pytorch(both, [x, a, bias, gamma, beta], np.stack((gradient, to_normed)))
+    y, normed = call("residual_norm", [*inputs, gamma, beta, epsilon], [shape, shape])
+    np.testing.assert_array_equal(call("residual", inputs, [shape])[0], y)
+    assert_close(y, expected[0][0], 1e-6)
+    assert_close(normed, expected[0][1], 1e-5)
+    found = call("residual_norm_gradient", [y, gamma, epsilon, scale, gradient, to_normed], [shape, n, n, n])
+    for actual, exact in zip(found, (expected[i] for i in (1, 4, 5, 3))):
+        assert_close(actual, exact, 1e-5)
+    alone = by_pytorch(lambda x, a, bias: both(x, a, bias, 1 + 0 * bias, bias)[0], [x, a, bias], gradient)
+    assert_close(call("residual_bias_gradient", [gradient, scale], [n])[0], alone[3], 1e-5)
 
 
 def heads_of(query, key, value, heads: int, bias):
@@ -161,10 +187,10 @@ def test_threads_change_nothing():
 class Layers(nn.Cell):
     """A layer of BERT, and one of the image encoder with shifted windows on a padded map."""
 
-    def __init__(self):
+    def __init__(self, drop_path: float = 0.0):
         super().__init__()
         self.layer = BertLayer(dim=16, heads=2, dropout=0.0)
-        self.block = SwinBlock(dim=16, heads=2, layout=WindowLayout(6, 4), shifted=True, drop_path=0.0)
+        self.block = SwinBlock(dim=16, heads=2, layout=WindowLayout(6, 4), shifted=True, drop_path=drop_path)
 
     def construct(self, x: Tensor, bias: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         return self.layer(x, bias), self.block(pixels)
@@ -205,6 +231,26 @@ def test_a_model_keeps_its_parameters_and_its_output():
     assert list(model.parameters_dict()) == list(parameters)
     assert all(each is parameters[name] for name, each in model.parameters_dict().items())
     assert_close(model(*inputs), expected, 1e-5)
+
+
+def test_branches_that_are_dropped_stay_dropped(random_cell):
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    words, bias, x = (Tensor(each) for each in normal((6, 5, 16), (6, 1, 5), (6, 64, 16)))
+    results = []
+    for kernels in (False, True):
+        cell = random_cell(Layers(drop_path=0.5), inputs=[(1,)])[0].cell
+        weights = mindspore.ParameterTuple(cell.block.trainable_params())
+        if kernels:
+            use_kernels(cell, load_config())
+        draws = connect_dropout(cell, 6)
+        draws.set_data(draw(1, 2, draws))
+        of_x, of_weights = ops.grad(cell.set_train(), 2, weights)(words, bias, x)
+        results.append((cell(words, bias, x)[1], of_x, ops.cat([each.ravel() for each in of_weights])))
+        changed, changed_at_rest = (np.abs((y - x).asnumpy()).max((1, 2)) > 0
+                                    for y in (results[-1][0], cell.set_train(False)(words, bias, x)[1]))
+        assert 0 < changed.sum() < 6 == changed_at_rest.sum()
+    for actual, expected in zip(results[1], results[0], strict=True):
+        assert_close(actual, expected, 1e-5)
 
 
 def test_dropout_of_attention_stays_as_it_was():

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from mindspore import Parameter, Tensor, float32, nn, ops
 
+from src.model.dropout import DropPath
 from src.model.layers import Heads
-from src.model.swin import WindowAttention
+from src.model.swin import SwinBlock, WindowAttention
 
 
 def operator(library: Path, function: str, *like: int, parts: int = 1) -> ops.Custom:
@@ -59,6 +60,63 @@ class Norm(nn.Cell):
     def bprop(self, x: Tensor, gamma: Tensor, beta: Tensor, out: Tensor, dout: Tensor):
         """Gradient (…, n) of out -> gradients of x, gamma and beta."""
         return self.gradient(x, gamma, self.epsilon, dout)
+
+
+class Residual(nn.Cell):
+    """``x + scale (a + b)``. Inputs: x, a (B, L, n); b (n,); scale (B,) or (1,). Outputs: (B, L, n).
+
+    The scale gets no gradient: it says which samples' branches are dropped.
+
+    Args:
+        drops: whether it says that; else it is a 1.
+    """
+
+    def __init__(self, library: Path, drops: bool):
+        super().__init__()
+        self.drops = drops
+        self.add = operator(library, "residual", 0)
+        self.bias_gradient = ops.Custom(f"{library}:residual_bias_gradient", last_axis, first, func_type="aot")
+
+    def construct(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
+        return self.add(x, a, bias, scale)
+
+    def bprop(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor, out: Tensor, dout: Tensor):
+        """Gradient (B, L, n) of out -> gradients of x, a and b."""
+        da = dout * scale.reshape(-1, 1, 1) if self.drops else dout
+        return dout, da, self.bias_gradient(dout, scale), ops.zeros_like(scale)
+
+
+class ResidualNorm(nn.Cell):
+    """A ``Residual`` and the layer normalisation of what it gives.
+
+    Inputs: as of ``Residual``, then gamma, beta (n,). Outputs: the sum, and that normalised, (B, L, n) each.
+    """
+
+    def __init__(self, library: Path, epsilon: float, drops: bool):
+        super().__init__()
+        self.drops = drops
+        self.add = operator(library, "residual_norm", 0, 0)
+        self.gradient = operator(library, "residual_norm_gradient", 0, 1, 1, 1)
+        self.epsilon = Tensor(np.array([epsilon], np.float32))
+
+    def construct(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor, gamma: Tensor, beta: Tensor):
+        return self.add(x, a, bias, scale, gamma, beta, self.epsilon)
+
+    def bprop(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor, gamma: Tensor, beta: Tensor, out, dout):
+        """Gradients (B, L, n) of both outputs -> gradients of all inputs but the scale."""
+        dx, dgamma, dbeta, dbias = self.gradient(out[0], gamma, self.epsilon, scale, dout[0], dout[1])
+        da = dx * scale.reshape(-1, 1, 1) if self.drops else dx
+        return dx, da, dbias, ops.zeros_like(scale), dgamma, dbeta
+
+
+def last_axis(x, *_):
+    """Shape of a vector along the last axis of x."""
+    return x[-1:]
+
+
+def first(x, *_):
+    """Type of the first input."""
+    return x
 
 
 class HeadsInWindows(nn.Cell):
@@ -158,6 +216,35 @@ class KernelWindowAttention(nn.Cell):
         relative = ops.gather(self.relative_position_bias_table, self.relative_position, 0)
         relative = relative.transpose(1, 0).reshape(self.shape)
         return self.proj(self.heads_in_windows(self.qkv(x), self.qkv.bias, relative, self.separation))
+
+
+class KernelSwinBlock(nn.Cell):
+    """A ``SwinBlock``, with its Cells, that adds both residuals by kernels. Inputs, outputs: (B, L, dim) float32."""
+
+    def __init__(self, library: Path, block: SwinBlock):
+        super().__init__(auto_prefix=False)
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.drop_path1, self.drop_path2 = block.drop_path1, block.drop_path2
+        self.attn.proj.has_bias = self.mlp.fc2.has_bias = False
+        self.is_padded = block.is_padded
+        if self.is_padded:
+            self.real = block.real
+        self.whole = ops.ones(1)
+        self.add_norm = ResidualNorm(library, block.norm2.epsilon, block.drop_path1.rate > 0)
+        self.add = Residual(library, block.drop_path2.rate > 0)
+
+    def construct(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        if self.is_padded:
+            y = y * self.real
+        x, y = self.add_norm(x, self.attn(y), self.attn.proj.bias, self._scale(x, self.drop_path1), self.norm2.gamma,
+                             self.norm2.beta)
+        return self.add(x, self.mlp(y), self.mlp.fc2.bias, self._scale(x, self.drop_path2))
+
+    def _scale(self, x: Tensor, drop_path: DropPath) -> Tensor:
+        if drop_path.rate == 0.0 or not self.training:
+            return self.whole
+        return drop_path.scales(x.shape[0], x.dtype)
 
 
 class KernelClip(nn.Cell):

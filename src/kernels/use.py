@@ -8,14 +8,14 @@ from mindspore import nn
 
 from src.config import Config
 from src.kernels.build import library
-from src.kernels.cells import KernelClip, KernelGelu, KernelHeads, KernelNorm, KernelWindowAttention
+from src.kernels.cells import KernelClip, KernelGelu, KernelHeads, KernelNorm, KernelSwinBlock, KernelWindowAttention
 from src.model.bert import BertIntermediate
 from src.model.layers import Heads
-from src.model.swin import Mlp, WindowAttention
+from src.model.swin import Mlp, SwinBlock, WindowAttention
 
 
 def use_kernels(model: nn.Cell, config: Config) -> nn.Cell:
-    """Lets layer norms, GELUs and attention of a model compute by kernels, on the CPU in float32, if ``config`` says so.
+    """Lets layer norms, GELUs, attention and residuals of a model compute by kernels, on the CPU in float32, if ``config`` says so.
 
     To be called once, after the model is built, and before it is compiled or anything in it is recomputed. Parameters
     stay the same ones, names included. What is exported does not go through here: it consists of MindSpore's operators.
@@ -24,6 +24,11 @@ def use_kernels(model: nn.Cell, config: Config) -> nn.Cell:
     """
     path = _library(config)
     if path:
+        # The blocks first, so that what they are made of is found in what stands for them.
+        for _, parent in list(model.cells_and_names()):
+            for name, child in list(parent.name_cells().items()):
+                if isinstance(child, SwinBlock):
+                    parent.insert_child_to_cell(name, KernelSwinBlock(path, child))
         for _, parent in list(model.cells_and_names()):
             for name, child in list(parent.name_cells().items()):
                 if isinstance(child, nn.LayerNorm):

@@ -1,6 +1,7 @@
 """Dropout and stochastic depth without a state: what is dropped follows from the step, and from nothing before it."""
 from __future__ import annotations
 
+import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
@@ -64,7 +65,11 @@ class DropPath(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         if self.rate == 0.0 or not self.training:
             return x
-        return x * self.dropout(ops.ones((x.shape[0], 1, 1), x.dtype))
+        return x * self.scales(x.shape[0], x.dtype).reshape(-1, 1, 1)
+
+    def scales(self, batch: int, dtype: mindspore.dtype) -> Tensor:
+        """What the samples of a batch are multiplied by in training: (batch,) of `dtype`."""
+        return self.dropout(ops.ones((batch, 1), dtype)).reshape(-1)
 
 
 def connect_dropout(cell: nn.Cell, batch: int) -> Parameter:

@@ -41,24 +41,29 @@ class WordPixelAlignment(nn.Cell):
             over pixels (B, T, P) float32, None in one direction; how far the gates are open to pixels and to words,
             (B,) float32 from 0 to 1 each, means of their openings' magnitudes (real words only), None in one direction.
         """
-        joint_pixels = self.image_proj(pixels)
-        joint_words = self.text_proj(words)
-        scores = ops.matmul((joint_pixels * self.scale).astype("float32"),
-                            joint_words.swapaxes(1, 2).astype("float32"))
-        over_words = ops.softmax(scores + padding_bias(token_mask), axis=-1)
-        fused = self.text_to_image(ops.matmul(over_words.astype(joint_words.dtype), joint_words))
+        joint = self.text_proj(words)
+        # (V W^v) l^T = V (l W^v)^T: some thirty words go through W^v, and back through W^l_hat, instead of all pixels.
+        asking = joint * self.scale
+        keys = _times(asking, self.image_proj.weight)
+        offset = _times(asking, ops.expand_dims(self.image_proj.bias, 1)).swapaxes(1, 2)
+        scores = ops.matmul(pixels.astype("float32"), keys.swapaxes(1, 2).astype("float32"))
+        over_words = ops.softmax(scores + (offset.astype("float32") + padding_bias(token_mask)), axis=-1)
+        values = _times(joint, self.text_to_image.weight.swapaxes(0, 1))
+        fused = ops.matmul(over_words.astype(values.dtype), values) + self.text_to_image.bias.astype(values.dtype)
         gated, opening = self.image_gate(fused)
-        pixels = pixels + gated
+        updated = pixels + gated
         to_pixels = _magnitude(opening).mean(1)
         if not self.bidirectional:
-            return pixels, words, over_words, None, to_pixels, None
+            return updated, words, over_words, None, to_pixels, None
+        # A word's offset is the same for all pixels, so this softmax does not see it; nor, as weights sum to 1, does W^v
+        # mind whether it comes before or after their sum.
         over_pixels = ops.softmax(scores.swapaxes(1, 2), axis=-1)
-        fused = self.image_to_text(ops.matmul(over_pixels.astype(joint_pixels.dtype), joint_pixels))
-        gated, opening = self.text_gate(fused)
+        seen = ops.matmul(over_pixels.astype(joint.dtype), pixels.astype(joint.dtype))
+        gated, opening = self.text_gate(self.image_to_text(self.image_proj(seen)))
         real = token_mask.astype("float32")
         to_words = (_magnitude(opening) * real).sum(1) / real.sum(1)
         words = words + gated * ops.expand_dims(token_mask, -1).astype(words.dtype)
-        return pixels, words, over_words, over_pixels, to_pixels, to_words
+        return updated, words, over_words, over_pixels, to_pixels, to_words
 
 
 class NoAlignment(nn.Cell):
@@ -67,6 +72,12 @@ class NoAlignment(nn.Cell):
     def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
         """Returns pixels and words as they came."""
         return pixels, words, None, None, None, None
+
+
+def _times(x: Tensor, weight: Tensor) -> Tensor:
+    """x (B, T, n) times weight (n, m), as one product: of a batch of them, MindSpore would copy the weight."""
+    batch, length, dim = x.shape
+    return ops.matmul(x.reshape(-1, dim), weight.astype(x.dtype)).reshape(batch, length, -1)
 
 
 def _magnitude(opening: Tensor) -> Tensor:
