@@ -15,7 +15,7 @@ from src.model.swin import Mlp, SwinBlock, WindowAttention
 
 
 def use_kernels(model: nn.Cell, config: Config) -> nn.Cell:
-    """Lets layer norms, GELUs, attention and residuals of a model compute by kernels, on the CPU in float32, if ``config`` says so.
+    """Lets a model compute norms, GELUs, attention and residuals by kernels, in float32 on the CPU, if so configured.
 
     To be called once, after the model is built, and before it is compiled or anything in it is recomputed. Parameters
     stay the same ones, names included. What is exported does not go through here: it consists of MindSpore's operators.

@@ -1,0 +1,38 @@
+"""Pretrain the image side of a small model on scenes of RefShapes, to start a training from.
+
+The paper starts from a Swin that has learnt from ImageNet. A small model for RefShapes has nothing to start from, so
+it first learns to tell, for each pixel of scenes that are in no split of the data set, shape, colour, size, pattern
+and centre of what is there. Scenes are made as they are needed, each is seen once, and no expression is read. A
+training starts from the result with --init_checkpoint. It is not resumed where it is stopped.
+
+    python pretrain.py --config configs/refshapes_best.yaml --scenes 80000 --output pretrained.ckpt
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.cli import command, parse_arguments
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scenes", type=int, default=80000, metavar="INT", help="scenes to see (default: 80000)")
+    parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write (.ckpt)")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add)
+    # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
+    from src.context import set_up
+    from src.training.pretraining import pretrain
+
+    set_up(config)
+    print(pretrain(config, args.scenes, Path(args.output)).table())
+    print(f"pretrained model written to {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
