@@ -16,7 +16,12 @@ prepare_environment() {
     stamp=.venv/installed-$(cat requirements*.txt | sha256sum | cut -c1-12)-$requirements
     if [[ ! -f $stamp ]]; then
         echo "== Installing $requirements (about 3.5 GB and some minutes the first time)"
-        python -m pip install --disable-pip-version-check -r "$requirements"
+        # A download of gigabytes that breaks off is begun again; pip keeps what it has fetched whole.
+        for attempt in 1 2 3; do
+            python -m pip install --disable-pip-version-check -r "$requirements" && break
+            ((attempt < 3)) || return
+            echo "== Installation failed, trying again ($attempt of 2)"
+        done
         touch "$stamp"
     fi
 }
