@@ -14,10 +14,12 @@ from src.config import Config
 PRODUCTS = {"MatMul", "BatchMatMul", "MatMulExt", "BatchMatMulExt", "Dense"}
 CONVOLUTIONS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"}
 KEPT = PRODUCTS | {"Conv2D", "LayerNorm", "BatchNorm", "Softmax", "ReLU", "Tanh", "Erf"}
-# Which module a file's operators belong to, unless another file called it; what coup_align.py does is mask_proj's.
+# Which module a file's operators belong to, unless another file called it. Where the dump cuts the calls short, the Cell
+# tells; what is left is mask_proj's.
 SOURCES = {"swin": "image_encoder", "bert": "text_encoder", "wpa": "wpa", "cross_attention": "cross_attention",
            "mask_generator": "mask_generator", "seg_head": "seg_head", "sma": "sma", "resize": "upsample"}
 CALLER = re.compile(rf"/src/model/({'|'.join(SOURCES)})\.py:")
+CELL = re.compile(r"/model-CoupAlign/(\w+)-")
 NODE = re.compile(r"\S+ = (?:PrimFunc_)?(\w+)\((?s:.*?)\n      : \((.*)\) -> \((.*)\)\n")
 SHAPE = re.compile(r"(?:\]|Shape\()[,>]* ?\(([\d, ]+)\)")
 
@@ -40,7 +42,8 @@ def count_dump(text: str) -> dict[str, Cost]:
         match = NODE.match(node)
         if match and match[1] in KEPT | CONVOLUTIONS:
             caller = CALLER.search(node)
-            module = SOURCES[caller[1]] if caller else "mask_proj"
+            cell = CELL.search(node)
+            module = SOURCES[caller[1]] if caller else cell[1] if cell and cell[1] in modules else "mask_proj"
             _add(modules[module], match[1], _shapes(match[2]), _shapes(match[3])[0], "forward_unique_id" in node)
     return modules
 

@@ -55,6 +55,7 @@ RUN_BY = {
     "export.py": ("test_export.py", "import export as program"),
     "data_card.py": ("test_data_card.py", "data_card.main("),
     "prepare_data.py": ("test_data_card.py", "prepare_data.main("),
+    "pretrain.py": ("test_pretraining.py", "pretrain.main("),
     "demo.py": ("test_demo_parts.py", "demo.main(arguments)"),
     "visualise.py gallery": ("test_gallery.py", 'visualise.main(["gallery"'),
     "visualise.py alignment": ("test_alignment.py", 'visualise.main(["alignment"'),
