@@ -1,11 +1,12 @@
-"""Pretrain the image side of a small model on scenes of RefShapes, to start a training from.
+"""Pretrain a small model on scenes of RefShapes, to start a training from.
 
-The paper starts from a Swin that has learnt from ImageNet. A small model for RefShapes has nothing to start from, so
-it first learns to tell, for each pixel of scenes that are in no split of the data set, shape, colour, size, pattern
-and centre of what is there. Scenes are made as they are needed, each is seen once, and no expression is read. A
-training starts from the result with --init_checkpoint. It is not resumed where it is stopped.
+The paper starts from a Swin and a BERT that have seen millions of pictures and sentences. A small model for RefShapes
+has nothing to start from, so it first learns, on scenes that are in no split of the data set, what is there (shape,
+colour, size, pattern and centre, pixel by pixel), and to find all that a description by looks alone fits. Scenes are
+made as they are needed, and each is seen once. A training starts from the result with --init_checkpoint. A pretraining
+that is stopped leaves nothing.
 
-    python pretrain.py --config configs/refshapes_best.yaml --scenes 80000 --output pretrained.ckpt
+    python pretrain.py --config configs/refshapes_best.yaml --scenes 48000 --output pretrained.ckpt
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from src.cli import command, parse_arguments
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scenes", type=int, default=80000, metavar="INT", help="scenes to see (default: 80000)")
+    parser.add_argument("--scenes", type=int, default=48000, metavar="INT", help="scenes to see (default: 48000)")
     parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write (.ckpt)")
 
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from src.training.pretraining import pretrain
 
     set_up(config)
-    print(pretrain(config, args.scenes, Path(args.output)).table())
+    print(pretrain(config, args.scenes, Path(args.output)).line())
     print(f"pretrained model written to {args.output}")
     return 0
 

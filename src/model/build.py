@@ -85,10 +85,11 @@ def _start_linear_layers(model: CoupAlign, std: float) -> None:
     """Draws the weights of linear layers anew, with `std`, or 1 / sqrt(inputs) where it is 0.
 
     The .02 of BERT and Swin suits widths near 768. In a model of width 64, five such layers in a row and a gate that
-    multiplies their product by itself leave 1e-5 of the words' signal, and training takes long to find it.
+    multiplies their product by itself leave 1e-5 of the words' signal, and training takes long to find it. The last
+    layer keeps its .02: with more, training begins at logits of some twenty, and its first hundred steps take them back.
     """
     for _, cell in model.cells_and_names():
-        if isinstance(cell, nn.Dense):
+        if isinstance(cell, nn.Dense) and not (model.has_sma and cell is model.sma.pixel_proj):
             weight = cell.weight
             draw = TruncatedNormal(std or weight.shape[1] ** -0.5)
             weight.set_data(initializer(draw, weight.shape, weight.dtype))

@@ -1,4 +1,4 @@
-"""Pretraining of a small model's image side on RefShapes' labels, in place of the ImageNet the paper starts from."""
+"""Pretraining of a small model on RefShapes' labels and descriptions, in place of what the paper starts from."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -16,94 +16,108 @@ from src.data.tokenizer import Tokenizer
 from src.errors import UserError
 from src.files import atomic_path
 from src.kernels import use_kernels, use_kernels_in_update
+from src.loss import PixelContrastiveLoss, SegmentationLoss
 from src.model import CoupAlign, build_model
 from src.model.layers import conv
-from src.training.optimizer import freeze, make_optimizer
+from src.training.optimizer import make_optimizer
 from src.training.step import TrainStep
 
 # Logits of the shapes and of the background, which is class 0; then of the other factors.
 CLASSES = [len(FACTORS["shape"]) + 1, *(len(values) for factor, values in FACTORS.items() if factor != "shape")]
+LABEL_WEIGHT = 0.1  # of the labels' losses, which together are some ten times as large as the mask's
 _HELD_OUT = 512  # scenes after those trained on
 
 
-class LabelObjective(nn.Cell):
-    """Cross entropies of what is seen at each pixel of Y_1, and the distance to its centre.
+class PretrainingObjective(nn.Cell):
+    """Eq 17 for masks of all that a description fits, and losses of what Y_1 tells of each pixel.
 
-    Cross entropies are means over the pixels of things; that of shape, which has the background as a class, also over
-    all pixels. The distance is the mean over things' pixels of ``|x - x'| + |y - y'|``.
+    Those are cross entropies of shape, colour, size and pattern, means over the pixels of things, that of shape, which
+    has the background as a class, also over all pixels; and the mean over things' pixels of ``|x - x'| + |y - y'|``,
+    (x, y) being the centre of the thing.
 
     Args:
-        model: whose ``training_outputs`` give Y_1.
+        model: the model to pretrain.
+        contrast: the auxiliary loss.
+        weight: lambda of Eq 17.
         dim: d_s, width of Y_1.
 
-    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); labels (B, 6, S/4, S/4) as of LabelledScenes.
-    Outputs: the sum; the cross entropies; the distance; float32 scalars.
+    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); labels (B, 7, S, S) as of LabelledScenes.
+    Outputs: Eq 17 and the labels' losses times LABEL_WEIGHT; L_seg; the labels' losses; float32 scalars.
     """
 
-    def __init__(self, model: CoupAlign, dim: int):
+    def __init__(self, model: CoupAlign, contrast: PixelContrastiveLoss, weight: float, dim: int):
         super().__init__(auto_prefix=False)  # checkpoints keep the names of the model alone
         self.model = model
+        self.segmentation = SegmentationLoss()
+        self.contrast = contrast
+        self.weight = weight
         self.label_head = conv(dim, sum(CLASSES) + 2, 1)
         for parameter in self.label_head.get_parameters():
             parameter.name = f"label_head.{parameter.name}"
 
-    def predict(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """Logits of all classes, then x and y: (B, sum(CLASSES) + 2, S/4, S/4) float32."""
-        return self.label_head(self.model.training_outputs(image, token_ids, token_mask)[1]).astype("float32")
-
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, labels: Tensor):
-        found = self.predict(image, token_ids, token_mask)
+        logits, pixels = self.model.training_outputs(image, token_ids, token_mask)
+        segmentation = self.segmentation(logits, labels[:, 0])
+        total = segmentation
+        if self.weight > 0:
+            total = total + self.weight * self.contrast(pixels, labels[:, 0])
+        seen = self._label_loss(self.label_head(pixels).astype("float32"), labels[:, 1:, 2::4, 2::4])
+        return total + LABEL_WEIGHT * seen, segmentation, seen
+
+    @staticmethod
+    def _label_loss(found: Tensor, labels: Tensor) -> Tensor:
+        """found (B, sum(CLASSES) + 2, S/4, S/4), logits of all classes, then x and y; labels (B, 6, S/4, S/4)."""
         things = (labels[:, 0] >= 0).astype("float32")
         count = things.sum() + 1.0
-        classes, first = 0.0, 0
+        loss, first = (ops.abs(found[:, -2:] - labels[:, 4:]).sum(1) * things).sum() / count, 0
         for factor in range(4):
             size = CLASSES[factor]
             likelihood = ops.log_softmax(found[:, first:first + size], 1)
             target = labels[:, factor] + 1 if factor == 0 else ops.maximum(labels[:, factor], 0)
             error = -(likelihood * ops.one_hot(target.astype("int32"), size, axis=1)).sum(1)
-            classes = classes + (error * things).sum() / count
+            loss = loss + (error * things).sum() / count
             if factor == 0:
-                classes = classes + error.mean()
+                loss = loss + error.mean()
             first += size
-        distance = (ops.abs(found[:, first:] - labels[:, 4:]).sum(1) * things).sum() / count
-        return classes + distance, classes, distance
+        return loss
 
 
 class _Predict(nn.Cell):
-    """`LabelObjective.predict` as a graph of its own."""
+    """Logits of the mask (B, S, S), and what the label head finds (B, sum(CLASSES) + 2, S/4, S/4)."""
 
-    def __init__(self, objective: LabelObjective):
+    def __init__(self, objective: PretrainingObjective):
         super().__init__(auto_prefix=False)
         self.objective = objective
 
-    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        return self.objective.predict(image, token_ids, token_mask)
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
+        logits, pixels = self.objective.model.training_outputs(image, token_ids, token_mask)
+        return logits, self.objective.label_head(pixels)
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of scenes not trained on: shares of things' pixels whose factor is found, by factor; oIoU of things against
-    background; mean distance of found centres, as in LabelObjective."""
+    """Of scenes not trained on: oIoU of the descriptions' masks, at threshold .5; of things against background; and
+    the shares of things' pixels whose factor is found, by factor."""
 
-    factors: dict[str, float]
+    masks: float
     things: float
-    distance: float
+    factors: dict[str, float]
 
-    def table(self) -> str:
-        """One line."""
+    def line(self) -> str:
+        """One line for people."""
         named = ", ".join(f"{factor} {value:.4f}" for factor, value in self.factors.items())
-        return f"held out: {named}, things' oIoU {self.things:.4f}, centres off by {self.distance:.4f}"
+        return f"held out: oIoU of masks {self.masks:.4f}, of things {self.things:.4f}; pixels right: {named}"
 
 
 def pretrain(config: Config, count: int, output: Path, progress: bool = True) -> Accuracy:
-    """Trains a model, but for what makes masks of Y_1, to label RefShapes' pixels, each scene seen once.
+    """Trains a model on scenes, each seen once, with a description each.
 
-    The expression is always the same and says nothing. The learning rate goes its whole way, ``learning_rate`` to
-    ``end_learning_rate``, over all scenes.
+    The learning rate goes its whole way, ``learning_rate`` to ``end_learning_rate``, over all of them.
 
     Args:
         count: scenes.
         output: the checkpoint written, from which training starts with ``init_checkpoint``.
+        progress: show a bar on stderr.
 
     Raises: UserError for fewer scenes than a batch holds, an `output` that cannot be written, or a loss not finite.
     """
@@ -112,42 +126,46 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
         raise UserError(f"{count} scenes are fewer than batch_size {config.batch_size}: raise --scenes")
     model = build_model(config)
     weights = model.parameters_dict()
-    freeze(model, ["mask_generator.*", "sma.*"] if config.sma else ["mask_proj.*"])
     use_kernels(model, config)
-    objective = LabelObjective(model, config.seg_head_dim)
+    contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
+    objective = PretrainingObjective(model, contrast, config.aux_loss_weight, config.seg_head_dim)
     optimizer = make_optimizer(config, objective.trainable_params(), max(1, steps // config.decay_epochs))
     step = TrainStep(objective, optimizer, config.max_grad_norm, config.batch_size,
                      scales_loss=config.precision == "fp16")
     use_kernels_in_update(step.conclude, config)
     step.set_train()
-    words = [Tensor(np.tile(each, (config.batch_size, 1)))
-             for each in Tokenizer(config.vocab_file, config.max_tokens).encode("the")]
-    scenes = labelled_batches(range(count), config.seed, config.image_size, config.batch_size)
+    scenes = _batches(config, range(count))
     with atomic_path(output) as path, tqdm(total=steps, unit="step", disable=not progress, mininterval=5) as bar:
-        for number, (image, labels) in enumerate(scenes.create_tuple_iterator(num_epochs=1), 1):
-            batch = {"image": image, "token_ids": words[0], "token_mask": words[1], "mask": labels}
+        for number, (image, token_ids, token_mask, labels) in enumerate(scenes, 1):
+            batch = {"image": image, "token_ids": token_ids, "token_mask": token_mask, "mask": labels}
             losses, _, finite = step.update([batch], config.seed, number, [0])
             if not bool(finite) and config.precision != "fp16":
                 raise UserError(f"loss or gradients were not finite in step {number}: lower learning_rate")
             bar.update()
-            bar.set_postfix_str(f"loss {float(losses[0]):.4f}", refresh=False)
+            bar.set_postfix_str(f"mask {float(losses[1]):.4f}, labels {float(losses[2]):.4f}", refresh=False)
         mindspore.save_checkpoint([{"name": name, "data": each} for name, each in weights.items()], str(path))
-    return _accuracy(config, objective, words, count)
+    return _accuracy(config, objective, range(count, count + _HELD_OUT))
 
 
-def _accuracy(config: Config, objective: LabelObjective, words: list[Tensor], first: int) -> Accuracy:
+def _batches(config: Config, numbers: range):
+    tokenizer = Tokenizer(config.vocab_file, config.max_tokens)
+    data = labelled_batches(numbers, config.seed, config.image_size, tokenizer, config.batch_size)
+    return data.create_tuple_iterator(num_epochs=1)
+
+
+def _accuracy(config: Config, objective: PretrainingObjective, numbers: range) -> Accuracy:
     predict = _Predict(objective).set_train(False)
-    right, things, distance, overlap, union = np.zeros(4), 0, 0.0, 0, 0
-    data = labelled_batches(range(first, first + _HELD_OUT), config.seed, config.image_size, config.batch_size)
-    for image, labels in data.create_tuple_iterator(num_epochs=1):
-        found, labels = predict(image, *words).asnumpy(), labels.asnumpy()
+    right, pixels = np.zeros(4), 0
+    overlaps, unions = np.zeros(2), np.zeros(2)
+    for image, token_ids, token_mask, labels in _batches(config, numbers):
+        logits, found = (each.asnumpy() for each in predict(image, token_ids, token_mask))
+        mask, labels = labels.asnumpy()[:, 0] > 0, labels.asnumpy()[:, 1:, 2::4, 2::4]
         here = labels[:, 0] >= 0
-        *classes, centres = np.split(found, np.cumsum(CLASSES), axis=1)
-        kinds = np.stack([each.argmax(1) for each in classes], 1)
+        kinds = np.stack([each.argmax(1) for each in np.split(found, np.cumsum(CLASSES), axis=1)[:-1]], 1)
         kinds[:, 0] -= 1
         right += [(kinds[:, factor] == labels[:, factor])[here].sum() for factor in range(4)]
-        things += here.sum()
-        distance += np.abs(centres - labels[:, 4:]).sum(1)[here].sum()
-        overlap += (here & (kinds[:, 0] >= 0)).sum()
-        union += (here | (kinds[:, 0] >= 0)).sum()
-    return Accuracy(dict(zip(FACTORS, right / things)), overlap / union, distance / things)
+        pixels += here.sum()
+        for i, (ours, theirs) in enumerate(((logits > 0, mask), (kinds[:, 0] >= 0, here))):
+            overlaps[i] += (ours & theirs).sum()
+            unions[i] += (ours | theirs).sum()
+    return Accuracy(*(overlaps / unions), dict(zip(FACTORS, right / pixels)))
