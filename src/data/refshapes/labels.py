@@ -16,7 +16,7 @@ from src.data.transform import image_transforms
 
 _STREAM = 4  # of scenes; those of the four splits are 0 to 3
 _OBJECTS = (3, 8)  # as in train
-_NEGATIONS = 20  # per cent of the descriptions that have one
+_NEGATIONS = 30  # per cent of the descriptions that could have one
 
 
 class LabelledScenes:
@@ -55,13 +55,14 @@ class LabelledScenes:
 
 
 def describe(things: Sequence[Thing], dice: Dice) -> Described:
-    """A description by one to three looks of one of the things, at times by one that it lacks."""
+    """A description by one to three looks of one of the things, at times one of them by what others have instead."""
     kind = dice.pick(things).kind
-    factors = dice.some(tuple(FACTORS), dice.between(1, 3))
-    if not dice.chance(_NEGATIONS):
-        return Described(looks_of(kind, factors))
-    lacked = dice.pick([value for value in FACTORS[factors[0]] if value != getattr(kind, factors[0])])
-    return Described(looks_of(kind, factors[1:]), ((factors[0], lacked),))
+    first, *factors = dice.some(tuple(FACTORS), dice.between(1, 3))
+    rest = Described(looks_of(kind, factors))
+    others = {getattr(things[i].kind, first) for i in rest.named(things)} - {getattr(kind, first)}
+    if others and dice.chance(_NEGATIONS):
+        return Described(rest.looks, ((first, dice.pick(sorted(others))),))
+    return Described(looks_of(kind, [first, *factors]))
 
 
 def labelled_batches(numbers: range, seed: int, image_size: int, tokenizer: Tokenizer, batch_size: int) -> ds.Dataset:
