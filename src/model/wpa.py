@@ -59,7 +59,9 @@ class WordPixelAlignment(nn.Cell):
         # mind whether it comes before or after their sum.
         over_pixels = ops.softmax(scores.swapaxes(1, 2), axis=-1)
         seen = ops.matmul(over_pixels.astype(joint.dtype), pixels.astype(joint.dtype))
-        gated, opening = self.text_gate(self.image_to_text(self.image_proj(seen)))
+        # Not image_proj(seen): of a weight that two products share, MindSpore Lite 2.0 turns the one for both.
+        seen = _times(seen, self.image_proj.weight.swapaxes(0, 1)) + self.image_proj.bias.astype(seen.dtype)
+        gated, opening = self.text_gate(self.image_to_text(seen))
         real = token_mask.astype("float32")
         to_words = (_magnitude(opening) * real).sum(1) / real.sum(1)
         words = words + gated * ops.expand_dims(token_mask, -1).astype(words.dtype)
