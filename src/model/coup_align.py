@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import mindspore
 from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import TruncatedNormal
 
 from src.model.bert import BertModel
 from src.model.cross_attention import CrossAttention
-from src.model.layers import conv, padding_bias
+from src.model.layers import START, padding_bias
 from src.model.mask_generator import MaskGenerator
 from src.model.resize import Upsample
 from src.model.seg_head import SegHead
@@ -40,7 +41,9 @@ class CoupAlign(nn.Cell):
             self.mask_generator = mask_generator
             self.sma = sma
         else:
-            self.mask_proj = conv(seg_head_dim, 1, 1)
+            # Starts as W^Y does, not as a convolution before a ReLU, whose logits would be far from 0.
+            self.mask_proj = nn.Conv2d(seg_head_dim, 1, 1, has_bias=True, weight_init=TruncatedNormal(START),
+                                       bias_init="zeros")
         self.upsample = Upsample(size=image_size // 4, factor=4)
         self.sides = [image_size // 4 // 2 ** i for i in range(4)]
 
