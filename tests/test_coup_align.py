@@ -140,3 +140,14 @@ def test_neither_padding_nor_the_rest_of_the_batch_nor_dropout_matters(make):
     draws.set_data(draw(0, 0, draws))
     first, second = case.model.set_train(True)(*case.tensors(slice(1, 3))).asnumpy()
     assert np.abs(first - second).max() > 1e-2 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize("sma", [True, False])
+def test_a_narrow_model_starts_at_logits_near_0(sma):
+    """With its last layer started as the others are, they would begin near 10."""
+    mindspore.set_seed(1)
+    model = build_model(load_config(overrides={**SMALLEST, "linear_init_std": 0.0, "sma": sma})).set_train(False)
+    random = np.random.default_rng(0)
+    words = random.integers(5, 200, (2, 8)).astype(np.int32)
+    image = random.standard_normal((2, 3, 64, 64)).astype(np.float32)
+    assert 0 < np.abs(model(Tensor(image), Tensor(words), Tensor(np.ones_like(words))).asnumpy()).max() < 1.5
