@@ -4,7 +4,7 @@
 
 # Usage: prepare_environment REQUIREMENTS_FILE
 prepare_environment() {
-    local requirements=$1 python stamp
+    local requirements=$1 python stamp attempt
     cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
     if [[ ! -x .venv/bin/python ]]; then
         python=$(find_python)

@@ -19,6 +19,7 @@ from src.data.transform import prepare_image
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.training.pretraining import CLASSES, PretrainingObjective
+from src.training.step import Objective
 from tests.conftest import SMALLEST, assert_close
 from tests.expression_reader import read
 from tests.refshapes_files import Item
@@ -107,7 +108,7 @@ class Features(nn.Cell):
 def test_the_objective(random_cell, weight):
     random = np.random.default_rng(0)
     contrast = PixelContrastiveLoss()
-    objective, weights, _ = random_cell(PretrainingObjective(Features(), contrast, weight, 5), inputs=(1,))
+    objective, weights, _ = random_cell(PretrainingObjective(Objective(Features(), contrast, weight), 5), inputs=(1,))
     image = random.standard_normal((2, 6, 16, 16)).astype(np.float32)
     labels = np.stack([random.integers(2, size=(2, 16, 16)), random.integers(-1, 8, (2, 16, 16)),
                        random.integers(8, size=(2, 16, 16)), random.integers(2, size=(2, 16, 16)),

@@ -16,11 +16,11 @@ from src.data.tokenizer import Tokenizer
 from src.errors import UserError
 from src.files import atomic_path
 from src.kernels import use_kernels, use_kernels_in_update
-from src.loss import PixelContrastiveLoss, SegmentationLoss
-from src.model import CoupAlign, build_model
+from src.loss import PixelContrastiveLoss
+from src.model import build_model
 from src.model.layers import conv
 from src.training.optimizer import make_optimizer
-from src.training.step import TrainStep
+from src.training.step import Objective, TrainStep
 
 # Logits of the shapes and of the background, which is class 0; then of the other factors.
 CLASSES = [len(FACTORS["shape"]) + 1, *(len(values) for factor, values in FACTORS.items() if factor != "shape")]
@@ -36,31 +36,23 @@ class PretrainingObjective(nn.Cell):
     (x, y) being the centre of the thing.
 
     Args:
-        model: the model to pretrain.
-        contrast: the auxiliary loss.
-        weight: lambda of Eq 17.
+        objective: Eq 17, with the model to pretrain.
         dim: d_s, width of Y_1.
 
     Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); labels (B, 7, S, S) as of LabelledScenes.
     Outputs: Eq 17 and the labels' losses times LABEL_WEIGHT; L_seg; the labels' losses; float32 scalars.
     """
 
-    def __init__(self, model: CoupAlign, contrast: PixelContrastiveLoss, weight: float, dim: int):
+    def __init__(self, objective: Objective, dim: int):
         super().__init__(auto_prefix=False)  # checkpoints keep the names of the model alone
-        self.model = model
-        self.segmentation = SegmentationLoss()
-        self.contrast = contrast
-        self.weight = weight
+        self.objective = objective
         self.label_head = conv(dim, sum(CLASSES) + 2, 1)
         for parameter in self.label_head.get_parameters():
             parameter.name = f"label_head.{parameter.name}"
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, labels: Tensor):
-        logits, pixels = self.model.training_outputs(image, token_ids, token_mask)
-        segmentation = self.segmentation(logits, labels[:, 0])
-        total = segmentation
-        if self.weight > 0:
-            total = total + self.weight * self.contrast(pixels, labels[:, 0])
+        logits, pixels = self.objective.model.training_outputs(image, token_ids, token_mask)
+        total, segmentation, _ = self.objective.losses(logits, pixels, labels[:, 0])
         seen = self._label_loss(self.label_head(pixels).astype("float32"), labels[:, 1:, 2::4, 2::4])
         return total + LABEL_WEIGHT * seen, segmentation, seen
 
@@ -85,13 +77,13 @@ class PretrainingObjective(nn.Cell):
 class _Predict(nn.Cell):
     """Logits of the mask (B, S, S), and what the label head finds (B, sum(CLASSES) + 2, S/4, S/4)."""
 
-    def __init__(self, objective: PretrainingObjective):
+    def __init__(self, pretraining: PretrainingObjective):
         super().__init__(auto_prefix=False)
-        self.objective = objective
+        self.pretraining = pretraining
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
-        logits, pixels = self.objective.model.training_outputs(image, token_ids, token_mask)
-        return logits, self.objective.label_head(pixels)
+        logits, pixels = self.pretraining.objective.model.training_outputs(image, token_ids, token_mask)
+        return logits, self.pretraining.label_head(pixels)
 
 
 @dataclass(frozen=True)
@@ -128,7 +120,7 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     weights = model.parameters_dict()
     use_kernels(model, config)
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
-    objective = PretrainingObjective(model, contrast, config.aux_loss_weight, config.seg_head_dim)
+    objective = PretrainingObjective(Objective(model, contrast, config.aux_loss_weight), config.seg_head_dim)
     optimizer = make_optimizer(config, objective.trainable_params(), max(1, steps // config.decay_epochs))
     step = TrainStep(objective, optimizer, config.max_grad_norm, config.batch_size,
                      scales_loss=config.precision == "fp16")

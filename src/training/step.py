@@ -38,6 +38,10 @@ class Objective(nn.Cell):
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
         logits, pixels = self.model.training_outputs(image, token_ids, token_mask)
+        return self.losses(logits, pixels, mask)
+
+    def losses(self, logits: Tensor, pixels: Tensor, mask: Tensor):
+        """The outputs from what the model gave: logits (B, S, S); Y_1 (B, d_s, S/4, S/4)."""
         segmentation = self.segmentation(logits, mask)
         if self.weight == 0.0:
             return segmentation, segmentation, ops.zeros_like(segmentation)
