@@ -118,6 +118,8 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
         raise UserError(f"{count} scenes are fewer than batch_size {config.batch_size}: raise --scenes")
     model = build_model(config)
     weights = model.parameters_dict()
+    if config.init_checkpoint:
+        start_from(config.init_checkpoint, model)
     use_kernels(model, config)
     contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
     objective = PretrainingObjective(Objective(model, contrast, config.aux_loss_weight), config.seg_head_dim)
@@ -141,7 +143,7 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
 
 def _batches(config: Config, numbers: range):
     tokenizer = Tokenizer(config.vocab_file, config.max_tokens)
-    data = labelled_batches(numbers, config.seed, config.image_size, tokenizer, config.batch_size)
+    data = labelled_batches(numbers, config.seed, config.image_size, tokenizer, config.batch_size, config.num_workers)
     return data.create_tuple_iterator(num_epochs=1)
 
 

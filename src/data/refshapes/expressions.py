@@ -1,6 +1,7 @@
 """Families of expressions: meanings that need all they say, and their words."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from src.data.refshapes.dice import Dice
@@ -33,12 +34,12 @@ class Expression:
     meaning: Meaning
 
 
-def make_expressions(things: tuple[Thing, ...], index: int, count: int, dice: Dice) -> list[Expression]:
+def make_expressions(things: Sequence[Thing], index: int, count: int, dice: Dice) -> list[Expression]:
     """At most `count` expressions of different families, each of which names the thing `index` and nothing else."""
     made = []
     for family in dice.weighted_order(_WEIGHTS):
         for _ in range(_TRIES):
-            meaning = _PROPOSE[family](things, index, dice)
+            meaning = propose(family, things, index, dice)
             if meaning is None or not refers_to(meaning, things, index):
                 continue
             text = word(meaning, dice)
@@ -50,39 +51,44 @@ def make_expressions(things: tuple[Thing, ...], index: int, count: int, dice: Di
     return made
 
 
+def propose(family: str, things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
+    """A meaning of a family, if one is found, which may name the thing `index`, others, several, or be unclear."""
+    return _PROPOSE[family](things, index, dice)
+
+
 def _description(thing: Thing, dice: Dice, fewest: int, most: int) -> Described:
     """Some of the looks of a thing, mostly with its shape."""
     factors = dice.some(("colour", "size", "pattern"), dice.between(fewest, most))
     return Described(looks_of(thing.kind, factors + ["shape"] * dice.chance(75)))
 
 
-def _group(things: tuple[Thing, ...], index: int, dice: Dice, fewest: int) -> Described | None:
+def _group(things: Sequence[Thing], index: int, dice: Dice, fewest: int) -> Described | None:
     """A description of the thing that fits `fewest` things or more, so that it alone does not tell."""
     group = _description(things[index], dice, 0, 2)
     return group if len(group.named(things)) >= fewest else None
 
 
-def _anchor(things: tuple[Thing, ...], index: int, dice: Dice) -> tuple[int, Described] | None:
+def _anchor(things: Sequence[Thing], index: int, dice: Dice) -> tuple[int, Described] | None:
     """Another thing, and a description that names it with no look to spare."""
     other = dice.pick([i for i in range(len(things)) if i != index])
     anchor = _description(things[other], dice, 0, 2)
     return (other, anchor) if refers_to(anchor, things, other) and not _wordy(anchor, things) else None
 
 
-def _wordy(meaning: Described, things: tuple[Thing, ...]) -> bool:
+def _wordy(meaning: Described, things: Sequence[Thing]) -> bool:
     """Whether a description names as few things with one of its looks left out."""
     count = len(meaning.named(things))
     return any(len(Described(tuple(look for look in meaning.looks if look != left_out)).named(things)) == count
                for left_out in meaning.looks if left_out[0] != "shape")
 
 
-def _attribute(things: tuple[Thing, ...], index: int, dice: Dice) -> Meaning | None:
+def _attribute(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
     meaning = _description(things[index], dice, 1, 3)
     # People say more than they need; sometimes so do we.
     return meaning if dice.chance(15) or not _wordy(meaning, things) else None
 
 
-def _negation(things: tuple[Thing, ...], index: int, dice: Dice) -> Meaning | None:
+def _negation(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
     kind = things[index].kind
     factor = dice.pick(("colour", "colour", "pattern", "size", "shape"))
     group = _description(things[index], dice, 0, 1)
@@ -95,17 +101,17 @@ def _negation(things: tuple[Thing, ...], index: int, dice: Dice) -> Meaning | No
     return Described(group.looks, without)
 
 
-def _extreme(things: tuple[Thing, ...], index: int, dice: Dice) -> Meaning | None:
+def _extreme(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
     group = _group(things, index, dice, 2)
     return group and Ranked(group, dice.pick(list(DIRECTIONS)), 1)
 
 
-def _ordinal(things: tuple[Thing, ...], index: int, dice: Dice) -> Meaning | None:
+def _ordinal(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
     group = _group(things, index, dice, 3)
     return group and _later_rank(group, things, index, dice)
 
 
-def _later_rank(group: Described | Related, things: tuple[Thing, ...], index: int, dice: Dice) -> Ranked | None:
+def _later_rank(group: Described | Related, things: Sequence[Thing], index: int, dice: Dice) -> Ranked | None:
     """The group's member `index` by its rank, if it is neither first nor last nor beyond the fourth."""
     direction = dice.pick(list(DIRECTIONS))
     try:
@@ -116,7 +122,7 @@ def _later_rank(group: Described | Related, things: tuple[Thing, ...], index: in
     return next((ranked for ranked in ranks if refers_to(ranked, things, index)), None)
 
 
-def _relation(things: tuple[Thing, ...], index: int, dice: Dice) -> Meaning | None:
+def _relation(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
     group, found = _group(things, index, dice, 2), _anchor(things, index, dice)
     if not group or not found or _tells_apart(group, found[0], things):
         return None
@@ -126,12 +132,12 @@ def _relation(things: tuple[Thing, ...], index: int, dice: Dice) -> Meaning | No
     return Related(group, direction_of(things[index], things[other], dice), anchor)
 
 
-def _tells_apart(group: Described, anchor: int, things: tuple[Thing, ...]) -> bool:
+def _tells_apart(group: Described, anchor: int, things: Sequence[Thing]) -> bool:
     """Whether leaving the anchor aside is enough to know which of the group is meant."""
     return len(set(group.named(things)) - {anchor}) < 2
 
 
-def _relation_ordinal(things: tuple[Thing, ...], index: int, dice: Dice) -> Meaning | None:
+def _relation_ordinal(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
     group = _group(things, index, dice, 2)
     if not group:
         return None
@@ -146,7 +152,7 @@ def _relation_ordinal(things: tuple[Thing, ...], index: int, dice: Dice) -> Mean
     return related if by_rank else _ranked(related, things, index, dice)
 
 
-def _ranked_anchor(things: tuple[Thing, ...], index: int, dice: Dice) -> tuple[int, Ranked] | None:
+def _ranked_anchor(things: Sequence[Thing], index: int, dice: Dice) -> tuple[int, Ranked] | None:
     """Another thing, and its place among its like."""
     other = dice.pick([i for i in range(len(things)) if i != index])
     group = _group(things, other, dice, 2)
@@ -154,7 +160,7 @@ def _ranked_anchor(things: tuple[Thing, ...], index: int, dice: Dice) -> tuple[i
     return ranked and (other, ranked)
 
 
-def _ranked(group: Described | Related, things: tuple[Thing, ...], index: int, dice: Dice) -> Ranked | None:
+def _ranked(group: Described | Related, things: Sequence[Thing], index: int, dice: Dice) -> Ranked | None:
     """The group's member `index` by its place among two or more, half of the time as an extreme."""
     if dice.chance(50):
         return _later_rank(group, things, index, dice)

@@ -17,6 +17,8 @@ FACTORS: dict[str, tuple[str, ...]] = {
 }
 # Colour-shape pairs that only testA shows, and there refers to: one of each shape and of each colour.
 HELD_OUT = frozenset((FACTORS["colour"][(3 * i + 1) % 8], shape) for i, shape in enumerate(FACTORS["shape"]))
+# The fewest and the most objects of a scene, by split.
+OBJECTS = {"train": (3, 8), "val": (3, 8), "testA": (3, 8), "testB": (9, 12)}
 
 _FACTOR_NAMES = tuple(FACTORS)
 _CANVASES = ((128, 128), (128, 128), (112, 144), (144, 112), (128, 144), (144, 128), (120, 120))

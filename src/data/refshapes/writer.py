@@ -20,7 +20,7 @@ from src.data.refshapes.dice import Dice
 from src.data.refshapes.drawing import palette
 from src.data.refshapes.expressions import make_expressions
 from src.data.refshapes.png import encode_palette_png
-from src.data.refshapes.scene import FACTORS, make_scene
+from src.data.refshapes.scene import FACTORS, OBJECTS, make_scene
 from src.data.workers import map_in_order
 from src.errors import UserError
 from src.files import make_directory
@@ -28,7 +28,6 @@ from src.files import make_directory
 _VERSION = 1  # of what is drawn and said: another one is another data set
 _SETTINGS_FILE = "refshapes.json"
 _SPLITS = ("train", "val", "testA", "testB")
-_OBJECTS = {"train": (3, 8), "val": (3, 8), "testA": (3, 8), "testB": (9, 12)}
 _SCENES_AT_ONCE = 16
 
 
@@ -140,7 +139,7 @@ def _chunk(job: tuple[str, range, int]) -> list[dict]:
 def _record(split: str, number: int, seed: int) -> dict:
     """One scene: its picture, its annotations, and (index of a thing, [(family, text), …]) for its referents."""
     dice = Dice(seed, _SPLITS.index(split), number)
-    scene = make_scene(dice, _OBJECTS[split], unseen_pairs=split == "testA")
+    scene = make_scene(dice, OBJECTS[split], unseen_pairs=split == "testA")
     refs = []
     for index in dice.some(scene.referents(split == "testA"), dice.between(2, 3)):
         expressions = make_expressions(scene.things, index, dice.between(2, 4), dice)
