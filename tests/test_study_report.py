@@ -10,6 +10,7 @@ import scipy.stats
 import study as program
 from src.config import load_config
 from src.errors import UserError
+from src.files import REPOSITORY
 from src.study import statistics
 from src.study.report import write_results
 from src.study.study_file import read_study
@@ -195,3 +196,20 @@ def test_each_checkpoint_is_measured_with_its_own_weights(tiny_data, tmp_path):
         expected = {"step": step, "entropy": scipy.stats.entropy(q_w) / np.log(3), "largest_weight": q_w.max(),
                     "image_gate_2": q_w[0], "image_gate_3": 2 * q_w[0], "text_gate_3": 3 * q_w[0]}
         assert {name: float(value) for name, value in row.items() if value} == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_documents_table_is_what_the_kept_report_has():
+    """docs/study.md against docs/study/refshapes.csv, row by row."""
+    with open(REPOSITORY / "docs/study/refshapes.csv", newline="", encoding="utf-8") as file:
+        found = [line for line in csv.DictReader(file) if (line["split"], line["family"]) == ("val", "attribute")]
+    names = {"no WPA": "no-wpa", "no auxiliary loss": "no-aux", "no SMA": "no-sma", "WPA from language to image": "uni",
+             "all": "full"}
+    text = (REPOSITORY / "docs/study.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    said = {row[0]: row[1:4] for row in rows if row[0] in names}
+    assert set(said) == set(names)
+    for label, cells in said.items():
+        for metric, cell in zip(("oIoU", "mIoU", "prec@0.5"), cells, strict=True):
+            values = [100 * float(line[metric]) for line in found if line["row"] == names[label]]
+            assert len(values) == 3
+            assert cell == f"{np.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})"
