@@ -101,7 +101,8 @@ def test_scenes_are_in_no_split_and_the_same_each_time():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_are_as_the_model_takes_them(workers):
     tokenizer = Tokenizer(VOCABULARY, 24)
-    batches = list(labelled_batches(range(6), 3, 64, tokenizer, 4, workers).create_dict_iterator(num_epochs=1, output_numpy=True))
+    data = labelled_batches(range(6), 3, 64, tokenizer, 4, workers)
+    batches = list(data.create_dict_iterator(num_epochs=1, output_numpy=True))
     assert len(batches) == 1
     for i in range(4):
         image, token_ids, token_mask, labels = scenes(range(6), 64)[i]
@@ -170,6 +171,12 @@ def test_a_checkpoint_to_start_from(config_file, tmp_path, capsys):
     assert set(saved) == set(start)
     changed = {name.split(".")[0] for name, value in start.items() if np.abs(saved[name].asnumpy() - value).max() > 1e-4}
     assert changed == {name.split(".")[0] for name in start}
+    further = tmp_path / "further.ckpt"
+    assert pretrain.main(["--config", str(config_file), "--output", str(further), "--scenes", "43", "--init_checkpoint",
+                          str(output), "--learning_rate", "1e-12", "--end_learning_rate", "0"]) == 0
+    for name, each in mindspore.load_checkpoint(str(further)).items():
+        if "moving" not in name:
+            assert_close(each.asnumpy(), saved[name].asnumpy(), 1e-6)
 
 
 @pytest.mark.parametrize(("more", "said"), [

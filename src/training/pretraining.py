@@ -15,6 +15,7 @@ from src.data.refshapes.scene import FACTORS
 from src.data.tokenizer import Tokenizer
 from src.errors import UserError
 from src.files import atomic_path
+from src.inference.checkpoint import start_from
 from src.kernels import use_kernels, use_kernels_in_update
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
