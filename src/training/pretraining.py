@@ -112,7 +112,8 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
         output: the checkpoint written, from which training starts with ``init_checkpoint``.
         progress: show a bar on stderr.
 
-    Raises: UserError for fewer scenes than a batch holds, an `output` that cannot be written, or a loss not finite.
+    Raises: UserError for fewer scenes than a batch holds, an ``init_checkpoint`` that does not fit, an `output`
+        that cannot be written, or a loss not finite.
     """
     steps = count // config.batch_size
     if steps == 0:
