@@ -39,7 +39,7 @@ def map_in_order(work: Callable[[Any], Any], jobs: Iterable[Any], workers: int) 
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise UserError("a process that prepares data was killed, most likely for want of memory: start again with fewer "
-                        "--workers; what is finished is kept") from error
+                        "processes (--workers; for pretrain.py --num_workers)") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,6 +1,7 @@
 """Pretraining of a small model on RefShapes' labels and descriptions, in place of what the paper starts from."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,7 @@ from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
 from src.config import Config
-from src.data.refshapes.labels import labelled_batches
-from src.data.refshapes.scene import FACTORS
+from src.data.refshapes.labels import COLUMNS, VALUES, labelled_batches
 from src.data.tokenizer import Tokenizer
 from src.errors import UserError
 from src.files import atomic_path
@@ -23,8 +23,8 @@ from src.model.layers import conv
 from src.training.optimizer import make_optimizer
 from src.training.step import Objective, TrainStep
 
-# Logits of the shapes and of the background, which is class 0; then of the other factors.
-CLASSES = [len(FACTORS["shape"]) + 1, *(len(values) for factor, values in FACTORS.items() if factor != "shape")]
+# Logits of the shapes and of the background, which is class 0; then of the other values.
+CLASSES = [VALUES["shape"] + 1, *(count for name, count in VALUES.items() if name != "shape")]
 LABEL_WEIGHT = 0.1  # of the labels' losses, which together are some ten times as large as the mask's
 _HELD_OUT = 512  # scenes after those trained on
 
@@ -32,15 +32,16 @@ _HELD_OUT = 512  # scenes after those trained on
 class PretrainingObjective(nn.Cell):
     """Eq 17 for masks of all that a description fits, and losses of what Y_1 tells of each pixel.
 
-    Those are cross entropies of shape, colour, size and pattern, means over the pixels of things, that of shape, which
-    has the background as a class, also over all pixels; and the mean over things' pixels of ``|x - x'| + |y - y'|``,
-    (x, y) being the centre of the thing.
+    Those are cross entropies of shape, colour, size, pattern, and of being of the description's group, its anchor and of
+    which rank, means over the pixels of things, that of shape, which has the background as a class, also over all pixels;
+    and the mean over things' pixels of ``|x - x'| + |y - y'|``, (x, y) being the centre of the thing.
 
     Args:
         objective: Eq 17, with the model to pretrain.
         dim: d_s, width of Y_1.
 
-    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); labels (B, 7, S, S) as of LabelledScenes.
+    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S); labels (B, 9, S/4, S/4), as of
+        LabelledScenes.
     Outputs: Eq 17 and the labels' losses times LABEL_WEIGHT; L_seg; the labels' losses; float32 scalars.
     """
 
@@ -51,25 +52,25 @@ class PretrainingObjective(nn.Cell):
         for parameter in self.label_head.get_parameters():
             parameter.name = f"label_head.{parameter.name}"
 
-    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, labels: Tensor):
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor, labels: Tensor):
         logits, pixels = self.objective.model.training_outputs(image, token_ids, token_mask)
-        total, segmentation, _ = self.objective.losses(logits, pixels, labels[:, 0])
-        seen = self._label_loss(self.label_head(pixels).astype("float32"), labels[:, 1:, 2::4, 2::4])
+        total, segmentation, _ = self.objective.losses(logits, pixels, mask)
+        seen = self._label_loss(self.label_head(pixels).astype("float32"), labels)
         return total + LABEL_WEIGHT * seen, segmentation, seen
 
     @staticmethod
     def _label_loss(found: Tensor, labels: Tensor) -> Tensor:
-        """found (B, sum(CLASSES) + 2, S/4, S/4), logits of all classes, then x and y; labels (B, 6, S/4, S/4)."""
+        """found (B, sum(CLASSES) + 2, S/4, S/4), logits of all classes, then x and y; labels (B, 9, S/4, S/4)."""
         things = (labels[:, 0] >= 0).astype("float32")
         count = things.sum() + 1.0
-        loss, first = (ops.abs(found[:, -2:] - labels[:, 4:]).sum(1) * things).sum() / count, 0
-        for factor in range(4):
-            size = CLASSES[factor]
+        loss, first = (ops.abs(found[:, -2:] - labels[:, -2:]).sum(1) * things).sum() / count, 0
+        for index in range(len(CLASSES)):
+            size = CLASSES[index]
             likelihood = ops.log_softmax(found[:, first:first + size], 1)
-            target = labels[:, factor] + 1 if factor == 0 else ops.maximum(labels[:, factor], 0)
+            target = labels[:, index] + 1 if index == 0 else ops.maximum(labels[:, index], 0)
             error = -(likelihood * ops.one_hot(target.astype("int32"), size, axis=1)).sum(1)
             loss = loss + (error * things).sum() / count
-            if factor == 0:
+            if index == 0:
                 loss = loss + error.mean()
             first += size
         return loss
@@ -90,15 +91,15 @@ class _Predict(nn.Cell):
 @dataclass(frozen=True)
 class Accuracy:
     """Of scenes not trained on: oIoU of the descriptions' masks, at threshold .5; of things against background; and
-    the shares of things' pixels whose factor is found, by factor."""
+    the shares of things' pixels whose value is found, by the names of VALUES."""
 
     masks: float
     things: float
-    factors: dict[str, float]
+    values: dict[str, float]
 
     def line(self) -> str:
         """One line for people."""
-        named = ", ".join(f"{factor} {value:.4f}" for factor, value in self.factors.items())
+        named = ", ".join(f"{name} {share:.4f}" for name, share in self.values.items())
         return f"held out: oIoU of masks {self.masks:.4f}, of things {self.things:.4f}; pixels right: {named}"
 
 
@@ -127,13 +128,13 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     objective = PretrainingObjective(Objective(model, contrast, config.aux_loss_weight), config.seg_head_dim)
     optimizer = make_optimizer(config, objective.trainable_params(), max(1, steps // config.decay_epochs))
     step = TrainStep(objective, optimizer, config.max_grad_norm, config.batch_size,
-                     scales_loss=config.precision == "fp16")
+                     scales_loss=config.precision == "fp16", columns=COLUMNS)
     use_kernels_in_update(step.conclude, config)
     step.set_train()
     scenes = _batches(config, range(count))
     with atomic_path(output) as path, tqdm(total=steps, unit="step", disable=not progress, mininterval=5) as bar:
-        for number, (image, token_ids, token_mask, labels) in enumerate(scenes, 1):
-            batch = {"image": image, "token_ids": token_ids, "token_mask": token_mask, "mask": labels}
+        for number, batch in enumerate(scenes, 1):
+            batch = {column: Tensor(value) for column, value in batch.items()}
             losses, _, finite = step.update([batch], config.seed, number, [0])
             if not bool(finite) and config.precision != "fp16":
                 raise UserError(f"loss or gradients were not finite in step {number}: lower learning_rate")
@@ -143,25 +144,25 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     return _accuracy(config, objective, range(count, count + _HELD_OUT))
 
 
-def _batches(config: Config, numbers: range):
+def _batches(config: Config, numbers: range) -> Iterator[dict[str, np.ndarray]]:
     tokenizer = Tokenizer(config.vocab_file, config.max_tokens)
-    data = labelled_batches(numbers, config.seed, config.image_size, tokenizer, config.batch_size, config.num_workers)
-    return data.create_tuple_iterator(num_epochs=1)
+    return labelled_batches(numbers, config.seed, config.image_size, tokenizer, config.batch_size, config.num_workers)
 
 
 def _accuracy(config: Config, objective: PretrainingObjective, numbers: range) -> Accuracy:
     predict = _Predict(objective).set_train(False)
-    right, pixels = np.zeros(4), 0
+    right, pixels = np.zeros(len(CLASSES)), 0
     overlaps, unions = np.zeros(2), np.zeros(2)
-    for image, token_ids, token_mask, labels in _batches(config, numbers):
-        logits, found = (each.asnumpy() for each in predict(image, token_ids, token_mask))
-        mask, labels = labels.asnumpy()[:, 0] > 0, labels.asnumpy()[:, 1:, 2::4, 2::4]
+    for batch in _batches(config, numbers):
+        inputs = (Tensor(batch[column]) for column in ("image", "token_ids", "token_mask"))
+        logits, found = (each.asnumpy() for each in predict(*inputs))
+        mask, labels = batch["mask"] > 0, batch["labels"]
         here = labels[:, 0] >= 0
         kinds = np.stack([each.argmax(1) for each in np.split(found, np.cumsum(CLASSES), axis=1)[:-1]], 1)
         kinds[:, 0] -= 1
-        right += [(kinds[:, factor] == labels[:, factor])[here].sum() for factor in range(4)]
+        right += [(kinds[:, index] == labels[:, index])[here].sum() for index in range(len(CLASSES))]
         pixels += here.sum()
         for i, (ours, theirs) in enumerate(((logits > 0, mask), (kinds[:, 0] >= 0, here))):
             overlaps[i] += (ours & theirs).sum()
             unions[i] += (ours | theirs).sum()
-    return Accuracy(*(overlaps / unions), dict(zip(FACTORS, right / pixels)))
+    return Accuracy(*(overlaps / unions), dict(zip(VALUES, right / pixels)))

@@ -68,11 +68,14 @@ class TrainStep(nn.Cell):
         scales_loss: whether gradients are taken of the loss times a scale, which adapts itself, so that in float16 the
             small ones are not lost and the large ones not infinite.
         ema_decay: of the moving average of the weights; 0 is none.
+        columns: of a batch, in the order of the objective's inputs.
     """
 
-    def __init__(self, objective: Objective, optimizer: nn.Cell, max_grad_norm: float, batch: int,
-                 accumulation_steps: int = 1, scales_loss: bool = False, ema_decay: float = 0.0):
+    def __init__(self, objective: nn.Cell, optimizer: nn.Cell, max_grad_norm: float, batch: int,
+                 accumulation_steps: int = 1, scales_loss: bool = False, ema_decay: float = 0.0,
+                 columns: Sequence[str] = COLUMNS):
         super().__init__(auto_prefix=False)
+        self.columns = tuple(columns)
         scaler = DynamicLossScaler(LOSS_SCALE, 2, DOUBLED_AFTER) if scales_loss else None
         self.objective = _Scaled(objective, scaler)  # a child, so that set_train reaches it
         self.draws = connect_dropout(objective, batch)
@@ -93,8 +96,7 @@ class TrainStep(nn.Cell):
         """One update from the micro batches of this rank.
 
         Args:
-            batches: as many as accumulation_steps, each with the columns image (b, 3, S, S); token_ids, token_mask
-                (b, T); mask (b, S, S), 0 or 1.
+            batches: as many as accumulation_steps, each with the `columns`, as the objective takes them.
             seed, number: of the training and of the update, from which dropout follows.
             first_samples: for each micro batch the place of its first sample in the global batch.
 
@@ -103,7 +105,7 @@ class TrainStep(nn.Cell):
         """
         for batch, first_sample in zip(batches, first_samples, strict=True):
             self.draws.set_data(draw(seed, number, self.draws, first_sample))
-            result = self(*(batch[column] for column in COLUMNS))
+            result = self(*(batch[column] for column in self.columns))
             if self.accumulates:
                 result.asnumpy()  # waits, since a graph that runs may still read the draws
         if self.accumulates:
@@ -127,8 +129,8 @@ class TrainStep(nn.Cell):
             for (each, _), value in zip(pairs, own):
                 ops.assign(each, Tensor(value))
 
-    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
-        (_, losses), gradients = self.gradients(image, token_ids, token_mask, mask)
+    def construct(self, *batch: Tensor):
+        (_, losses), gradients = self.gradients(*batch)
         if self.accumulates:
             return self.sums.add(losses, gradients)
         return self.conclude.over_ranks(losses, gradients)
@@ -137,13 +139,13 @@ class TrainStep(nn.Cell):
 class _Scaled(nn.Cell):
     """An objective whose gradients come scaled. Outputs: L times the scale; L, L_seg and L_aux as they are, (3,)."""
 
-    def __init__(self, objective: Objective, scaler: DynamicLossScaler | None):
+    def __init__(self, objective: nn.Cell, scaler: DynamicLossScaler | None):
         super().__init__(auto_prefix=False)
         self.objective = objective
         self.scaler = scaler
 
-    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
-        losses = self.objective(image, token_ids, token_mask, mask)
+    def construct(self, *batch: Tensor):
+        losses = self.objective(*batch)
         scaled = losses[0] if self.scaler is None else self.scaler.scale(losses[0])
         return scaled, ops.stack(losses)
 

@@ -5,24 +5,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
-from mindspore import dataset as ds
 
 from src.data.refshapes.dice import Dice
 from src.data.refshapes.drawing import palette
 from src.data.refshapes.expressions import propose
-from src.data.refshapes.meaning import Described, Meaning, Unclear, looks_of
+from src.data.refshapes.meaning import Described, Meaning, Unclear, looks_of, parts_of
 from src.data.refshapes.scene import FACTORS, OBJECTS, Thing, make_scene
 from src.data.refshapes.wording import word
 from src.data.tokenizer import Tokenizer
-from src.data.transform import image_transforms
+from src.data.transform import prepare_image
 from src.data.workers import map_in_order
 
+COLUMNS = ("image", "token_ids", "token_mask", "mask", "labels")  # of a batch
+# What is told of a thing, and how many values each has: its looks, and its part in the description.
+VALUES = {**{factor: len(values) for factor, values in FACTORS.items()}, "group": 2, "anchor": 2, "rank": 6}
+
 _STREAM = 4  # of scenes; those of the four splits are 0 to 3
-_POSITIONS = 50  # per cent of the descriptions
-_POSITIONAL = ("extreme", "ordinal", "relation", "relation", "relation_ordinal")
-_TRIES = 20
-_NEGATIONS = 30  # per cent of the descriptions by looks that could have one
-_SCENES_AT_ONCE = 32  # handed to a process
+_POSITIONS = 75  # per cent of the descriptions
+_POSITIONAL = {"extreme": 2, "ordinal": 8, "relation": 7, "relation_ordinal": 7}  # how often each comes first
+_TRIES = 25  # of each
+_NEGATIONS = 50  # per cent of the descriptions by looks that could have one
+_NOTHING = [-1] * len(VALUES) + [0, 0]
 
 
 class LabelledScenes:
@@ -31,13 +34,19 @@ class LabelledScenes:
     Args:
         numbers: which of the scenes that follow from the seed.
         seed: of all of them.
-        size: S, side of the labels.
+        size: S, side of the image.
         tokenizer: of the descriptions.
 
-    Item: image (h, w, 3) uint8, RGB; token_ids, token_mask (T,) int32, of a description by looks or by place, which fits
-    one thing or several; labels (7, S, S) float32, nearest neighbour: 1 on the things that it fits, else 0; then, where a
-    thing is seen, the places of its shape, colour, size and pattern in FACTORS, and x and y of its centre, from -1 to 1
-    across the image; elsewhere -1, -1, -1, -1, 0, 0.
+    Item: image (3, S, S) float32, as the model takes it; token_ids, token_mask (T,) int32, of a description by looks or
+    by place, which fits one thing or several; mask (S, S) float32, 1 on the things that it fits, else 0; labels
+    (9, S/4, S/4) float32: where a thing is seen, its places in VALUES, and x and y of its centre, from -1 to 1 across the
+    image; elsewhere -1, ..., -1, 0, 0. Places are nearest neighbours: of the image's (i, j) for the mask, of its
+    (4 i + 2, 4 j + 2) for the labels.
+
+    A group is the things that a description is about before it says where, an anchor the thing that it starts from, and
+    a rank, from 1 to 4 and 5 for all beyond, the place of a thing in the order that it counts by, 0 out of it: with "the
+    second ring from the left of those below the star", all rings are of the group, the star is the anchor, and the rings
+    below it have ranks from the left.
     """
 
     def __init__(self, numbers: range, seed: int, size: int, tokenizer: Tokenizer):
@@ -48,40 +57,29 @@ class LabelledScenes:
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        return with_labels(self.drawn(index))
-
-    def drawn(self, index: int) -> tuple[np.ndarray, ...]:
-        """An item before ``with_labels``, an eighth of its size: in place of labels the thing at each place (S, S) int8,
-        the last being none; and the labels of each thing and of none (things + 1, 7) float32."""
         dice = Dice(self._seed, _STREAM, self._numbers[index])
         scene = make_scene(dice, OBJECTS["train"], unseen_pairs=False)
         meaning = describe(scene.things, dice)
-        token_ids, token_mask = self._tokenizer.encode(word(meaning, dice))
         height, width = scene.labels.shape
         y, x = (np.arange(self._size) * side // self._size for side in (height, width))
-        named = set(meaning.named(scene.things))
-        values = [[i in named, *_labels(thing, height, width)] for i, thing in enumerate(scene.things)]
-        values.append([0, -1, -1, -1, -1, 0, 0])
-        return (self._palette[scene.image], token_ids, token_mask, scene.labels[y][:, x].astype(np.int8),
-                np.array(values, np.float32))
-
-
-def with_labels(drawn: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """An item of LabelledScenes."""
-    *others, thing, values = drawn
-    return *others, np.ascontiguousarray(values[thing].transpose(2, 0, 1))
+        thing = scene.labels[y][:, x]  # its index, or -1, which finds the last row of the labels
+        labels = np.array([*_labels(scene.things, meaning, height, width), _NOTHING], np.float32)
+        return (prepare_image(self._palette[scene.image], self._size), *self._tokenizer.encode(word(meaning, dice)),
+                np.isin(thing, meaning.named(scene.things)).astype(np.float32),
+                labels[thing[2::4, 2::4]].transpose(2, 0, 1))
 
 
 def describe(things: Sequence[Thing], dice: Dice) -> Meaning:
-    """What fits one or more of the things for sure: half of the time places, where the scene has some to tell of."""
+    """What fits one or more of the things for sure: three times of four places, where the scene has some to tell of."""
     if dice.chance(_POSITIONS):
-        for _ in range(_TRIES):
-            meaning = propose(dice.pick(_POSITIONAL), things, dice.below(len(things)), dice)
-            try:
-                if meaning is not None and meaning.named(things):
-                    return meaning
-            except Unclear:
-                continue
+        for family in dice.weighted_order(_POSITIONAL):
+            for _ in range(_TRIES):
+                meaning = propose(family, things, dice.below(len(things)), dice)
+                try:
+                    if meaning is not None and meaning.named(things):
+                        return meaning
+                except Unclear:
+                    continue
     return _by_looks(things, dice)
 
 
@@ -97,34 +95,31 @@ def _by_looks(things: Sequence[Thing], dice: Dice) -> Described:
 
 
 def labelled_batches(numbers: range, seed: int, image_size: int, tokenizer: Tokenizer, batch_size: int,
-                     workers: int) -> ds.Dataset:
+                     workers: int) -> Iterator[dict[str, np.ndarray]]:
     """LabelledScenes in order, in batches; a last one that is not full is left out.
 
     Args:
         workers: processes that draw; 1 is this one.
 
-    Columns: image (B, 3, S, S) float32, as the model takes it; token_ids, token_mask (B, T) int32; labels (B, 7, S, S)
-    float32.
+    Yields: by COLUMNS, the items' parts, one upon another.
+    Raises: UserError where a process was killed.
     """
     scenes = LabelledScenes(numbers, seed, image_size, tokenizer)
-
-    def items() -> Iterator[tuple[np.ndarray, ...]]:
-        jobs = ((scenes, range(start, min(start + _SCENES_AT_ONCE, len(scenes))))
-                for start in range(0, len(scenes), _SCENES_AT_ONCE))
-        with closing(map_in_order(_draw, jobs, workers)) as chunks:
-            for chunk in chunks:
-                yield from map(with_labels, chunk)
-
-    data = ds.GeneratorDataset(items, ["image", "token_ids", "token_mask", "labels"], num_parallel_workers=1)
-    return data.map(image_transforms(image_size), "image", num_parallel_workers=1).batch(batch_size, drop_remainder=True)
+    jobs = ((scenes, range(start, start + batch_size)) for start in range(0, len(scenes) - batch_size + 1, batch_size))
+    with closing(map_in_order(_batch, jobs, workers)) as batches:
+        yield from batches
 
 
-def _draw(job: tuple[LabelledScenes, range]) -> list[tuple[np.ndarray, ...]]:
+def _batch(job: tuple[LabelledScenes, range]) -> dict[str, np.ndarray]:
     scenes, indices = job
-    return [scenes.drawn(index) for index in indices]
+    parts = zip(*(scenes[index] for index in indices), strict=True)
+    return {column: np.stack(part) for column, part in zip(COLUMNS, parts, strict=True)}
 
 
-def _labels(thing: Thing, height: int, width: int) -> list[float]:
-    kinds = [values.index(getattr(thing.kind, factor)) for factor, values in FACTORS.items()]
-    x, y = thing.centre
-    return [*kinds, x / width - 1, y / height - 1]
+def _labels(things: Sequence[Thing], meaning: Meaning, height: int, width: int) -> Iterator[list[float]]:
+    group, anchors, order = parts_of(meaning, things)
+    for i, thing in enumerate(things):
+        looks = [values.index(getattr(thing.kind, factor)) for factor, values in FACTORS.items()]
+        rank = min(order.index(i) + 1, VALUES["rank"] - 1) if i in order else 0
+        x, y = thing.centre
+        yield [*looks, i in group, i in anchors, rank, x / width - 1, y / height - 1]

@@ -85,7 +85,7 @@ class Ranked:
 
     def named(self, things: Sequence[Thing]) -> list[int]:
         """The index of the thing, or nothing. Raises Unclear."""
-        order = sorted(self.of.named(things), key=lambda i: -_along(things[i].centre, self.direction))
+        order = self.order(things)
         if self.rank > len(order):
             return []
         before, here, after = order[:self.rank - 1], order[self.rank - 1], order[self.rank:]
@@ -93,6 +93,10 @@ class Ranked:
                 and all(_clearly_ahead(things[here], things[i], self.direction) for i in after)):
             raise Unclear
         return [here]
+
+    def order(self, things: Sequence[Thing]) -> list[int]:
+        """Indices of the things ranked, first to last. Raises Unclear."""
+        return sorted(self.of.named(things), key=lambda i: -_along(things[i].centre, self.direction))
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,20 @@ class Closest:
 
 
 Meaning = Described | Related | Ranked | Closest
+
+
+def parts_of(meaning: Meaning, things: Sequence[Thing]) -> tuple[list[int], list[int], list[int]]:
+    """Indices of the things that a meaning is about before it says where; that it starts from; that it ranks, in order.
+
+    Raises: Unclear.
+    """
+    if isinstance(meaning, Described):
+        return meaning.named(things), [], []
+    if isinstance(meaning, Ranked):
+        group, anchors, _ = parts_of(meaning.of, things)
+        return group, anchors, meaning.order(things)
+    order = meaning.anchor.order(things) if isinstance(meaning.anchor, Ranked) else []
+    return meaning.of.named(things), meaning.anchor.named(things), order
 
 
 def direction_of(thing: Thing, anchor: Thing, dice: Dice) -> str:
