@@ -2,8 +2,9 @@
 
 The paper starts from a Swin and a BERT that have seen millions of pictures and sentences. A small model for RefShapes
 has nothing to start from, so it first learns, on scenes that are in no split of the data set, what is there (shape,
-colour, size, pattern and centre, pixel by pixel), and to find all that a description fits by looks or by place. Scenes
-are made as they are needed, by num_workers processes, and each is seen once. A training starts from the result with
+colour, size, pattern and centre, pixel by pixel), what part it has in a description (whether it is of the group that is
+spoken of, what places are told from, or which rank it has), and to find all that the description fits. Scenes are made
+as they are needed, by num_workers processes, and each is seen once. A training starts from the result with
 --init_checkpoint, and so does a further pretraining. A pretraining that is stopped leaves nothing.
 
     python pretrain.py --config configs/refshapes_best.yaml --scenes 48000 --output pretrained.ckpt
