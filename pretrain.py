@@ -5,7 +5,8 @@ has nothing to start from, so it first learns, on scenes that are in no split of
 colour, size, pattern and centre, pixel by pixel), what part it has in a description (whether it is of the group that is
 spoken of, what places are told from, or which rank it has), and to find all that the description fits. Scenes are made
 as they are needed, by num_workers processes, and each is seen once. A training starts from the result with
---init_checkpoint, and so does a further pretraining. A pretraining that is stopped leaves nothing.
+--init_checkpoint, and so does a further pretraining. The weights so far are written every checkpoint_every steps, so
+that a pretraining that is stopped leaves them to start another from.
 
     python pretrain.py --config configs/refshapes_best.yaml --scenes 48000 --output pretrained.ckpt
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import asdict
+from itertools import islice
 
 import mindspore
 import numpy as np
@@ -23,6 +24,7 @@ from src.data.workers import map_in_order
 from src.errors import UserError
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
+from src.training import pretraining
 from src.training.pretraining import PretrainingObjective
 from src.training.step import Objective
 from tests.conftest import SMALLEST, assert_close
@@ -214,6 +216,25 @@ def test_a_checkpoint_to_start_from(config_file, tmp_path, capsys):
     for name, each in mindspore.load_checkpoint(str(further)).items():
         if "moving" not in name:
             assert_close(each.asnumpy(), saved[name].asnumpy(), 1e-6)
+
+
+def test_one_that_is_stopped_leaves_what_it_has_learnt(config_file, tmp_path, monkeypatch):
+    def two_batches(*arguments):
+        yield from islice(labelled_batches(*arguments), 2)
+        raise KeyboardInterrupt
+
+    def pretrained(output, scenes, *more):
+        status = pretrain.main(["--config", str(config_file), "--output", str(output), "--scenes", scenes,
+                                "--end_learning_rate", "9.99999e-4", "--warmup_steps", "0", *more])
+        return status, {name: each.asnumpy() for name, each in mindspore.load_checkpoint(str(output)).items()}
+
+    status, whole = pretrained(tmp_path / "whole.ckpt", "8")
+    assert status == 0
+    monkeypatch.setattr(pretraining, "labelled_batches", two_batches)
+    status, stopped = pretrained(tmp_path / "stopped.ckpt", "40", "--checkpoint_every", "2")
+    assert status == 130 and set(stopped) == set(whole)
+    for name, value in whole.items():
+        assert_close(stopped[name], value, 1e-5)
 
 
 @pytest.mark.parametrize(("more", "said"), [

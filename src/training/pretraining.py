@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mindspore
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from tqdm import tqdm
 
 from src.config import Config
@@ -110,7 +110,8 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
 
     Args:
         count: scenes.
-        output: the checkpoint written, from which training starts with ``init_checkpoint``.
+        output: the checkpoint written, from which training starts with ``init_checkpoint``; what is learnt so far is
+            written there every ``checkpoint_every`` steps too.
         progress: show a bar on stderr.
 
     Raises: UserError for fewer scenes than a batch holds, an ``init_checkpoint`` that does not fit, an `output`
@@ -140,8 +141,15 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
                 raise UserError(f"loss or gradients were not finite in step {number}: lower learning_rate")
             bar.update()
             bar.set_postfix_str(f"mask {float(losses[1]):.4f}, labels {float(losses[2]):.4f}", refresh=False)
-        mindspore.save_checkpoint([{"name": name, "data": each} for name, each in weights.items()], str(path))
+            if config.checkpoint_every and number % config.checkpoint_every == 0:
+                with atomic_path(output) as so_far:
+                    _save(weights, so_far)
+        _save(weights, path)
     return _accuracy(config, objective, range(count, count + _HELD_OUT))
+
+
+def _save(weights: dict[str, Parameter], path: Path) -> None:
+    mindspore.save_checkpoint([{"name": name, "data": each} for name, each in weights.items()], str(path))
 
 
 def _batches(config: Config, numbers: range) -> Iterator[dict[str, np.ndarray]]:
