@@ -47,6 +47,17 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def check_writable(path: str | os.PathLike) -> Path:
+    """The file `path`, whose directory is made as needed. Raises UserError where it can be seen not to be writable."""
+    path = Path(path).expanduser()
+    make_directory(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path} is a directory, not a file: choose another path")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path.parent} is not writable: choose another path")
+    return path
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields the name of a file beside `path`, with its suffix, that becomes `path` when the block succeeds.
@@ -54,12 +65,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     The block writes the file; when it raises, the file is removed and `path` keeps what it held. Directories
     are made as needed. Raises UserError where `path` cannot be written, before the block runs where possible.
     """
-    path = Path(path).expanduser()
-    make_directory(path.parent)
-    if path.is_dir():
-        raise UserError(f"{path} is a directory, not a file: choose another path")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path.parent} is not writable: choose another path")
+    path = check_writable(path)
     # The suffix stays last because MindSpore appends its own to names that lack it.
     temporary = path.with_name(f".{path.stem[:100]}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:

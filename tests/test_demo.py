@@ -213,26 +213,20 @@ def all_of(browser, selector: str):
     return browser.find_elements("css selector", selector)
 
 
-def until(browser, what, seconds: int = 30):
+def until(browser, what):
     from selenium.webdriver.support.ui import WebDriverWait
-    return WebDriverWait(browser, seconds).until(lambda _: what())
+    return WebDriverWait(browser, 30).until(lambda _: what())
 
 
 def open_page(browser, url: str) -> None:
     browser.get(url)
     until(browser, lambda: all_of(browser, "#image input[type=file]") and all_of(browser, "#examples button"))
+    # What is there may not listen yet: a file chosen at once is at times lost.
+    browser.execute_async_script("requestIdleCallback(arguments[0])")
 
 
-def upload(browser, path: Path, answered) -> None:
-    """Chooses a file until the page has answered: what is chosen before the page listens is lost."""
-    from selenium.common.exceptions import TimeoutException
-    for last in (False, False, True):
-        all_of(browser, "#image input[type=file]")[0].send_keys(str(path))
-        try:
-            return until(browser, answered, 15)
-        except TimeoutException:
-            if last:
-                raise
+def upload(browser, path: Path) -> None:
+    all_of(browser, "#image input[type=file]")[0].send_keys(str(path))
 
 
 def message(browser) -> str:
@@ -242,7 +236,8 @@ def message(browser) -> str:
 def test_in_a_browser_a_mask_is_found_and_moved(browser, engine, url, image, tmp_path):
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     open_page(browser, url)
-    upload(browser, image, lambda: all_of(browser, "#image img"))
+    upload(browser, image)
+    until(browser, lambda: all_of(browser, "#image img"))
     all_of(browser, "#text textarea")[0].send_keys("the red cup\nthe wall")
     all_of(browser, "#find")[0].click()
     until(browser, lambda: "2 expressions in" in message(browser))
@@ -291,10 +286,12 @@ def test_in_a_browser_wrong_files_are_refused_politely(browser, url, tmp_path):
 
     for name, said in (("notes.txt", "Invalid file type"), ("large.png", "exceed the maximum allowed size of 10")):
         open_page(browser, url)
-        upload(browser, tmp_path / name, lambda said=said: said in notice())
+        upload(browser, tmp_path / name)
+        until(browser, lambda said=said: said in notice())
         assert str(tmp_path) not in notice() and not all_of(browser, "#image img")
     open_page(browser, url)
-    upload(browser, tmp_path / "notes.png", lambda: all_of(browser, "#image img"))
+    upload(browser, tmp_path / "notes.png")
+    until(browser, lambda: all_of(browser, "#image img"))
     all_of(browser, "#text textarea")[0].send_keys("cup")
     all_of(browser, "#find")[0].click()
     until(browser, lambda: message(browser) == "notes.png is no image, or a damaged one: choose a JPEG or PNG file.")

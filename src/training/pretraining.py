@@ -5,22 +5,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import mindspore
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
 from src.config import Config
 from src.data.refshapes.labels import COLUMNS, VALUES, labelled_batches
 from src.data.tokenizer import Tokenizer
 from src.errors import UserError
-from src.files import atomic_path
+from src.files import check_writable
 from src.inference.checkpoint import start_from
 from src.kernels import use_kernels, use_kernels_in_update
 from src.loss import PixelContrastiveLoss
 from src.model import build_model
 from src.model.layers import conv
 from src.training.optimizer import make_optimizer
+from src.training.state import save_weights
 from src.training.step import Objective, TrainStep
 
 # Logits of the shapes and of the background, which is class 0; then of the other values.
@@ -120,6 +120,7 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     steps = count // config.batch_size
     if steps == 0:
         raise UserError(f"{count} scenes are fewer than batch_size {config.batch_size}: raise --scenes")
+    output = check_writable(output)
     model = build_model(config)
     weights = model.parameters_dict()
     if config.init_checkpoint:
@@ -133,7 +134,7 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     use_kernels_in_update(step.conclude, config)
     step.set_train()
     scenes = _batches(config, range(count))
-    with atomic_path(output) as path, tqdm(total=steps, unit="step", disable=not progress, mininterval=5) as bar:
+    with tqdm(total=steps, unit="step", disable=not progress, mininterval=5) as bar:
         for number, batch in enumerate(scenes, 1):
             batch = {column: Tensor(value) for column, value in batch.items()}
             losses, _, finite = step.update([batch], config.seed, number, [0])
@@ -141,15 +142,9 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
                 raise UserError(f"loss or gradients were not finite in step {number}: lower learning_rate")
             bar.update()
             bar.set_postfix_str(f"mask {float(losses[1]):.4f}, labels {float(losses[2]):.4f}", refresh=False)
-            if config.checkpoint_every and number % config.checkpoint_every == 0:
-                with atomic_path(output) as so_far:
-                    _save(weights, so_far)
-        _save(weights, path)
+            if number == steps or config.checkpoint_every and number % config.checkpoint_every == 0:
+                save_weights(output, weights)
     return _accuracy(config, objective, range(count, count + _HELD_OUT))
-
-
-def _save(weights: dict[str, Parameter], path: Path) -> None:
-    mindspore.save_checkpoint([{"name": name, "data": each} for name, each in weights.items()], str(path))
 
 
 def _batches(config: Config, numbers: range) -> Iterator[dict[str, np.ndarray]]:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import mindspore
 import numpy as np
 from mindspore import Parameter
 
@@ -16,7 +15,7 @@ from src.config import Config
 from src.errors import UserError
 from src.files import atomic_path, make_directory
 from src.training.monitor import Monitor
-from src.training.state import Progress, State, checkpoints, save_state
+from src.training.state import Progress, State, checkpoints, save_state, save_weights
 
 LEFTOVERS = ("last", "best", "steps", "curve", "log", "config")
 
@@ -107,8 +106,7 @@ class Record:
     @_writing
     def save_best(self, weights: Mapping[str, Parameter]) -> None:
         """Writes best.ckpt."""
-        with atomic_path(self.directory / "best.ckpt") as path:
-            mindspore.save_checkpoint([{"name": name, "data": each} for name, each in weights.items()], str(path))
+        save_weights(self.directory / "best.ckpt", weights)
 
     @_writing
     def finish(self) -> None:

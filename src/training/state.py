@@ -16,7 +16,7 @@ from mindspore import Parameter
 from src.config import Config
 from src.data.dataset import Split
 from src.errors import UserError
-from src.files import find_file
+from src.files import atomic_path, find_file
 from src.inference.checkpoint import read_checkpoint
 
 _ENTRY = "training_state"  # of the checkpoint; beside the parameters of model and optimiser
@@ -97,6 +97,12 @@ def checkpoints(directory: Path) -> list[Path]:
 def fingerprint(split: Split) -> str:
     """SHA-256 of the words of a split, row by row: the same numbers of rows then mean the same samples."""
     return hashlib.sha256(np.ascontiguousarray(split.records["token_ids"])).hexdigest()
+
+
+def save_weights(path: Path, weights: Mapping[str, Parameter]) -> None:
+    """Writes weights by name as a MindSpore checkpoint, whole or not at all. Raises UserError where that fails."""
+    with atomic_path(path) as temporary:
+        mindspore.save_checkpoint([{"name": name, "data": each} for name, each in weights.items()], str(temporary))
 
 
 def save_state(path: Path, parameters: Mapping[str, Parameter], progress: Progress) -> None:
