@@ -8,9 +8,9 @@ import numpy as np
 
 from src.data.refshapes.dice import Dice
 from src.data.refshapes.drawing import palette
-from src.data.refshapes.expressions import propose
+from src.data.refshapes.expressions import make_expressions, propose
 from src.data.refshapes.meaning import Described, Meaning, Unclear, looks_of, parts_of
-from src.data.refshapes.scene import FACTORS, OBJECTS, Thing, make_scene
+from src.data.refshapes.scene import FACTORS, OBJECTS, Scene, Thing, make_scene
 from src.data.refshapes.wording import word
 from src.data.tokenizer import Tokenizer
 from src.data.transform import prepare_image
@@ -21,7 +21,8 @@ COLUMNS = ("image", "token_ids", "token_mask", "mask", "labels")  # of a batch
 VALUES = {**{factor: len(values) for factor, values in FACTORS.items()}, "group": 2, "anchor": 2, "rank": 6}
 
 _STREAM = 4  # of scenes; those of the four splits are 0 to 3
-_POSITIONS = 75  # per cent of the descriptions
+_REFERRING = 50  # per cent of the descriptions: expressions like those of train
+_POSITIONS = 75  # per cent of the others
 _POSITIONAL = {"extreme": 2, "ordinal": 8, "relation": 7, "relation_ordinal": 7}  # how often each comes first
 _TRIES = 25  # of each
 _NEGATIONS = 50  # per cent of the descriptions by looks that could have one
@@ -59,7 +60,7 @@ class LabelledScenes:
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         dice = Dice(self._seed, _STREAM, self._numbers[index])
         scene = make_scene(dice, OBJECTS["train"], unseen_pairs=False)
-        meaning = describe(scene.things, dice)
+        meaning = describe(scene, dice)
         height, width = scene.labels.shape
         y, x = (np.arange(self._size) * side // self._size for side in (height, width))
         thing = scene.labels[y][:, x]  # its index, or -1, which finds the last row of the labels
@@ -69,8 +70,13 @@ class LabelledScenes:
                 labels[thing[2::4, 2::4]].transpose(2, 0, 1))
 
 
-def describe(things: Sequence[Thing], dice: Dice) -> Meaning:
-    """What fits one or more of the things for sure: three times of four places, where the scene has some to tell of."""
+def describe(scene: Scene, dice: Dice) -> Meaning:
+    """Half of the time what names one referent, in train's proportions of families; else what fits one thing or more for
+    sure: three times of four places, where the scene has some to tell of."""
+    things = scene.things
+    if dice.chance(_REFERRING):
+        for expression in make_expressions(things, dice.pick(scene.referents(unseen_pairs=False)), 1, dice):
+            return expression.meaning
     if dice.chance(_POSITIONS):
         for family in dice.weighted_order(_POSITIONAL):
             for _ in range(_TRIES):
