@@ -8,7 +8,7 @@ as they are needed, by num_workers processes, and each is seen once. A training 
 --init_checkpoint, and so does a further pretraining. The weights so far are written every checkpoint_every steps, so
 that a pretraining that is stopped leaves them to start another from.
 
-    python pretrain.py --config configs/refshapes_best.yaml --scenes 48000 --output pretrained.ckpt
+    python pretrain.py --config configs/refshapes_best.yaml --image_size 128 --swin_window_size 8 --output pretrained.ckpt
 """
 from __future__ import annotations
 
