@@ -19,7 +19,7 @@ from tests.documents import Command, usage_of
 # What the reader brings, so that no command makes it.
 BROUGHT = {"picture.png", "a.png", "street.jpg", "mine.jsonl", "configs/mine.yaml", "data/train2014",
            *(f"data/refer/{name}" for name in ("refcoco", "refcoco+", "refcocog", "refclef")),
-           "swin_base_patch4_window7_224_22k.pth", "model.safetensors", "runs/third.ckpt"}
+           "swin_base_patch4_window7_224_22k.pth", "model.safetensors", "runs/fourth.ckpt"}
 # Programs of others, which are not looked into.
 FOREIGN = {"source": "the shell's", "pip": "not ours", "cp": "not ours",
            "tensorboard": "not among the requirements, as the page says beside it"}

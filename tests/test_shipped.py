@@ -33,6 +33,14 @@ def test_evaluations_beside_it_are_its_own():
         assert found["samples"] == 2000 and found["config"]["swin_depths"] == list(CONFIG.swin_depths)
 
 
+def test_the_readmes_show_its_figures():
+    found = {split: json.loads((MODEL / f"eval/{split}.json").read_text()) for split in CONFIG.eval_splits}
+    figures = [*found["val"]["families"].values(), *(of["metrics"] for of in found.values())]
+    for page in (README, README_CN):
+        for figure in figures:
+            assert f"| {100 * figure['oIoU']:.2f} / {100 * figure['mIoU']:.2f} |" in page.read_text()
+
+
 def test_the_readmes_ask_it():
     for page in (README, README_CN):
         assert any(MODEL.relative_to(REPOSITORY).as_posix() + "/best.ckpt" in " ".join(command.words)
