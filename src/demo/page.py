@@ -17,6 +17,9 @@ from src.files import REPOSITORY
 EXAMPLES = REPOSITORY / "assets/examples"
 _KEPT_SECONDS = 3600  # of uploads, pictures and results
 _TITLE = "CoupAlign: the mask of what a sentence names"
+_THRESHOLDS = 0.01, 0.99
+# While 0.2 is typed, the field holds nothing, then 0. Refused, they would take the 0.2 that waits behind them along.
+_IN_RANGE = "(found, above) => [found, Math.min(Math.max(above, {}), {})]".format(*_THRESHOLDS)
 _WAITING = 50  # requests in the queue, at most
 _FAILED = "The server could not answer this; its log says why."
 CSS = """
@@ -55,7 +58,7 @@ def build_page(engine: Engine) -> gr.Blocks:
                                    type="index", layout="gallery", elem_id="examples",
                                    label="Or try an example (RefShapes, synthetic)")
         message = gr.HTML(_said("Choose an image and say what to find in it."), elem_id="message", padding=False)
-        threshold = gr.Slider(0.01, 0.99, engine.threshold, step=0.01, elem_id="threshold",
+        threshold = gr.Slider(*_THRESHOLDS, engine.threshold, step=0.01, elem_id="threshold",
                               label="Threshold: pixels of a higher probability belong to the mask")
         rows = [Row(number, engine.explains) for number in range(MAX_EXPRESSIONS)]
         result = gr.State(None, time_to_live=_KEPT_SECONDS)
@@ -81,7 +84,7 @@ def build_page(engine: Engine) -> gr.Blocks:
         gr.on([button.click, text.submit], **asked, api_name="find")
         shelf.click(lambda number: (ready[number]["image"], "\n".join(ready[number]["expressions"])), shelf,
                     [image, text], api_visibility="private").then(**asked, api_visibility="private")
-        threshold.change(show, [result, threshold], [part for row in rows for part in row.changing],
+        threshold.change(show, [result, threshold], [part for row in rows for part in row.changing], js=_IN_RANGE,
                          trigger_mode="always_last", show_progress="hidden", concurrency_limit=2, api_name="show")
         for row in rows:
             row.explain_on_demand(result, threshold)
