@@ -217,7 +217,7 @@ def until(browser, what):
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
     redrawn = [StaleElementReferenceException]  # between being found and being read
-    return WebDriverWait(browser, 60, ignored_exceptions=redrawn).until(lambda _: what())
+    return WebDriverWait(browser, 30, ignored_exceptions=redrawn).until(lambda _: what())
 
 
 def open_page(browser, url: str) -> None:
@@ -257,14 +257,20 @@ def test_in_a_browser_a_mask_is_found_and_moved(browser, engine, url, image, tmp
 
     expected = expected_mask(engine, load_image(image), "the red cup")
     assert (downloaded() == expected).all()
-    asked, headings = len(engine.asked), {all_of(browser, "#row-0 .heading")[0].text}
+
+    def heading() -> str:
+        return all_of(browser, "#row-0 .heading")[0].text
+
+    asked, headings = len(engine.asked), {heading()}
     number = all_of(browser, "#threshold input[type=number]")[0]
-    number.send_keys(Keys.CONTROL, "a")
-    for typed in (Keys.BACKSPACE + "0", ".6"):  # on the way to 0.6: nothing, and what is less than any threshold
-        number.send_keys(typed)
-        until(browser, lambda: all_of(browser, "#row-0 .heading")[0].text not in headings)
-        headings.add(all_of(browser, "#row-0 .heading")[0].text)
-    assert 0 < downloaded().sum() < expected.sum() and len(engine.asked) == asked
+    for typed, moved in (("0", np.greater), ("0.6", np.less)):  # both by way of nothing and of less than any threshold
+        number.send_keys(Keys.CONTROL, "a")
+        number.send_keys(Keys.BACKSPACE, typed)
+        until(browser, lambda: heading() not in headings)
+        headings.add(heading())
+        mask = downloaded()
+        assert mask.any() and moved(mask.sum(), expected.sum())
+    assert len(engine.asked) == asked
     assert not all_of(browser, ".toast-body")
     all_of(browser, "#row-1 .alignment button")[0].click()
     drawn = until(browser, lambda: all_of(browser, "#row-1 .alignment img"))[0]
