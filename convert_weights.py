@@ -10,12 +10,13 @@ With --checkpoint instead, a whole checkpoint of CoupAlign is brought to another
 
     python convert_weights.py --checkpoint runs/refcoco/best.ckpt --image_size 480 --output start-480.ckpt
 """
+
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from src.cli import command, parse_arguments
+from coupalign.cli import command, parse_arguments
 
 
 class _Once(argparse.Action):
@@ -30,8 +31,9 @@ class _Once(argparse.Action):
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--swin", action=_Once, metavar="FILE", help="Swin, .pth or .safetensors")
     parser.add_argument("--bert", action=_Once, metavar="FILE", help="BERT, .bin or .safetensors")
-    parser.add_argument("--checkpoint", action=_Once, metavar="FILE",
-                        help="instead of both: CoupAlign trained at another size (.ckpt)")
+    parser.add_argument(
+        "--checkpoint", action=_Once, metavar="FILE", help="instead of both: CoupAlign trained at another size (.ckpt)"
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write (.ckpt)")
 
 
@@ -39,7 +41,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
-    from src.weights import convert
+    from coupalign.checkpoints import convert
 
     print(convert(config, args.output, swin=args.swin, bert=args.bert, checkpoint=args.checkpoint).summary())
     return 0

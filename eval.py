@@ -5,14 +5,15 @@ sample) are written.
 
     python eval.py --checkpoint runs/refcoco/best.ckpt --eval_splits val,testA
 """
+
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli import command, parse_arguments
-from src.files import make_directory
+from coupalign.cli import command, parse_arguments
+from coupalign.files import make_directory
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +25,13 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
-    from src import devices
-    from src.context import set_up
-    from src.evaluation.evaluate import evaluate
+    from coupalign import devices
+    from coupalign.context import set_up
+    from coupalign.evaluation.evaluate import evaluate
 
     set_up(config)
-    results = evaluate(config, args.checkpoint, config.eval_splits, progress=devices.rank() == 0)
-    output = make_directory(args.output or Path(config.output_dir, "eval"))
+    results = evaluate(config, args.checkpoint, config.evaluation.eval_splits, progress=devices.rank() == 0)
+    output = make_directory(args.output or Path(config.run.output_dir, "eval"))
     for result in results:
         if devices.rank() == 0:
             result.save(output)

@@ -5,28 +5,43 @@ it says what a program has to know that runs it: shapes, mean and deviation, voc
 
     python export.py --checkpoint runs/refcoco/best.ckpt --file_name coupalign.mindir
 """
+
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli import command, parse_arguments
-from src.errors import UserError
+from coupalign.cli import command, parse_arguments
+from coupalign.errors import UserError
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained model (.ckpt)")
     parser.add_argument("--file_name", metavar="FILE", help="file to write (default: the checkpoint's name, .mindir)")
-    parser.add_argument("--export_batch_size", type=int, default=1, metavar="INT",
-                        help="images the graph takes at a time, a fixed number (default: 1)")
-    parser.add_argument("--export_for", choices=("CPU", "Ascend"), default="CPU",
-                        help="where the file will run; on a CPU, MindSpore Lite needs layer norms and GELU written "
-                             "out (default: CPU)")
-    parser.add_argument("--export_raw_image", action="store_true",
-                        help="the graph takes pixels, RGB (B, S, S, 3) uint8, and normalises them itself")
-    parser.add_argument("--export_proposals", action="store_true",
-                        help="the graph also gives the N masks Y_N, as logits, and their weights Q_w")
+    parser.add_argument(
+        "--export_batch_size",
+        type=int,
+        default=1,
+        metavar="INT",
+        help="images the graph takes at a time, a fixed number (default: 1)",
+    )
+    parser.add_argument(
+        "--export_for",
+        choices=("CPU", "Ascend"),
+        default="CPU",
+        help="where the file will run; on a CPU, MindSpore Lite needs layer norms and GELU written out (default: CPU)",
+    )
+    parser.add_argument(
+        "--export_raw_image",
+        action="store_true",
+        help="the graph takes pixels, RGB (B, S, S, 3) uint8, and normalises them itself",
+    )
+    parser.add_argument(
+        "--export_proposals",
+        action="store_true",
+        help="the graph also gives the N masks Y_N, as logits, and their weights Q_w",
+    )
 
 
 @command
@@ -38,12 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if file_name.suffix != ".mindir":
         raise UserError(f"--file_name {file_name} does not end in .mindir: change its ending")
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
-    from src.context import set_up
-    from src.inference.export import export
+    from coupalign.context import set_up
+    from coupalign.inference.export import export
 
     set_up(config)
-    difference = export(config, args.checkpoint, file_name, args.export_batch_size, args.export_raw_image,
-                        args.export_proposals, args.export_for)
+    difference = export(
+        config,
+        args.checkpoint,
+        file_name,
+        args.export_batch_size,
+        args.export_raw_image,
+        args.export_proposals,
+        args.export_for,
+    )
     print(f"{file_name}: batch {args.export_batch_size}, outputs within {difference:.1e} of the model's")
     return 0
 

@@ -1,12 +1,13 @@
 """What MindSpore Hub asks of a repository: its networks by name."""
+
 from __future__ import annotations
 
 from typing import Any
 
 from mindspore import nn
 
-from src.config import load_config
-from src.model import build_model
+from coupalign.config import load_config
+from coupalign.model import build_model
 
 
 def create_network(name: str, config: str = "default_config.yaml", **keys: Any) -> nn.Cell:

@@ -4,13 +4,14 @@ Prints the table of eval.py and writes <split>.json and <split>.csv; give the co
 
     python postprocess.py --config runs/refcoco/config.yaml --split val --result_path result_Files
 """
+
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from src.cli import command, parse_arguments
-from src.files import make_directory
+from coupalign.cli import command, parse_arguments
+from coupalign.files import make_directory
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
-    from src.inference.deployment import score
+    from coupalign.inference.deployment import score
 
     result = score(config, args.split, args.result_path)
     result.save(make_directory(args.output))

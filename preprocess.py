@@ -1,13 +1,14 @@
 """Write the samples of a split as files, for the C++ program of ascend310_infer/.
 
-    python preprocess.py --config runs/refcoco/config.yaml --mindir_path coupalign.mindir --split val
+python preprocess.py --config runs/refcoco/config.yaml --mindir_path coupalign.mindir --split val
 """
+
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from src.cli import command, parse_arguments
+from coupalign.cli import command, parse_arguments
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
-    from src.inference.deployment import write_inputs
+    from coupalign.inference.deployment import write_inputs
 
     samples = write_inputs(config, args.split, args.mindir_path, args.output)
     print(f"{samples} samples of {args.split} written to {args.output}")

@@ -10,13 +10,14 @@ that a pretraining that is stopped leaves them to start another from.
 
     python pretrain.py --config configs/refshapes_best.yaml --image_size 128 --swin_window_size 8 --output pretrained.ckpt
 """
+
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli import command, parse_arguments
+from coupalign.cli import command, parse_arguments
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +29,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
-    from src.context import set_up
-    from src.training.pretraining import pretrain
+    from coupalign.context import set_up
+    from coupalign.training.pretraining import pretrain
 
     set_up(config)
     print(pretrain(config, args.scenes, Path(args.output)).line())

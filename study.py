@@ -10,36 +10,42 @@ the others; the exit code is then 1.
     python study.py --study configs/ablations/refshapes.yaml --data_dir data/refshapes --output_dir runs/study
     python study.py --study configs/ablations/refshapes.yaml --output_dir runs/study --only table4
 """
+
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from src.cli import command, parse_arguments
-from src.errors import UserError
+from coupalign.cli import command, parse_arguments
+from coupalign.errors import UserError
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", required=True, metavar="FILE", help="YAML file of the study")
     parser.add_argument("--only", default="", metavar="NAME", help="a table, a row, or row/seed (default: all)")
-    parser.add_argument("--threads", type=int, default=0, metavar="INT",
-                        help="threads that a training computes with (default: 0, MindSpore's own choice)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="INT",
+        help="threads that a training computes with (default: 0, MindSpore's own choice)",
+    )
     parser.add_argument("--tables_only", action="store_true", help="train nothing: write the tables of what there is")
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    from src.study.study_file import read_study
+    from coupalign.study.study_file import read_study
 
     config, args = parse_arguments(__doc__, argv, _add, base=lambda own: read_study(own.study).base)
     if args.config:
         raise UserError(f"--config {args.config}: a study names its configuration itself, as base in {args.study}")
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: give a number from 0")
-    from src.study.report import write_results
-    from src.study.runner import train_missing
+    from coupalign.study.report import write_results
+    from coupalign.study.runner import train_missing
 
-    study, output, code = read_study(args.study), config.output_dir, 0
+    study, output, code = read_study(args.study), config.run.output_dir, 0
     runs = study.runs(args.only)
     if not args.tables_only:
         code = train_missing(study, runs, config, args.threads, lambda: write_results(study, output))

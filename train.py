@@ -8,12 +8,13 @@ After SIGTERM or Ctrl-C it finishes the step, saves, and exits with 143 or 130.
     python train.py --config configs/refshapes_tiny.yaml --output_dir runs/tiny
     python train.py --config configs/refshapes_tiny.yaml --output_dir runs/tiny --resume auto
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from src.cli import command, parse_arguments
-from src.signals import take_signals
+from coupalign.cli import command, parse_arguments
+from coupalign.signals import take_signals
 
 
 @command
@@ -21,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, _ = parse_arguments(__doc__, argv)
     take_signals()
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
-    from src import devices
-    from src.context import set_up
-    from src.training import train
+    from coupalign import devices
+    from coupalign.context import set_up
+    from coupalign.training import train
 
     set_up(config)
     directory = train(config)

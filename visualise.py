@@ -1,13 +1,14 @@
 """Look at what a model does. The subcommands, each with --help:
 
-    gallery        best, median and worst cases of an evaluation, as a picture and as a page to sort (Figure 3)
-    alignment      what one prediction was made of: word-pixel attention, gates, weighed masks (Figure 4)
-    failures       how badly failures fail, of several evaluations side by side (Table 2)
-    curves         losses, scores, learning rate and speed of trainings
-    architecture   the model of a configuration, with the shapes of its tensors (Figure 2)
+gallery        best, median and worst cases of an evaluation, as a picture and as a page to sort (Figure 3)
+alignment      what one prediction was made of: word-pixel attention, gates, weighed masks (Figure 4)
+failures       how badly failures fail, of several evaluations side by side (Table 2)
+curves         losses, scores, learning rate and speed of trainings
+architecture   the model of a configuration, with the shapes of its tensors (Figure 2)
 
-    python visualise.py gallery runs/refcoco/eval/val.json
+python visualise.py gallery runs/refcoco/eval/val.json
 """
+
 from __future__ import annotations
 
 import argparse
@@ -16,9 +17,9 @@ from collections.abc import Sequence
 from inspect import cleandoc
 from pathlib import Path
 
-from src.cli import command, parse_arguments, parse_own_arguments
-from src.errors import UserError
-from src.files import atomic_path
+from coupalign.cli import command, parse_arguments, parse_own_arguments
+from coupalign.errors import UserError
+from coupalign.files import atomic_path
 
 
 def _gallery(argv: Sequence[str]) -> None:
@@ -30,26 +31,34 @@ def _gallery(argv: Sequence[str]) -> None:
 
         python visualise.py gallery runs/refcoco/eval/val.json
     """
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("evaluation", metavar="EVAL.json",
-                            help="<split>.json of eval.py, with its CSV file beside it")
-        parser.add_argument("--checkpoint", metavar="FILE",
-                            help="what was evaluated (default: the one that the evaluation names)")
-        parser.add_argument("--cases", metavar="INT", type=int, default=6, help="cases of each kind (default: 6)")
-        parser.add_argument("--output", metavar="DIR",
-                            help="directory of the two files (default: <split>-gallery beside the evaluation)")
 
-    from src.visual.results import read_evaluation
-    config, args = parse_arguments(cleandoc(_gallery.__doc__), argv, add, "gallery",
-                                   lambda own: read_evaluation(own.evaluation).content["config"])
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "evaluation", metavar="EVAL.json", help="<split>.json of eval.py, with its CSV file beside it"
+        )
+        parser.add_argument(
+            "--checkpoint", metavar="FILE", help="what was evaluated (default: the one that the evaluation names)"
+        )
+        parser.add_argument("--cases", metavar="INT", type=int, default=6, help="cases of each kind (default: 6)")
+        parser.add_argument(
+            "--output",
+            metavar="DIR",
+            help="directory of the two files (default: <split>-gallery beside the evaluation)",
+        )
+
+    from coupalign.visual.results import read_evaluation
+
+    config, args = parse_arguments(
+        cleandoc(_gallery.__doc__), argv, add, "gallery", lambda own: read_evaluation(own.evaluation).content["config"]
+    )
     if args.cases < 1:
         raise UserError(f"--cases {args.cases} shows nothing: give 1 or more")
     evaluation = read_evaluation(args.evaluation)
     checkpoint = evaluation.checkpoint(args.checkpoint)
-    from src.context import set_up
-    from src.visual.cases import predict_cases
-    from src.visual.gallery import draw_gallery
-    from src.visual.gallery_html import write_html
+    from coupalign.context import set_up
+    from coupalign.visual.cases import predict_cases
+    from coupalign.visual.gallery import draw_gallery
+    from coupalign.visual.gallery_html import write_html
 
     set_up(config)
     cases = predict_cases(evaluation, config, checkpoint, args.cases)
@@ -67,25 +76,29 @@ def _alignment(argv: Sequence[str]) -> None:
 
         python visualise.py alignment --checkpoint runs/refcoco/best.ckpt --image street.jpg --expression "left cup"
     """
+
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained model (.ckpt)")
         parser.add_argument("--image", required=True, metavar="FILE", help="image to segment")
         parser.add_argument("--expression", required=True, metavar="TEXT", help="what to find")
-        parser.add_argument("--output", default="alignment.png", metavar="FILE.png",
-                            help="the picture (default: alignment.png)")
+        parser.add_argument(
+            "--output", default="alignment.png", metavar="FILE.png", help="the picture (default: alignment.png)"
+        )
 
     config, args = parse_arguments(cleandoc(_alignment.__doc__), argv, add, "alignment")
     _check_png(args.output)
-    from src.context import set_up
-    from src.data.transform import load_image
-    from src.inference import Predictor
-    from src.visual.alignment import draw_alignment
+    from coupalign.context import set_up
+    from coupalign.data.transform import load_image
+    from coupalign.inference import Predictor
+    from coupalign.visual.alignment import draw_alignment
 
     set_up(config)
     rgb = load_image(args.image)
     prediction = Predictor(config, args.checkpoint).predict(rgb, args.expression, proposals=True)
-    about = (f"{Path(args.image).name}, {rgb.shape[1]}×{rgb.shape[0]} pixels; {args.checkpoint}; threshold "
-             f"{config.threshold}")
+    about = (
+        f"{Path(args.image).name}, {rgb.shape[1]}×{rgb.shape[0]} pixels; {args.checkpoint}; threshold "
+        f"{config.evaluation.threshold}"
+    )
     draw_alignment(rgb, args.expression, prediction, about).save(args.output)
     print(args.output)
 
@@ -97,16 +110,23 @@ def _failures(argv: Sequence[str]) -> None:
 
         python visualise.py failures runs/a/eval/val.json runs/b/eval/val.json --name ours --name theirs
     """
+
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("evaluations", nargs="+", metavar="EVAL.json", help="<split>.json of eval.py")
-        parser.add_argument("--name", action="append", default=[], metavar="TEXT",
-                            help="what to call an evaluation; once for each (default: its data set and split)")
-        parser.add_argument("--output", default="failures", metavar="DIR",
-                            help="directory of the three files (default: failures)")
+        parser.add_argument(
+            "--name",
+            action="append",
+            default=[],
+            metavar="TEXT",
+            help="what to call an evaluation; once for each (default: its data set and split)",
+        )
+        parser.add_argument(
+            "--output", default="failures", metavar="DIR", help="directory of the three files (default: failures)"
+        )
 
     args = parse_own_arguments(cleandoc(_failures.__doc__), argv, add, "failures")
-    from src.visual.failures import as_csv, as_markdown, as_text, draw_failures, failure_rows, protocols
-    from src.visual.results import read_evaluation
+    from coupalign.visual.failures import as_csv, as_markdown, as_text, draw_failures, failure_rows, protocols
+    from coupalign.visual.results import read_evaluation
 
     evaluations = [read_evaluation(path) for path in args.evaluations]
     rows, about = failure_rows(evaluations, args.name), protocols(evaluations)
@@ -121,16 +141,18 @@ def _failures(argv: Sequence[str]) -> None:
 def _curves(argv: Sequence[str]) -> None:
     """Draw the losses, oIoU and mIoU, learning rate and speed of one or several trainings into one picture.
 
-        python visualise.py curves runs/a runs/b
+    python visualise.py curves runs/a runs/b
     """
+
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("runs", nargs="+", metavar="RUN", help="output_dir of a training")
-        parser.add_argument("--output", default="curves.png", metavar="FILE.png",
-                            help="the picture (default: curves.png)")
+        parser.add_argument(
+            "--output", default="curves.png", metavar="FILE.png", help="the picture (default: curves.png)"
+        )
 
     args = parse_own_arguments(cleandoc(_curves.__doc__), argv, add, "curves")
     _check_png(args.output)
-    from src.visual.curves import save_curves
+    from coupalign.visual.curves import save_curves
 
     save_curves(args.runs, args.output)
     print(args.output)
@@ -139,17 +161,19 @@ def _curves(argv: Sequence[str]) -> None:
 def _architecture(argv: Sequence[str]) -> None:
     """Draw the model of a configuration with the shapes that its tensors have, for which it is built and run once.
 
-        python visualise.py architecture --output docs/architecture.png
+    python visualise.py architecture --output docs/architecture.png
     """
+
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--output", default="architecture.png", metavar="FILE.png",
-                            help="the picture (default: architecture.png)")
+        parser.add_argument(
+            "--output", default="architecture.png", metavar="FILE.png", help="the picture (default: architecture.png)"
+        )
 
     config, args = parse_arguments(cleandoc(_architecture.__doc__), argv, add, "architecture")
     _check_png(args.output)
-    from src.context import set_up
-    from src.visual.architecture import draw_architecture
-    from src.visual.shapes import model_shapes
+    from coupalign.context import set_up
+    from coupalign.visual.architecture import draw_architecture
+    from coupalign.visual.shapes import model_shapes
 
     set_up(config)
     draw_architecture(config, model_shapes(config), args.output)
@@ -161,8 +185,13 @@ def _check_png(path: str) -> None:
         raise UserError(f"--output {path} is no name of a PNG file: end it in .png")
 
 
-SUBCOMMANDS = {"gallery": _gallery, "alignment": _alignment, "failures": _failures, "curves": _curves,
-               "architecture": _architecture}
+SUBCOMMANDS = {
+    "gallery": _gallery,
+    "alignment": _alignment,
+    "failures": _failures,
+    "curves": _curves,
+    "architecture": _architecture,
+}
 
 
 @command
@@ -172,8 +201,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__.strip())
         return 0
     if name not in SUBCOMMANDS:
-        raise UserError(f"{f'no subcommand {name!r}' if name else 'which picture?'}: start with one of "
-                        f"{', '.join(SUBCOMMANDS)} (--help says what they show)")
+        raise UserError(
+            f"{f'no subcommand {name!r}' if name else 'which picture?'}: start with one of "
+            f"{', '.join(SUBCOMMANDS)} (--help says what they show)"
+        )
     SUBCOMMANDS[name](rest)
     return 0
 

@@ -4,6 +4,7 @@ The table is read off the package `tokenizers`, which training uses, so that bot
 
     python ascend310_infer/make_unicode_table.py
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -31,8 +32,11 @@ def table() -> str:
     lines += _ranges("kChinese", chinese)
     lines += _ranges("kPunctuation", filter(_splitter(), CHARACTERS))
     lines += _array("Change", "kChanged", _changes({c: ord(text) for c, text in changed.items() if c not in expanded}))
-    lines += _array("Expansion", "kExpanded", [
-        f'{{0x{c:X}, U"' + "".join(f"\\U{ord(each):08X}" for each in text) + '"}' for c, text in expanded.items()])
+    lines += _array(
+        "Expansion",
+        "kExpanded",
+        [f'{{0x{c:X}, U"' + "".join(f"\\U{ord(each):08X}" for each in text) + '"}' for c, text in expanded.items()],
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ own. Time is taken in rounds in which the forms take turns, and compared round b
 counts. The rectangle is PyTorch on the pixels of the two sides alone, which is not plain, but less work. A small map,
 of the size and batch that RefShapes is trained with, comes last. Needs PyTorch.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -44,7 +45,7 @@ class Ours:
         import mindspore
         from mindspore import nn
 
-        from src.loss import PixelContrastiveLoss
+        from coupalign.loss import PixelContrastiveLoss
 
         class Both(nn.Cell):  # a Cell can be compiled before it runs
             def __init__(self) -> None:
@@ -160,8 +161,10 @@ def seconds(shape: tuple[int, int, int, int], share: float, rounds: int) -> dict
 
 def report(shape: tuple[int, int, int, int], share: float, rounds: int) -> None:
     times = seconds(shape, share, rounds)
-    print(f"\nfeatures {shape}, {share:.0%} positive, {rounds} rounds: median ms and ours by each, by the clock and of "
-          "all cores")
+    print(
+        f"\nfeatures {shape}, {share:.0%} positive, {rounds} rounds: median ms and ours by each, by the clock and of "
+        "all cores"
+    )
     for name, each in times.items():
         milliseconds = np.median(each, 0) * 1e3
         ratios = np.sort(times["ours"] / each, 0)

@@ -9,6 +9,7 @@ its peak of memory, libraries included; then they take turns, and the median of 
 do not fit into memory it ends with the times of each alone. Hugging Face's Swin cannot run maps smaller than its
 window, as the small configuration has them: with --image_size 192 it can, and --alone ours gives our figures without.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -23,10 +24,10 @@ import numpy as np
 
 from benchmarks import pytorch_encoders
 from benchmarks.resident import resident
-from src.cli import command, parse_arguments
-from src.config import Config
-from src.errors import UserError
-from src.files import REPOSITORY
+from coupalign.cli import command, parse_arguments
+from coupalign.config import Config
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
 
 PAUSE = 0.3  # seconds in which the threads of the one that ran go to sleep
 
@@ -60,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(name: str, config: Config, times: Sequence[float]) -> None:
-    print(f"{name}: {1000 * statistics.median(times):.0f} ms ({1000 * min(times):.0f}-{1000 * max(times):.0f}), "
-          f"{config.batch_size / statistics.median(times):.1f} samples a second")
+    print(
+        f"{name}: {1000 * statistics.median(times):.0f} ms ({1000 * min(times):.0f}-{1000 * max(times):.0f}), "
+        f"{config.training.batch_size / statistics.median(times):.1f} samples a second"
+    )
 
 
 def _started(who: str, what: str, config: Config, inputs: Sequence[np.ndarray]) -> Callable[[], None]:
@@ -82,9 +85,9 @@ def _runner(who: str, what: str) -> Callable[..., Callable[[], None]]:
 def _our_inference(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Callable[[], None]:
     from mindspore import Tensor
 
-    from src.context import set_up
-    from src.kernels import use_kernels
-    from src.model import build_model
+    from coupalign.context import set_up
+    from coupalign.kernels import use_kernels
+    from coupalign.model import build_model
 
     set_up(config)
     model = use_kernels(build_model(config), config).set_train(False)
@@ -99,37 +102,41 @@ def _our_inference(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.
 def _our_training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Callable[[], None]:
     from mindspore import Tensor
 
-    from src.context import set_up
-    from src.kernels import use_kernels, use_kernels_in_update
-    from src.loss import PixelContrastiveLoss
-    from src.model import build_model
-    from src.training.optimizer import make_optimizer
-    from src.training.step import Objective, TrainStep
+    from coupalign.context import set_up
+    from coupalign.kernels import use_kernels, use_kernels_in_update
+    from coupalign.loss import PixelContrastiveLoss
+    from coupalign.model import build_model
+    from coupalign.training.optimizer import make_optimizer
+    from coupalign.training.step import Objective, TrainStep
 
     set_up(config)
     model = use_kernels(build_model(config), config)
-    contrast = PixelContrastiveLoss(config.aux_temperature, config.aux_normalize, config.aux_log)
-    objective = Objective(model, contrast, config.aux_loss_weight)
+    contrast = PixelContrastiveLoss(config.losses.aux_temperature, config.losses.aux_normalize, config.losses.aux_log)
+    objective = Objective(model, contrast, config.losses.aux_loss_weight)
     optimizer = make_optimizer(config, model.trainable_params(), 1000)
-    step = TrainStep(objective, optimizer, config.max_grad_norm, config.batch_size)
+    step = TrainStep(objective, optimizer, config.training.max_grad_norm, config.training.batch_size)
     use_kernels_in_update(step.conclude, config)
     step.set_train(True)
-    target = np.zeros((len(image), config.image_size, config.image_size), np.float32)
-    side = int(config.image_size * 0.15 ** 0.5)  # 15 % of the pixels
+    target = np.zeros((len(image), config.model.image_size, config.model.image_size), np.float32)
+    side = int(config.model.image_size * 0.15**0.5)  # 15 % of the pixels
     target[:, :side, :side] = 1
     batch = {"image": Tensor(image), "token_ids": Tensor(ids), "token_mask": Tensor(mask), "mask": Tensor(target)}
     numbers = iter(range(1_000_000))
 
     def run() -> None:
-        step.update([batch], config.seed, next(numbers), [0])[0][0].asnumpy()
+        step.update([batch], config.run.seed, next(numbers), [0])[0][0].asnumpy()
 
     return run
 
 
 def _inputs(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
-    image = random.standard_normal((config.batch_size, 3, config.image_size, config.image_size)).astype(np.float32)
-    ids = random.integers(config.bert_vocab_size, size=(config.batch_size, config.max_tokens)).astype(np.int32)
+    image = random.standard_normal(
+        (config.training.batch_size, 3, config.model.image_size, config.model.image_size)
+    ).astype(np.float32)
+    ids = random.integers(
+        config.model.bert_vocab_size, size=(config.training.batch_size, config.model.max_tokens)
+    ).astype(np.int32)
     return image, ids, np.ones_like(ids)
 
 

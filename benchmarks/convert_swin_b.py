@@ -9,6 +9,7 @@ detection code does and as this project does.
 
     python -m benchmarks.convert_swin_b
 """
+
 from __future__ import annotations
 
 import os
@@ -24,9 +25,9 @@ import timm
 import torch
 from mindspore import Tensor, nn
 
-from src.config import load_config
-from src.model.swin import SwinTransformer
-from src.weights import convert
+from coupalign.checkpoints import convert
+from coupalign.config import load_config
+from coupalign.model.swin import SwinTransformer
 from tests.backbones import random_swin, set_weights
 from tests.weight_files import hugging_face, official, part
 
@@ -47,10 +48,11 @@ def main() -> None:
         for name, state in {"Hugging Face": hugging_face(theirs), "official": {"model": official(theirs)}}.items():
             _row(size, window, name, error(config, ours, state, image, expected))
         del theirs
-        if any(side > window and side % window for side in (size // 4 // 2 ** i for i in range(4))):
+        if any(side > window and side % window for side in (size // 4 // 2**i for i in range(4))):
             continue
-        model = timm.create_model("swin_base_patch4_window7_224", pretrained=False, num_classes=21841, img_size=size,
-                                  window_size=window).eval()
+        model = timm.create_model(
+            "swin_base_patch4_window7_224", pretrained=False, num_classes=21841, img_size=size, window_size=window
+        ).eval()
         with torch.no_grad():
             for parameter in model.parameters():  # none stays 0 or 1 and hides a term
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))

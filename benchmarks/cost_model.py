@@ -6,6 +6,7 @@ Nothing is run, unless --check compiles the training graph of the configuration 
 have no fixed number of rounds) and counts what is in it. The predictions rest on published peaks and on assumed shares
 of them; none of it was measured.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -13,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.costs import Cost, costs
-from src.cli import command, parse_arguments
-from src.config import Config
+from coupalign.cli import command, parse_arguments
+from coupalign.config import Config
 
 REACHED_FLOPS, REACHED_BYTES = 0.4, 0.7  # shares of the peaks that well-kept training code reaches
 BYTES = 2  # of a number in forward and backward (bfloat16 or float16); gradients are summed in float32
@@ -38,10 +39,22 @@ class Device:
 
 # Servers hold 8 devices, each with a 200 Gb/s network port.
 DEVICES = (
-    Device("Ascend 910B", 320, 1.6, 196, 25, "there is no public data sheet: reported are 280 to 400 TFLOP/s FP16, "
-           "1.6 TB/s, 392 GB/s both ways"),
-    Device("A100 80 GB SXM", 312, 2.039, 300, 25, "data sheet: 312 TFLOP/s BF16 dense, 2,039 GB/s, NVLink 600 GB/s "
-           "both ways"),
+    Device(
+        "Ascend 910B",
+        320,
+        1.6,
+        196,
+        25,
+        "there is no public data sheet: reported are 280 to 400 TFLOP/s FP16, 1.6 TB/s, 392 GB/s both ways",
+    ),
+    Device(
+        "A100 80 GB SXM",
+        312,
+        2.039,
+        300,
+        25,
+        "data sheet: 312 TFLOP/s BF16 dense, 2,039 GB/s, NVLink 600 GB/s both ways",
+    ),
 )
 
 
@@ -53,14 +66,23 @@ def step(modules: dict[str, Cost], device: Device, count: int) -> dict[str, floa
     parameters = sum(cost.parameters for cost in modules.values())
     flops, bandwidth = device.tflops * 1e12 * REACHED_FLOPS, device.memory * 1e12 * REACHED_BYTES
     products = [(cost.forward + cost.backward) * (FLOAT32 if cost.pairs else 1) / flops for cost in modules.values()]
-    memory = [(BYTES * (ACTIVATION_PASSES * cost.activations + 3 * cost.parameters) + 4 * PAIR_PASSES * cost.pairs)
-              / bandwidth for cost in modules.values()]
+    memory = [
+        (BYTES * (ACTIVATION_PASSES * cost.activations + 3 * cost.parameters) + 4 * PAIR_PASSES * cost.pairs)
+        / bandwidth
+        for cost in modules.values()
+    ]
     compute = sum(map(max, products, memory))
     update = OPTIMIZER_BYTES * parameters / bandwidth
-    all_reduce = sum(volume / (speed * 1e9 * REACHED_BYTES) for volume, speed in zip(
-        all_reduce_bytes(parameters, count), (device.inside, device.outside)))
-    return {"products": sum(products), "memory": sum(memory) + update, "all_reduce": all_reduce,
-            "total": compute + update + max(0.0, all_reduce - compute * 2 / 3)}
+    all_reduce = sum(
+        volume / (speed * 1e9 * REACHED_BYTES)
+        for volume, speed in zip(all_reduce_bytes(parameters, count), (device.inside, device.outside))
+    )
+    return {
+        "products": sum(products),
+        "memory": sum(memory) + update,
+        "all_reduce": all_reduce,
+        "total": compute + update + max(0.0, all_reduce - compute * 2 / 3),
+    }
 
 
 def all_reduce_bytes(parameters: int, count: int) -> tuple[float, float]:
@@ -84,25 +106,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     modules = costs(config, args.batch)
     if args.check:
         return _check(config, modules, args.batch)
-    print(f"{config.image_size} pixels, {args.batch} images, N = {config.num_queries}")
+    print(f"{config.model.image_size} pixels, {args.batch} images, N = {config.model.num_queries}")
     print(f"{'':16}{'GFLOP':>10}{'backward':>10}{'M param.':>10}{'M activ.':>10}{'MB':>8}")
     rows = {name: (cost.forward, cost.backward, cost.parameters, cost.activations) for name, cost in modules.items()}
     rows["total"] = tuple(map(sum, zip(*rows.values())))
     for name, (forward, backward, parameters, activations) in rows.items():
-        print(f"{name:16}{forward / 1e9:10.1f}{backward / 1e9:10.1f}{parameters / 1e6:10.2f}{activations / 1e6:10.1f}"
-              f"{BYTES * (parameters + activations) / 1e6:8.0f}")
+        print(
+            f"{name:16}{forward / 1e9:10.1f}{backward / 1e9:10.1f}{parameters / 1e6:10.2f}{activations / 1e6:10.1f}"
+            f"{BYTES * (parameters + activations) / 1e6:8.0f}"
+        )
     print("MB: parameters and activations in 16 bits")
-    print(f"\nPredicted at {REACHED_FLOPS:.0%} of the peak FLOP/s and {REACHED_BYTES:.0%} of the peak bandwidths; each "
-          "device sends MB inside and out of its server:")
+    print(
+        f"\nPredicted at {REACHED_FLOPS:.0%} of the peak FLOP/s and {REACHED_BYTES:.0%} of the peak bandwidths; each "
+        "device sends MB inside and out of its server:"
+    )
     print(f"{'':22}{'step ms':>9}{'products':>10}{'memory':>8}{'all-reduce':>12}{'MB':>11}{'images/s':>10}  bound by")
     for device in DEVICES:
         for count in (1, 8, 64, 256):
             times = step(modules, device, count)
             inside, outside = (each / 1e6 for each in all_reduce_bytes(rows["total"][2], count))
             bound = max(("products", "memory", "all_reduce"), key=times.get).replace("_", "-")
-            print(f"{count:4d} x {device.name:15}{times['total'] * 1e3:9.1f}{times['products'] * 1e3:10.1f}"
-                  f"{times['memory'] * 1e3:8.1f}{times['all_reduce'] * 1e3:12.1f}{inside:6.0f}{outside:5.0f}"
-                  f"{count * args.batch / times['total']:10.0f}  {bound}")
+            print(
+                f"{count:4d} x {device.name:15}{times['total'] * 1e3:9.1f}{times['products'] * 1e3:10.1f}"
+                f"{times['memory'] * 1e3:8.1f}{times['all_reduce'] * 1e3:12.1f}{inside:6.0f}{outside:5.0f}"
+                f"{count * args.batch / times['total']:10.0f}  {bound}"
+            )
         print(f"     {device.source}")
     return 0
 
@@ -114,13 +142,17 @@ def _check(config: Config, modules: dict[str, Cost], batch: int) -> int:
     counted, right = count(config, batch), True
     print(f"{'':16}{'parameters':>33}{'FLOPs forward':>33}{'backward':>33}")
     for name in [name for name in modules if name != "auxiliary_loss"]:
-        pairs = [(getattr(modules[name], quantity), getattr(counted[name], quantity))
-                 for quantity in ("parameters", "forward", "backward")]
+        pairs = [
+            (getattr(modules[name], quantity), getattr(counted[name], quantity))
+            for quantity in ("parameters", "forward", "backward")
+        ]
         print(f"{name:16}" + "".join(map(_beside, pairs)), flush=True)
         right = right and all(map(_near, pairs))
     # Which module an activation belongs to cannot everywhere be told from the dump.
-    total = tuple(sum(each.activations for name, each in table.items() if name != "auxiliary_loss")
-                  for table in (modules, counted))
+    total = tuple(
+        sum(each.activations for name, each in table.items() if name != "auxiliary_loss")
+        for table in (modules, counted)
+    )
     print(f"activations, all{_beside(total)}")
     right = right and _near(total)
     print("all within 5 %" if right else "NOT all within 5 %")

@@ -5,6 +5,7 @@
 Made-up 640 x 480 JPEGs in the layout of the REFER tool are prepared, then read at 448 x 448 by ours and by a DataLoader
 of as many workers that decodes, resizes and normalises image and mask with OpenCV, in turns. Needs PyTorch.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,9 +21,9 @@ import cv2
 import numpy as np
 import torch
 
-from src.config import load_config
-from src.data.dataset import Split
-from src.data.prepare import Source, prepare
+from coupalign.config import load_config
+from coupalign.data.dataset import Split
+from coupalign.data.prepare import Source, prepare
 
 HEIGHT, WIDTH, SIDE, BATCH = 480, 640, 448, 16
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32) * 255, np.array([0.229, 0.224, 0.225], np.float32) * 255
@@ -64,10 +65,21 @@ def make_source(directory: Path, count: int) -> None:
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         cv2.fillPoly(mask, [points.round().astype(np.int32)], 255)
         cv2.imwrite(str(directory / f"masks/{i}.png"), mask)
-        refs.append({"ref_id": i, "ann_id": i, "image_id": i, "category_id": 1, "split": "train", "sentences": [
-            {"sent_id": 2 * i + k, "sent": f"the {word} blob"} for k, word in enumerate(("large", "middle"))]})
-    (directory / "instances.json").write_text(json.dumps(
-        {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "blob"}]}))
+        refs.append(
+            {
+                "ref_id": i,
+                "ann_id": i,
+                "image_id": i,
+                "category_id": 1,
+                "split": "train",
+                "sentences": [
+                    {"sent_id": 2 * i + k, "sent": f"the {word} blob"} for k, word in enumerate(("large", "middle"))
+                ],
+            }
+        )
+    (directory / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "blob"}]})
+    )
     (directory / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
 
 
@@ -92,12 +104,15 @@ def main() -> None:
         config = load_config(overrides={"data_dir": str(output), "num_workers": cores, "image_size": SIDE})
         started = time.perf_counter()
         prepare(config, output, Source(source, source / "images"), cores)
-        print(f"conversion: {args.images / (time.perf_counter() - started) / cores:.0f} images/s a core "
-              f"({cores} cores, start-up included)")
+        print(
+            f"conversion: {args.images / (time.perf_counter() - started) / cores:.0f} images/s a core "
+            f"({cores} cores, start-up included)"
+        )
         split = Split(config, "train")
-        indices = np.random.default_rng(0).permutation(args.images * 2)[:args.images]
-        files = torch.utils.data.Subset(Files(source / "images", source / "masks", args.images),
-                                        (indices // 2).tolist())
+        indices = np.random.default_rng(0).permutation(args.images * 2)[: args.images]
+        files = torch.utils.data.Subset(
+            Files(source / "images", source / "masks", args.images), (indices // 2).tolist()
+        )
 
         def ours() -> Iterable:
             return split.train_batches(indices, BATCH, cores).create_dict_iterator(num_epochs=1)
@@ -107,8 +122,10 @@ def main() -> None:
 
         rates = [(rate(ours, args.images, cores), rate(theirs, args.images, cores)) for _ in range(args.rounds)]
     for name, values in zip(("ours", "PyTorch DataLoader"), zip(*rates)):
-        print(f"pipeline at {SIDE}: {name}: {np.median(values):.0f} images/s a core "
-              f"(median of {args.rounds}, {min(values):.0f} to {max(values):.0f})")
+        print(
+            f"pipeline at {SIDE}: {name}: {np.median(values):.0f} images/s a core "
+            f"(median of {args.rounds}, {min(values):.0f} to {max(values):.0f})"
+        )
     print(f"ours / PyTorch: {np.median([a / b for a, b in rates]):.2f} (median of the ratios of each round)")
 
 

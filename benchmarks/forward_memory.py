@@ -1,7 +1,8 @@
 """Time and memory of forward passes with random weights, in graph mode: parameters, compilation, seconds, peak memory.
 
-    python -m benchmarks.forward_memory --images 1 --forwards 3
+python -m benchmarks.forward_memory --images 1 --forwards 3
 """
+
 from __future__ import annotations
 
 import argparse
@@ -9,7 +10,7 @@ import resource
 import time
 from collections.abc import Sequence
 
-from src.cli import command, parse_arguments
+from coupalign.cli import command, parse_arguments
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -23,15 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     import numpy as np
     from mindspore import Tensor
 
-    from src.context import set_up
-    from src.model import build_model
+    from coupalign.context import set_up
+    from coupalign.model import build_model
 
     set_up(config)
     model = build_model(config).set_train(False)
     print(f"trainable parameters: {sum(parameter.size for parameter in model.trainable_params()):,}")
     print(f"peak memory, built: {_peak():.2f} GB")
-    image = np.random.standard_normal((args.images, 3, config.image_size, config.image_size)).astype(np.float32)
-    words = np.ones((args.images, config.max_tokens), np.int32)
+    image = np.random.standard_normal((args.images, 3, config.model.image_size, config.model.image_size)).astype(
+        np.float32
+    )
+    words = np.ones((args.images, config.model.max_tokens), np.int32)
     inputs = Tensor(image), Tensor(words), Tensor(words)
     seconds = []
     for _ in range(args.forwards + 1):

@@ -1,4 +1,5 @@
 """Counts FLOPs and activations in the training graph that MindSpore compiles, operator by operator, from its dump."""
+
 from __future__ import annotations
 
 import math
@@ -8,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.costs import Cost
-from src.config import Config
+from coupalign.config import Config
 
 # As the dump spells them; of operators with several outputs the first is meant.
 PRODUCTS = {"MatMul", "BatchMatMul", "MatMulExt", "BatchMatMulExt", "Dense"}
@@ -16,9 +17,17 @@ CONVOLUTIONS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"}
 KEPT = PRODUCTS | {"Conv2D", "LayerNorm", "BatchNorm", "Softmax", "ReLU", "Tanh", "Erf"}
 # Which module a file's operators belong to, unless another file called it. Where the dump cuts the calls short, the Cell
 # tells; what is left is mask_proj's.
-SOURCES = {"swin": "image_encoder", "bert": "text_encoder", "wpa": "wpa", "cross_attention": "cross_attention",
-           "mask_generator": "mask_generator", "seg_head": "seg_head", "sma": "sma", "resize": "upsample"}
-CALLER = re.compile(rf"/src/model/({'|'.join(SOURCES)})\.py:")
+SOURCES = {
+    "swin": "image_encoder",
+    "bert": "text_encoder",
+    "wpa": "wpa",
+    "cross_attention": "cross_attention",
+    "mask_generator": "mask_generator",
+    "seg_head": "seg_head",
+    "sma": "sma",
+    "resize": "upsample",
+}
+CALLER = re.compile(rf"/src/coupalign/model/({'|'.join(SOURCES)})\.py:")
 CELL = re.compile(r"/model-CoupAlign/(\w+)-")
 NODE = re.compile(r"\S+ = (?:PrimFunc_)?(\w+)\((?s:.*?)\n      : \((.*)\) -> \((.*)\)\n")
 SHAPE = re.compile(r"(?:\]|Shape\()[,>]* ?\(([\d, ]+)\)")
@@ -52,11 +61,11 @@ def _compile(config: Config, batch: int):
     import numpy as np
     from mindspore import Tensor, nn, ops
 
-    from src.context import set_up
-    from src.loss import PixelContrastiveLoss
-    from src.model import build_model
-    from src.model.dropout import connect_dropout
-    from src.training.step import Objective
+    from coupalign.context import set_up
+    from coupalign.loss import PixelContrastiveLoss
+    from coupalign.model import build_model
+    from coupalign.model.dropout import connect_dropout
+    from coupalign.training.step import Objective
 
     class Gradients(nn.Cell):
         def __init__(self, objective: nn.Cell):
@@ -71,7 +80,7 @@ def _compile(config: Config, batch: int):
     model = build_model(config)
     objective = Objective(model, PixelContrastiveLoss(), weight=0.0)
     connect_dropout(objective, batch)
-    size, words = config.image_size, Tensor(np.ones((batch, config.max_tokens), np.int32))
+    size, words = config.model.image_size, Tensor(np.ones((batch, config.model.max_tokens), np.int32))
     image, mask = np.zeros((batch, 3, size, size), np.float32), np.zeros((batch, size, size), np.float32)
     Gradients(objective).set_train().compile(Tensor(image), words, words, Tensor(mask))
     return model

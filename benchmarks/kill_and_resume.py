@@ -5,6 +5,7 @@ Half of the moments are those at which a checkpoint is being written.
 
     python -m benchmarks.kill_and_resume --config configs/refshapes_tiny.yaml --kills 20 --output_dir runs/kill_and_resume
 """
+
 from __future__ import annotations
 
 import argparse
@@ -19,10 +20,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli import command, parse_arguments
-from src.config import Config
-from src.errors import UserError
-from src.files import REPOSITORY
+from coupalign.cli import command, parse_arguments
+from coupalign.config import Config
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
 
 TIMES = ("time", "seconds", "samples_per_second", "data_ms", "step_ms", "host_ms")
 
@@ -34,10 +35,10 @@ def _add(parser: argparse.ArgumentParser) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
-    directory = Path(config.output_dir).resolve()
+    directory = Path(config.run.output_dir).resolve()
     whole, killed = Training(config, directory / "whole"), Training(config, directory / "killed")
     print(f"left alone: exit code {whole.run()}", flush=True)
-    moments = random.Random(config.seed)
+    moments = random.Random(config.run.seed)
     for kill in range(args.kills):
         writing = kill % 2 == 0
         steps = moments.randint(1, 1 + whole.steps() // args.kills)
@@ -72,12 +73,28 @@ class Training:
         written if `writing`, `delay` seconds later. Returns the exit code, negative where the signal ended it."""
         goal = self.steps() + after
         # Compiling takes longer than everything else; what is compiled is the same each time.
-        environment = {**os.environ, "MS_COMPILER_CACHE_ENABLE": "1", "PYTHONPATH": str(REPOSITORY),
-                       "MS_COMPILER_CACHE_PATH": str(self.directory.parent / "compiled")}
+        environment = {
+            **os.environ,
+            "MS_COMPILER_CACHE_ENABLE": "1",
+            "PYTHONPATH": str(REPOSITORY),
+            "MS_COMPILER_CACHE_PATH": str(self.directory.parent / "compiled"),
+        }
         with open(self.directory.parent / f"{self.directory.name}.log", "a") as log:
             process = subprocess.Popen(
-                [sys.executable, *self._program, "--config", str(self._config), "--resume", "auto",
-                 "--output_dir", str(self.directory)], env=environment, stdout=log, stderr=log)
+                [
+                    sys.executable,
+                    *self._program,
+                    "--config",
+                    str(self._config),
+                    "--resume",
+                    "auto",
+                    "--output_dir",
+                    str(self.directory),
+                ],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
             # What the last one left half written goes when this one begins.
             left = set(self.directory.glob(".last.*"))
             while number and process.poll() is None:
@@ -96,7 +113,7 @@ class Training:
 
 def differences(one: Path, other: Path) -> list[str]:
     """What two runs that should be the same differ in."""
-    from src.training.state import read_state
+    from coupalign.checkpoints.state import read_state
 
     found = []
     (left, _), (right, _) = (read_state(each / "last.ckpt") for each in (one, other))

@@ -7,6 +7,7 @@ difference of a probability and the oIoU of each. With --images, the C++ program
 its masks are compared with those of deploy/lite_predict.py. Needs what scripts/set_up_lite.sh makes and
 ascend310_infer/build.sh builds.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,30 +21,40 @@ import cv2
 import numpy as np
 
 from benchmarks.lite_latency import LiteWorker
-from src.cli import command, parse_arguments
-from src.config import Config, load_config
-from src.data.dataset import Split
-from src.errors import UserError
-from src.evaluation.evaluate import evaluated_rows
-from src.files import REPOSITORY, find_file, make_directory
-from src.inference.deployment import INPUTS, score, write_inputs
+from coupalign.cli import command, parse_arguments
+from coupalign.config import Config, load_config
+from coupalign.data.dataset import Split
+from coupalign.errors import UserError
+from coupalign.evaluation.evaluate import evaluated_rows
+from coupalign.files import REPOSITORY, find_file, make_directory
+from coupalign.inference.deployment import INPUTS, score, write_inputs
 
 TOLERANCE = 1e-3
 RANDOM = 4
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="FILE",
-                        help="model (.ckpt), with its config.yaml beside it")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="FILE", help="model (.ckpt), with its config.yaml beside it"
+    )
     parser.add_argument("--mindir", metavar="FILE", help="its graph, where it is exported already")
     parser.add_argument("--split", default="val", metavar="NAME", help="default: val")
     parser.add_argument("--samples", type=int, default=50, metavar="INT", help="of the split (default: 50)")
-    parser.add_argument("--images", type=int, default=0, metavar="INT",
-                        help="images for the C++ program to decode, which loads the model for each (default: 0)")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=0,
+        metavar="INT",
+        help="images for the C++ program to decode, which loads the model for each (default: 0)",
+    )
     parser.add_argument("--output", default="runs/lite_agreement", metavar="DIR", help="default: runs/lite_agreement")
     parser.add_argument("--lite", default=".lite", metavar="DIR", help="of scripts/set_up_lite.sh (default: .lite)")
-    parser.add_argument("--program", default="ascend310_infer/build/coupalign", metavar="FILE",
-                        help="the C++ program (default: ascend310_infer/build/coupalign)")
+    parser.add_argument(
+        "--program",
+        default="ascend310_infer/build/coupalign",
+        metavar="FILE",
+        help="the C++ program (default: ascend310_infer/build/coupalign)",
+    )
 
 
 @command
@@ -59,28 +70,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     for i, arrays in enumerate(_random_inputs(config)):
         for name, array in zip(INPUTS, arrays):
             array.tofile(work / "inputs" / name / f"{samples + i:06d}.bin")
-    programs = {"MindSpore 2.9": lambda out: _mindspore(sys.executable, args, work, out),
-                "MindSpore 2.0": lambda out: _mindspore(older, args, work, out),
-                "Lite, Python": lambda out: _lite(config, args, mindir, work, out),
-                "Lite, C++": lambda out: _program(args, mindir, work, out)}
+    programs = {
+        "MindSpore 2.9": lambda out: _mindspore(sys.executable, args, work, out),
+        "MindSpore 2.0": lambda out: _mindspore(older, args, work, out),
+        "Lite, Python": lambda out: _lite(config, args, mindir, work, out),
+        "Lite, C++": lambda out: _program(args, mindir, work, out),
+    }
     found = {}
     for number, (name, run) in enumerate(programs.items()):
         output = make_directory(work / f"{number}/result_Files")
         run(output)
-        found[name] = (_read(output, samples, samples + RANDOM), _read(output, 0, samples),
-                       score(config, args.split, output).metrics["oIoU"])
+        found[name] = (
+            _read(output, samples, samples + RANDOM),
+            _read(output, 0, samples),
+            score(config, args.split, output).metrics["oIoU"],
+        )
     reference = found["MindSpore 2.9"]
-    print(f"\nlargest difference to MindSpore 2.9, of {RANDOM} random inputs and {samples} samples of {args.split}; oIoU")
+    print(
+        f"\nlargest difference to MindSpore 2.9, of {RANDOM} random inputs and {samples} samples of {args.split}; oIoU"
+    )
     for name, (random, real, oiou) in found.items():
         print(f"{name:14} {np.abs(random - reference[0]).max():.1e} {np.abs(real - reference[1]).max():.1e} {oiou:.6f}")
     values = np.concatenate([each[1].ravel() for each in found.values()])
-    print(f"probabilities from {values.min():.3f} to {values.max():.3f}, {np.mean(values > config.threshold):.1%} above "
-          "the threshold")
+    print(
+        f"probabilities from {values.min():.3f} to {values.max():.3f}, {np.mean(values > config.evaluation.threshold):.1%} above "
+        "the threshold"
+    )
     worst = max(np.abs(each[i] - other[i]).max() for each in found.values() for other in found.values() for i in (0, 1))
     apart = len({f"{each[2]:.4f}" for each in found.values()}) > 1
     if args.images:
         different, pixels = _images(config, args, mindir, work)
-        print(f"{args.images} images as files: {different} of {pixels} pixels of the masks differ between C++ and Python")
+        print(
+            f"{args.images} images as files: {different} of {pixels} pixels of the masks differ between C++ and Python"
+        )
     if not worst < TOLERANCE or apart:
         raise UserError(f"the programs differ, in a probability by {worst:.1e}")
     return 0
@@ -88,14 +110,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _random_inputs(config: Config) -> list[tuple[np.ndarray, ...]]:
     """Random images with random words, of the first the last third padding."""
-    random = np.random.default_rng(config.seed)
-    size, tokens = config.image_size, config.max_tokens
+    random = np.random.default_rng(config.run.seed)
+    size, tokens = config.model.image_size, config.model.max_tokens
     made = []
     for i in range(RANDOM):
         mask = np.ones(tokens, np.int32)
-        mask[tokens - (tokens // 3 if i == 0 else 0):] = 0
-        made.append((random.standard_normal((3, size, size)).astype(np.float32),
-                     random.integers(1, config.bert_vocab_size, tokens).astype(np.int32) * mask, mask))
+        mask[tokens - (tokens // 3 if i == 0 else 0) :] = 0
+        made.append(
+            (
+                random.standard_normal((3, size, size)).astype(np.float32),
+                random.integers(1, config.model.bert_vocab_size, tokens).astype(np.int32) * mask,
+                mask,
+            )
+        )
     return made
 
 
@@ -104,7 +131,7 @@ def _mindspore(python: str | Path, args: argparse.Namespace, work: Path, output:
 
 
 def _lite(config: Config, args: argparse.Namespace, mindir: Path, work: Path, output: Path) -> None:
-    with LiteWorker(f"{args.lite}/python/bin/python", mindir, config.vocab_file, 2) as lite:
+    with LiteWorker(f"{args.lite}/python/bin/python", mindir, config.data.vocab_file, 2) as lite:
         for file in sorted((work / "inputs" / INPUTS[0]).iterdir()):
             lite.run([work / "inputs" / name / file.name for name in INPUTS], output / f"{file.stem}_0.bin")
 
@@ -124,16 +151,43 @@ def _images(config: Config, args: argparse.Namespace, mindir: Path, work: Path) 
         cv2.imwrite(str(path), picture["image"][..., ::-1])
         requests.append({"image": str(path), "expression": str(split.records["expression"][row])})
     (work / "requests.jsonl").write_text("\n".join(map(json.dumps, requests)), encoding="utf-8")
-    vocab = find_file(config.vocab_file).resolve()
-    _run([find_file(f"{args.lite}/python/bin/python").absolute(), "deploy/lite_predict.py", "--model", mindir, "--vocab",
-          vocab, "--requests", work / "requests.jsonl", "--output", work / "python"])
+    vocab = find_file(config.data.vocab_file).resolve()
+    _run(
+        [
+            find_file(f"{args.lite}/python/bin/python").absolute(),
+            "deploy/lite_predict.py",
+            "--model",
+            mindir,
+            "--vocab",
+            vocab,
+            "--requests",
+            work / "requests.jsonl",
+            "--output",
+            work / "python",
+        ]
+    )
     different = pixels = 0
     for number, request in enumerate(requests, 1):
-        _run([find_file(args.program).resolve(), "--mindir_path", mindir, "--image", request["image"], "--expression",
-              request["expression"], "--vocab", vocab, "--output", work / "c++"])
+        _run(
+            [
+                find_file(args.program).resolve(),
+                "--mindir_path",
+                mindir,
+                "--image",
+                request["image"],
+                "--expression",
+                request["expression"],
+                "--vocab",
+                vocab,
+                "--output",
+                work / "c++",
+            ]
+        )
         stem = Path(request["image"]).stem
-        masks = [cv2.imread(str(each), cv2.IMREAD_GRAYSCALE) for each in
-                 (work / "python" / f"{number}-{stem}.mask.png", work / "c++" / f"{stem}.mask.png")]
+        masks = [
+            cv2.imread(str(each), cv2.IMREAD_GRAYSCALE)
+            for each in (work / "python" / f"{number}-{stem}.mask.png", work / "c++" / f"{stem}.mask.png")
+        ]
         different, pixels = different + int((masks[0] != masks[1]).sum()), pixels + masks[0].size
     return different, pixels
 

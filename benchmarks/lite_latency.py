@@ -6,6 +6,7 @@ Lite, driven from Python, and Hugging Face's Swin-B and BERT base, eager float32
 same number of threads; the ratio is the median of the rounds'. The C++ program, where it is built, then runs by itself.
 Needs PyTorch and transformers here, and what scripts/set_up_lite.sh makes.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import pytorch_encoders
-from src.cli import command, parse_own_arguments
-from src.config import load_config
-from src.errors import UserError
-from src.files import REPOSITORY, find_file
+from coupalign.cli import command, parse_own_arguments
+from coupalign.config import load_config
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY, find_file
 
 INPUTS = ("00_image", "01_token_ids", "02_token_mask")
 PAUSE = 0.3  # seconds in which the threads of the one that ran go to sleep
@@ -34,11 +35,19 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="FILE", help=".mindir of export.py, made by MindSpore 2.0")
     parser.add_argument("--rounds", type=int, default=9, metavar="INT", help="turns of each (default: 9)")
     parser.add_argument("--threads", type=int, default=2, metavar="INT", help="default: 2")
-    parser.add_argument("--lite_python", default=".lite/python/bin/python", metavar="FILE",
-                        help="Python of MindSpore Lite (default: .lite/python/bin/python)")
+    parser.add_argument(
+        "--lite_python",
+        default=".lite/python/bin/python",
+        metavar="FILE",
+        help="Python of MindSpore Lite (default: .lite/python/bin/python)",
+    )
     parser.add_argument("--vocab", default="assets/bert-base-uncased-vocab.txt", metavar="FILE")
-    parser.add_argument("--program", default="ascend310_infer/build/coupalign", metavar="FILE",
-                        help="the C++ program (default: ascend310_infer/build/coupalign)")
+    parser.add_argument(
+        "--program",
+        default="ascend310_infer/build/coupalign",
+        metavar="FILE",
+        help="the C++ program (default: ascend310_infer/build/coupalign)",
+    )
 
 
 @command
@@ -106,8 +115,11 @@ class LiteWorker:
 
 def _write_inputs(directory: Path, size: int, tokens: int) -> list[Path]:
     random = np.random.default_rng(0)
-    arrays = (random.standard_normal((3, size, size)).astype(np.float32),
-              random.integers(1000, 30000, tokens).astype(np.int32), np.ones(tokens, np.int32))
+    arrays = (
+        random.standard_normal((3, size, size)).astype(np.float32),
+        random.integers(1000, 30000, tokens).astype(np.int32),
+        np.ones(tokens, np.int32),
+    )
     files = [directory / name / "0.bin" for name in INPUTS]
     for file, array in zip(files, arrays):
         file.parent.mkdir()
@@ -139,8 +151,17 @@ def _run_program(args: argparse.Namespace, model: Path, directory: Path) -> str:
         for number in range(1, args.rounds + 1):
             (directory / name / f"{number}.bin").hardlink_to(directory / name / "0.bin")
     arguments = [f"--input{i}_path={name}" for i, name in enumerate(INPUTS)]
-    subprocess.run([str(Path(args.program).resolve()), f"--mindir_path={model.resolve()}", f"--threads={args.threads}",
-                    *arguments], cwd=directory, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [
+            str(Path(args.program).resolve()),
+            f"--mindir_path={model.resolve()}",
+            f"--threads={args.threads}",
+            *arguments,
+        ],
+        cwd=directory,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return (directory / "time_Result/test_perform_static.txt").read_text().strip()
 
 

@@ -6,6 +6,7 @@ A line of standard input names the inputs of a sample, three files as preprocess
 probabilities go; a line of standard output answers with the milliseconds. The first line says how long loading took,
 the last, at the end of the input, the peak of memory in MB.
 """
+
 from __future__ import annotations
 
 import os
@@ -28,8 +29,11 @@ def main(model, vocab, threads):
     size, tokens = lite.description["image"]["size"], lite.description["text"]["max_tokens"]
     for line in sys.stdin:
         image, token_ids, token_mask, output = line.rstrip("\n").split("\t")
-        arrays = (np.fromfile(image, np.float32).reshape(3, size, size), np.fromfile(token_ids, np.int32),
-                  np.fromfile(token_mask, np.int32))
+        arrays = (
+            np.fromfile(image, np.float32).reshape(3, size, size),
+            np.fromfile(token_ids, np.int32),
+            np.fromfile(token_mask, np.int32),
+        )
         assert arrays[1].size == arrays[2].size == tokens
         start = time.perf_counter()
         probability = lite.outputs(*arrays)[0]

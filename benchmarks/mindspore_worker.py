@@ -5,6 +5,7 @@
 INPUTS is what preprocess.py wrote; OUTPUT gets the probabilities of each sample, <number>_0.bin, as from the C++
 program.
 """
+
 from __future__ import annotations
 
 import sys
@@ -15,22 +16,28 @@ def main(checkpoint: str, inputs: str, output: str) -> None:
     import numpy as np
     from mindspore import Tensor
 
-    from src.config import load_config
-    from src.context import set_up
-    from src.inference.checkpoint import load_checkpoint
-    from src.inference.export import Graph
-    from src.model import build_model
+    from coupalign.checkpoints.loading import load_checkpoint
+    from coupalign.config import load_config
+    from coupalign.context import set_up
+    from coupalign.inference.export import Graph
+    from coupalign.model import build_model
 
     config = load_config(Path(checkpoint).with_name("config.yaml"))
     set_up(config)
     model = build_model(config, precision="fp32")
     load_checkpoint(checkpoint, model)
     network = Graph(model).set_train(False)
-    shapes = ((1, 3, config.image_size, config.image_size), (1, config.max_tokens), (1, config.max_tokens))
+    shapes = (
+        (1, 3, config.model.image_size, config.model.image_size),
+        (1, config.model.max_tokens),
+        (1, config.model.max_tokens),
+    )
     directories = sorted(Path(inputs).iterdir())
     for file in sorted(directories[0].iterdir()):
-        arrays = (np.fromfile(directory / file.name, dtype).reshape(shape)
-                  for directory, dtype, shape in zip(directories, (np.float32, np.int32, np.int32), shapes))
+        arrays = (
+            np.fromfile(directory / file.name, dtype).reshape(shape)
+            for directory, dtype, shape in zip(directories, (np.float32, np.int32, np.int32), shapes)
+        )
         network(*map(Tensor, arrays)).asnumpy().tofile(Path(output) / f"{file.stem}_0.bin")
 
 

@@ -6,6 +6,7 @@ The images are made up and small (64 x 48), ten annotations each with a polygon 
 referents and expressions are RefCOCO's. Memory is the proportional set size, in which pages that processes share count
 once. Linux.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -31,24 +32,63 @@ def make_source(directory: Path, images: int) -> None:
     for i in range(images):
         name = f"COCO_train2014_{i:012d}.jpg"
         cv2.imwrite(str(directory / "images" / name), random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
-        entries.append({"id": i, "file_name": name, "height": HEIGHT, "width": WIDTH, "license": 1,
-                        "date_captured": "2013-11-14 11:18:45", "coco_url": f"http://example.com/train2014/{name}"})
+        entries.append(
+            {
+                "id": i,
+                "file_name": name,
+                "height": HEIGHT,
+                "width": WIDTH,
+                "license": 1,
+                "date_captured": "2013-11-14 11:18:45",
+                "coco_url": f"http://example.com/train2014/{name}",
+            }
+        )
         angles = np.linspace(0, 2 * np.pi, 30, endpoint=False)
         for k in range(10):
             centre, radius = random.uniform(10, 40, 2), random.uniform(4, 12)
             points = centre + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
-            annotations.append({"id": 10 * i + k, "image_id": i, "category_id": 1 + k % 3, "iscrowd": 0, "area": 100.5,
-                                "bbox": [1.5, 2.5, 3.5, 4.5], "segmentation": [points.ravel().round(2).tolist()]})
+            annotations.append(
+                {
+                    "id": 10 * i + k,
+                    "image_id": i,
+                    "category_id": 1 + k % 3,
+                    "iscrowd": 0,
+                    "area": 100.5,
+                    "bbox": [1.5, 2.5, 3.5, 4.5],
+                    "segmentation": [points.ravel().round(2).tolist()],
+                }
+            )
         for k in range(3 if i % 2 else 2):
             number = len(refs)
-            refs.append({"ref_id": number, "ann_id": 10 * i + k, "image_id": i, "category_id": 1 + k % 3,
-                         "split": "train", "file_name": name, "sent_ids": [3 * number + j for j in range(3)],
-                         "sentences": [
-                             {"sent_id": 3 * number + j, "sent": f"the thing number {k} from the left",
-                              "raw": f"The thing number {k} from the left!", "tokens": ["the", "thing", "number"]}
-                             for j in range(3)]})
-    (directory / "instances.json").write_text(json.dumps({"images": entries, "annotations": annotations, "categories": [
-        {"id": k, "name": f"thing {k}"} for k in (1, 2, 3)]}))
+            refs.append(
+                {
+                    "ref_id": number,
+                    "ann_id": 10 * i + k,
+                    "image_id": i,
+                    "category_id": 1 + k % 3,
+                    "split": "train",
+                    "file_name": name,
+                    "sent_ids": [3 * number + j for j in range(3)],
+                    "sentences": [
+                        {
+                            "sent_id": 3 * number + j,
+                            "sent": f"the thing number {k} from the left",
+                            "raw": f"The thing number {k} from the left!",
+                            "tokens": ["the", "thing", "number"],
+                        }
+                        for j in range(3)
+                    ],
+                }
+            )
+    (directory / "instances.json").write_text(
+        json.dumps(
+            {
+                "images": entries,
+                "annotations": annotations,
+                "categories": [{"id": k, "name": f"thing {k}"} for k in (1, 2, 3)],
+            }
+        )
+    )
     (directory / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
 
 
@@ -88,12 +128,27 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             make_source(Path(directory), images)
             size = Path(directory, "instances.json").stat().st_size / 1e6
-            memory, seconds = peak([
-                sys.executable, "prepare_data.py", "--dataset", "refcoco", "--annotations", directory, "--images",
-                f"{directory}/images", "--output", f"{directory}/data", "--workers", str(args.workers)])
+            memory, seconds = peak(
+                [
+                    sys.executable,
+                    "prepare_data.py",
+                    "--dataset",
+                    "refcoco",
+                    "--annotations",
+                    directory,
+                    "--images",
+                    f"{directory}/images",
+                    "--output",
+                    f"{directory}/data",
+                    "--workers",
+                    str(args.workers),
+                ]
+            )
             counts = json.loads(Path(directory, "data/meta.json").read_text())["splits"]["train"]
-        print(f"{counts['images']:,} images, {counts['referents']:,} referents, {counts['expressions']:,} expressions, "
-              f"instances.json of {size:.0f} MB: peak {memory:.2f} GB, {seconds:.0f} s with {args.workers} workers")
+        print(
+            f"{counts['images']:,} images, {counts['referents']:,} referents, {counts['expressions']:,} expressions, "
+            f"instances.json of {size:.0f} MB: peak {memory:.2f} GB, {seconds:.0f} s with {args.workers} workers"
+        )
 
 
 if __name__ == "__main__":

@@ -1,28 +1,39 @@
 """The two encoders alone in PyTorch, as Hugging Face writes them: less than any such model computes."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
 
-from src.config import Config
+from coupalign.config import Config
 
 
 def make_encoders(config: Config) -> tuple:
     """SwinModel and BertModel with the sizes of a configuration, random weights; needs PyTorch and transformers."""
     from transformers.utils import import_utils
+
     import_utils._torchvision_available = False  # not needed, and one that does not fit torch would break the next line
     from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
     swin_config = SwinConfig(
-        image_size=config.image_size, embed_dim=config.swin_embed_dim, depths=config.swin_depths,
-        num_heads=config.swin_num_heads, window_size=config.swin_window_size,
-        drop_path_rate=config.swin_drop_path_rate)
+        image_size=config.model.image_size,
+        embed_dim=config.model.swin_embed_dim,
+        depths=config.model.swin_depths,
+        num_heads=config.model.swin_num_heads,
+        window_size=config.model.swin_window_size,
+        drop_path_rate=config.model.swin_drop_path_rate,
+    )
     bert_config = BertConfig(
-        vocab_size=config.bert_vocab_size, hidden_size=config.bert_hidden_size,
-        intermediate_size=4 * config.bert_hidden_size, num_hidden_layers=config.bert_num_layers,
-        num_attention_heads=config.bert_num_heads, max_position_embeddings=config.bert_max_positions,
-        hidden_dropout_prob=config.bert_dropout, attention_probs_dropout_prob=config.bert_dropout)
+        vocab_size=config.model.bert_vocab_size,
+        hidden_size=config.model.bert_hidden_size,
+        intermediate_size=4 * config.model.bert_hidden_size,
+        num_hidden_layers=config.model.bert_num_layers,
+        num_attention_heads=config.model.bert_num_heads,
+        max_position_embeddings=config.model.bert_max_positions,
+        hidden_dropout_prob=config.model.bert_dropout,
+        attention_probs_dropout_prob=config.model.bert_dropout,
+    )
     return SwinModel(swin_config, add_pooling_layer=False), BertModel(bert_config, add_pooling_layer=False)
 
 
@@ -46,8 +57,8 @@ def training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.ndarra
     import torch
 
     swin, bert = (each.train() for each in make_encoders(config))
-    side = config.image_size // 32
-    top = torch.nn.Conv2d(8 * config.swin_embed_dim, 1, 1)
+    side = config.model.image_size // 32
+    top = torch.nn.Conv2d(8 * config.model.swin_embed_dim, 1, 1)
     optimizer = torch.optim.AdamW([p for each in (swin, bert, top) for p in each.parameters()], lr=1e-5)
     pixels, words, real = torch.tensor(image), torch.tensor(ids, dtype=torch.long), torch.tensor(mask)
     target = torch.zeros(len(image), 1, side, side)

@@ -1,7 +1,8 @@
 """A checkpoint of random weights that are nowhere nothing, for comparing programs without a training.
 
-    python -m benchmarks.random_checkpoint --config configs/refshapes_tiny.yaml --output_dir runs/random
+python -m benchmarks.random_checkpoint --config configs/refshapes_tiny.yaml --output_dir runs/random
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.cli import command, parse_arguments
-from src.config import Config
-from src.files import make_directory
+from coupalign.cli import command, parse_arguments
+from coupalign.config import Config
+from coupalign.files import make_directory
 
 
 def write_random_checkpoint(config: Config, directory: Path) -> Path:
@@ -22,8 +23,9 @@ def write_random_checkpoint(config: Config, directory: Path) -> Path:
     import mindspore
     from mindspore import Tensor
 
-    from src.model import build_model
-    random = np.random.default_rng(config.seed)
+    from coupalign.model import build_model
+
+    random = np.random.default_rng(config.run.seed)
     model = build_model(config)
     for name, parameter in model.parameters_dict().items():
         if name.endswith(("gamma", "moving_variance")):
@@ -42,7 +44,7 @@ def write_random_checkpoint(config: Config, directory: Path) -> Path:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     config, _ = parse_arguments(__doc__, argv)
-    print(write_random_checkpoint(config, make_directory(config.output_dir)))
+    print(write_random_checkpoint(config, make_directory(config.run.output_dir)))
     return 0
 
 

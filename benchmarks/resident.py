@@ -1,4 +1,5 @@
 """Resident memory of this process. Not getrusage's: a child's peak there begins at its parent's. Linux."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -8,6 +8,7 @@ steps with random inputs in a process for each batch size, with and without, and
 peak of what is in use in MindSpore's memory pool beside what it should. The pool takes blocks of 1 GB from the system,
 so resident memory says little. The auxiliary loss is left out of both.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,10 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.cli import command, parse_arguments
-from src.config import Config, load_config
-from src.errors import UserError
-from src.files import REPOSITORY
+from coupalign.cli import command, parse_arguments
+from coupalign.config import Config, load_config
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
 
 ONE = "--one"  # an argument for the processes of --measure alone
 
@@ -55,32 +56,41 @@ def block(tokens: int, dim: int, heads: int, window: int) -> Kept:
 
 def activations(config: Config) -> tuple[list[tuple[Kept, Kept]], Kept]:
     """Of a sample: for each encoder block what is inside and what goes in; and all the rest."""
-    words, text, joint, out = config.max_tokens, config.bert_hidden_size, config.wpa_dim, config.seg_head_dim
-    blocks = [(block(words, text, config.bert_num_heads, words), Kept(full=words * text))] * config.bert_num_layers
-    rest = Kept(full=3 * config.image_size ** 2)  # sizes of the image: the image, logits and the loss
+    words, text, joint, out = (
+        config.model.max_tokens,
+        config.model.bert_hidden_size,
+        config.model.wpa_dim,
+        config.model.seg_head_dim,
+    )
+    blocks = [
+        (block(words, text, config.model.bert_num_heads, words), Kept(full=words * text))
+    ] * config.model.bert_num_layers
+    rest = Kept(full=3 * config.model.image_size**2)  # sizes of the image: the image, logits and the loss
     for i in range(4):
-        dim, side = config.swin_embed_dim * 2 ** i, config.image_size // 4 // 2 ** i
-        window, pixels = min(side, config.swin_window_size), side ** 2
+        dim, side = config.model.swin_embed_dim * 2**i, config.model.image_size // 4 // 2**i
+        window, pixels = min(side, config.model.swin_window_size), side**2
         tokens = (-(-side // window) * window) ** 2
-        inside = block(tokens, dim, config.swin_num_heads[i], window ** 2)
-        blocks += [(inside, Kept(full=tokens * dim))] * config.swin_depths[i]
+        inside = block(tokens, dim, config.model.swin_num_heads[i], window**2)
+        blocks += [(inside, Kept(full=tokens * dim))] * config.model.swin_depths[i]
         rest += Kept(low=pixels * dim)  # V_i as the segmentation head convolves it
-        if config.wpa_direction != "none" and i + 1 in config.wpa_stages:
-            directions = 2 if config.wpa_direction == "bi" else 1
+        if config.model.wpa_direction != "none" and i + 1 in config.model.wpa_stages:
+            directions = 2 if config.model.wpa_direction == "bi" else 1
             rest += Kept(full=pixels * joint, low=pixels * (4 * dim + 2 * joint), both=pixels * words * directions)
         if i < 3:
             rest += Kept(full=pixels * dim, low=pixels * dim)  # patch merging: norm, linear layer
         # Two convolutions, ReLU and batch norm each; the last stage's are as wide inside.
-        rest += Kept(low=side ** 2 // (4 if i < 3 else 1) * out * 2, both=side ** 2 // (4 if i < 3 else 1) * out * 2)
-    image = (config.image_size // 32) ** 2
+        rest += Kept(low=side**2 // (4 if i < 3 else 1) * out * 2, both=side**2 // (4 if i < 3 else 1) * out * 2)
+    image = (config.model.image_size // 32) ** 2
     both = image + words
-    rest += Kept(low=(3 * both + 3 * image) * text, both=config.cross_attention_heads * image * both)
-    if config.sma:
-        queries, dim, layers = config.num_queries, config.decoder_dim, config.decoder_layers
-        rest += Kept(full=3 * queries * dim * layers,
-                     low=layers * (12 * queries * dim + 2 * image * dim + queries * config.decoder_ffn_dim),
-                     both=layers * config.decoder_heads * queries * (queries + image))
-    return blocks, rest + Kept(full=out * (config.image_size // 4) ** 2)  # Y_1
+    rest += Kept(low=(3 * both + 3 * image) * text, both=config.model.cross_attention_heads * image * both)
+    if config.model.sma:
+        queries, dim, layers = config.model.num_queries, config.model.decoder_dim, config.model.decoder_layers
+        rest += Kept(
+            full=3 * queries * dim * layers,
+            low=layers * (12 * queries * dim + 2 * image * dim + queries * config.model.decoder_ffn_dim),
+            both=layers * config.model.decoder_heads * queries * (queries + image),
+        )
+    return blocks, rest + Kept(full=out * (config.model.image_size // 4) ** 2)  # Y_1
 
 
 def per_sample(config: Config, recompute: bool) -> tuple[float, float]:
@@ -89,26 +99,35 @@ def per_sample(config: Config, recompute: bool) -> tuple[float, float]:
     The second is what is inside of the block that is computed again, and as much for gradients.
     """
     blocks, rest = activations(config)
-    kept = rest.bytes(config.precision) + sum(each[recompute].bytes(config.precision) for each in blocks)
-    largest = max(inside.bytes(config.precision) for inside, _ in blocks)
+    kept = rest.bytes(config.run.precision) + sum(each[recompute].bytes(config.run.precision) for each in blocks)
+    largest = max(inside.bytes(config.run.precision) for inside, _ in blocks)
     return kept, largest * (2 if recompute else 1)
 
 
 def table(config: Config, parameters: int) -> str:
     """Lines of the arithmetic."""
     # Clipped gradients are a copy as well, but of the update, when the activations are gone.
-    copies = {"parameters": 1, "gradients": 1, "AdamW's two moments": 2, "moving average": int(config.ema_decay > 0),
-              "sums of gradients": int(config.accumulation_steps > 1)}
-    lines = [f"{parameters:,} trained parameters; {config.precision}, {config.image_size} pixels, "
-             f"batch {config.batch_size} in {config.accumulation_steps} parts"]
+    copies = {
+        "parameters": 1,
+        "gradients": 1,
+        "AdamW's two moments": 2,
+        "moving average": int(config.training.ema_decay > 0),
+        "sums of gradients": int(config.training.accumulation_steps > 1),
+    }
+    lines = [
+        f"{parameters:,} trained parameters; {config.run.precision}, {config.model.image_size} pixels, "
+        f"batch {config.training.batch_size} in {config.training.accumulation_steps} parts"
+    ]
     lines += [f"{name:42}{4e-9 * count * parameters:7.2f} GB" for name, count in copies.items() if count]
-    micro_batch = config.batch_size // config.accumulation_steps
+    micro_batch = config.training.batch_size // config.training.accumulation_steps
     for recompute in (False, True):
         kept, largest = (micro_batch * each / 1e9 for each in per_sample(config, recompute))
-        lines += [f"{'with' if recompute else 'without'} recomputation:",
-                  f"  {'activations kept':40}{kept:7.2f} GB",
-                  f"  {'largest block, on the way back':40}{largest:7.2f} GB",
-                  f"  {'all':40}{kept + largest + 4e-9 * parameters * sum(copies.values()):7.2f} GB"]
+        lines += [
+            f"{'with' if recompute else 'without'} recomputation:",
+            f"  {'activations kept':40}{kept:7.2f} GB",
+            f"  {'largest block, on the way back':40}{largest:7.2f} GB",
+            f"  {'all':40}{kept + largest + 4e-9 * parameters * sum(copies.values()):7.2f} GB",
+        ]
     return "\n".join(lines)
 
 
@@ -124,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run_steps(config)
         return 0
     if not args.measure:
-        from src.model import build_model
+        from coupalign.model import build_model
+
         parameters = sum(each.size for each in build_model(config).trainable_params())
         print(table(config, parameters))
         return 0
@@ -134,8 +154,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept, largest = (each / 1e6 for each in per_sample(config, recompute))
         written = ", ".join(f"{each / 1e9:.2f}" for each in peaks)
         slope = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) / 1e6
-        print(f"recompute {str(recompute).lower()}: peaks of {written} GB at batch {args.measure}; a sample adds "
-              f"{slope:.1f} MB, by the arithmetic {kept:.1f} MB and {largest:.1f} MB for a while", flush=True)
+        print(
+            f"recompute {str(recompute).lower()}: peaks of {written} GB at batch {args.measure}; a sample adds "
+            f"{slope:.1f} MB, by the arithmetic {kept:.1f} MB and {largest:.1f} MB for a while",
+            flush=True,
+        )
     return 0
 
 
@@ -145,9 +168,13 @@ def _measured(config: Config, batch: int, recompute: bool) -> int:
         path = Path(directory, "config.yaml")
         values = {**config.as_dict(), "batch_size": batch, "recompute": recompute, "aux_loss_weight": 0.0}
         load_config(overrides=values).save(path)
-        done = subprocess.run([sys.executable, "-m", "benchmarks.training_memory", "--config", str(path), ONE],
-                              cwd=REPOSITORY, capture_output=True, text=True,
-                              env={**os.environ, "MS_DEV_RUNTIME_CONF": "memory_statistics:True"})
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.training_memory", "--config", str(path), ONE],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "MS_DEV_RUNTIME_CONF": "memory_statistics:True"},
+        )
     if done.returncode:
         raise UserError(f"a step of batch size {batch} failed: {done.stderr.strip().splitlines()[-1]}")
     return int(re.findall(r"pool total .*? peak used mem:(\d+)M", done.stdout + done.stderr)[-1]) << 20
@@ -157,29 +184,40 @@ def _run_steps(config: Config) -> None:
     import numpy as np
     from mindspore import Tensor
 
-    from src.context import set_up
-    from src.loss import PixelContrastiveLoss
-    from src.model import build_model
-    from src.training.optimizer import make_optimizer
-    from src.training.step import Objective, TrainStep
+    from coupalign.context import set_up
+    from coupalign.loss import PixelContrastiveLoss
+    from coupalign.model import build_model
+    from coupalign.training.optimizer import make_optimizer
+    from coupalign.training.step import Objective, TrainStep
 
     set_up(config)
     model = build_model(config)
-    if config.recompute:
+    if config.training.recompute:
         model.recompute_blocks()
-    objective = Objective(model, PixelContrastiveLoss(), config.aux_loss_weight)
-    micro_batch = config.batch_size // config.accumulation_steps
+    objective = Objective(model, PixelContrastiveLoss(), config.losses.aux_loss_weight)
+    micro_batch = config.training.batch_size // config.training.accumulation_steps
     optimizer = make_optimizer(config, model.trainable_params(), 1000)
-    step = TrainStep(objective, optimizer, config.max_grad_norm, micro_batch, config.accumulation_steps,
-                     config.precision == "fp16", config.ema_decay).set_train()
-    random, size = np.random.default_rng(0), config.image_size
-    words = Tensor(np.ones((micro_batch, config.max_tokens), np.int32))
-    batch = {"image": Tensor(random.standard_normal((micro_batch, 3, size, size)).astype(np.float32)),
-             "token_ids": words, "token_mask": words,
-             "mask": Tensor((random.random((micro_batch, size, size)) > 0.5).astype(np.float32))}
+    step = TrainStep(
+        objective,
+        optimizer,
+        config.training.max_grad_norm,
+        micro_batch,
+        config.training.accumulation_steps,
+        config.run.precision == "fp16",
+        config.training.ema_decay,
+    ).set_train()
+    random, size = np.random.default_rng(0), config.model.image_size
+    words = Tensor(np.ones((micro_batch, config.model.max_tokens), np.int32))
+    batch = {
+        "image": Tensor(random.standard_normal((micro_batch, 3, size, size)).astype(np.float32)),
+        "token_ids": words,
+        "token_mask": words,
+        "mask": Tensor((random.random((micro_batch, size, size)) > 0.5).astype(np.float32)),
+    }
     for number in range(3):
-        step.update([batch] * config.accumulation_steps, 0, number,
-                    range(0, config.batch_size, micro_batch))[0][0].asnumpy()
+        step.update(
+            [batch] * config.training.accumulation_steps, 0, number, range(0, config.training.batch_size, micro_batch)
+        )[0][0].asnumpy()
 
 
 if __name__ == "__main__":

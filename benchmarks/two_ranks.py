@@ -14,6 +14,7 @@ local                 what goes into the first norms does not depend on norms: w
 
 Then one checkpoint is evaluated, sample by sample: the same to the last digit.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from src.cli import command, parse_arguments
-from src.config import Config, load_config
-from src.errors import UserError
-from src.files import REPOSITORY
+from coupalign.cli import command, parse_arguments
+from coupalign.config import Config, load_config
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
 
 VARIANTS = {  # keys of all, keys of the several ranks, and how far losses may be apart
     "synchronised": ({"batch_norm": "synchronised"}, {}, 1e-5),
@@ -44,7 +45,9 @@ LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
 
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, default=2, metavar="INT", help="ranks to compare with (default: 2)")
-    parser.add_argument("--steps", type=int, default=50, metavar="INT", help="updates to compare, at least (default: 50)")
+    parser.add_argument(
+        "--steps", type=int, default=50, metavar="INT", help="updates to compare, at least (default: 50)"
+    )
     parser.add_argument("--samples", type=int, default=101, metavar="INT", help="samples to evaluate (default: 101)")
     parser.add_argument("--variants", default=",".join(VARIANTS), metavar="TEXT,…", help="some of them (default: all)")
 
@@ -52,18 +55,30 @@ def _add(parser: argparse.ArgumentParser) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
-    directory = Path(config.output_dir).resolve()
+    directory = Path(config.run.output_dir).resolve()
     variants = args.variants.split(",")
     unknown = sorted(set(variants) - set(VARIANTS))
     if unknown:
         raise UserError(f"--variants has {unknown[0]!r}: there are {', '.join(VARIANTS)}")
     data = directory / "data"
     # One epoch of so many updates or more, since val has a tenth of the samples that train has.
-    expressions = max(config.batch_size * args.steps, 10 * args.samples)
-    _run("data", directory, ["python", "prepare_data.py", "--output", str(data), "--expressions", str(expressions)],
-         config)
-    common = {**config.as_dict(), "data_dir": str(data), "resume": "never", "epochs": 1, "decay_epochs": 1,
-              "eval_limit": args.samples, "eval_splits": ["val"], "keep_checkpoints": 0}
+    expressions = max(config.training.batch_size * args.steps, 10 * args.samples)
+    _run(
+        "data",
+        directory,
+        ["python", "prepare_data.py", "--output", str(data), "--expressions", str(expressions)],
+        config,
+    )
+    common = {
+        **config.as_dict(),
+        "data_dir": str(data),
+        "resume": "never",
+        "epochs": 1,
+        "decay_epochs": 1,
+        "eval_limit": args.samples,
+        "eval_splits": ["val"],
+        "keep_checkpoints": 0,
+    }
     failed = []
     for variant in variants:
         keys, of_several, tolerance = VARIANTS[variant]
@@ -80,24 +95,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(name: str, directory: Path, values: dict[str, Any], ranks: int) -> Path:
     output = directory / name
-    _run(name, directory, [*_launcher(ranks, directory / f"{name}_ranks"), "train.py"],
-         load_config(overrides={**values, "output_dir": str(output)}))
+    _run(
+        name,
+        directory,
+        [*_launcher(ranks, directory / f"{name}_ranks"), "train.py"],
+        load_config(overrides={**values, "output_dir": str(output)}),
+    )
     return output
 
 
 def _agree(variant: str, one: Path, several: Path, steps: int, tolerance: float) -> bool:
     """Compares two runs, and says what was found."""
     rows, others = (_rows(path / "steps.csv")[:steps] for path in (one, several))
-    apart = [max(abs(float(b[loss]) - float(a[loss])) / max(abs(float(a[loss])), 1e-12) for loss in LOSSES)
-             for a, b in zip(rows, others) if a["skipped"] == "0"]
+    apart = [
+        max(abs(float(b[loss]) - float(a[loss])) / max(abs(float(a[loss])), 1e-12) for loss in LOSSES)
+        for a, b in zip(rows, others)
+        if a["skipped"] == "0"
+    ]
     skipped = [[row["step"] for row in each if row["skipped"] != "0"] for each in (rows, others)]
-    line = (f"{variant}: {len(rows)} updates, loss {float(rows[0]['loss']):.4f} to {float(rows[-1]['loss']):.4f}, "
-            f"{max(apart):.1e} apart at most, relative; skipped {len(skipped[0])} and {len(skipped[1])}")
+    line = (
+        f"{variant}: {len(rows)} updates, loss {float(rows[0]['loss']):.4f} to {float(rows[-1]['loss']):.4f}, "
+        f"{max(apart):.1e} apart at most, relative; skipped {len(skipped[0])} and {len(skipped[1])}"
+    )
     good = len(rows) == len(others) and skipped[0] == skipped[1] and max(apart) <= tolerance
     state, other = (_parameters(path / "last.ckpt") for path in (one, several))
     if variant == "fp16":
-        scales = [[float(each[name].squeeze()) for name in ("loss_scale", "loss_scale_counter")]
-                  for each in (state, other)]
+        scales = [
+            [float(each[name].squeeze()) for name in ("loss_scale", "loss_scale_counter")] for each in (state, other)
+        ]
         line += f"; loss scale and counter {scales[0]} and {scales[1]}"
         good &= scales[0] == scales[1]
     if variant == "local":
@@ -115,10 +140,19 @@ def _evaluations_agree(directory: Path, variant: str, common: dict[str, Any], ra
     tables = []
     for name, count in (("one", 1), ("several", ranks)):
         output = directory / f"evaluation_{name}"
-        _run(output.name, directory,
-             [*_launcher(count, directory / f"{output.name}_ranks"), "eval.py", "--checkpoint",
-              str(directory / f"{variant}_one/best.ckpt"), "--output", str(output)],
-             load_config(overrides=common))
+        _run(
+            output.name,
+            directory,
+            [
+                *_launcher(count, directory / f"{output.name}_ranks"),
+                "eval.py",
+                "--checkpoint",
+                str(directory / f"{variant}_one/best.ckpt"),
+                "--output",
+                str(output),
+            ],
+            load_config(overrides=common),
+        )
         tables.append(_rows(output / "val.csv"))
     different = sum(a != b for a, b in zip(*tables))
     print(f"evaluation: {len(tables[0])} samples, {different} differ in intersection or union")
@@ -126,15 +160,23 @@ def _evaluations_agree(directory: Path, variant: str, common: dict[str, Any], ra
 
 
 def _parameters(path: Path) -> dict[str, np.ndarray]:
-    from src.training.state import read_state
+    from coupalign.checkpoints.state import read_state
+
     return {name: each.asnumpy() for name, each in read_state(path)[0].items()}
 
 
 def _launcher(ranks: int, logs: Path) -> list[str]:
     if ranks == 1:
         return ["python"]
-    return ["msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--master_port=8119", f"--log_dir={logs}",
-            "--join=True", f"--tail_worker_log={ranks}"]
+    return [
+        "msrun",
+        f"--worker_num={ranks}",
+        f"--local_worker_num={ranks}",
+        "--master_port=8119",
+        f"--log_dir={logs}",
+        "--join=True",
+        f"--tail_worker_log={ranks}",
+    ]
 
 
 def _run(name: str, directory: Path, program: list[str], config: Config) -> None:
@@ -142,8 +184,13 @@ def _run(name: str, directory: Path, program: list[str], config: Config) -> None
     config.save(directory / f"{name}.yaml")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with open(directory / f"{name}.log", "w") as log:
-        code = subprocess.call([*program, "--config", str(directory / f"{name}.yaml")], cwd=REPOSITORY, stdout=log,
-                               stderr=log, env={**os.environ, "PATH": path})
+        code = subprocess.call(
+            [*program, "--config", str(directory / f"{name}.yaml")],
+            cwd=REPOSITORY,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PATH": path},
+        )
     if code:
         raise UserError(f"{program[0]} ended with exit code {code}: see {directory / name}.log")
 

@@ -10,6 +10,7 @@ A line of requests is {"image": PATH, "expression": TEXT}, with paths relative t
 <number>-<image>.mask.png and .overlay.png and a line of JSON, a request that fails the line {"error": …}; the exit
 status is 2 then.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -50,8 +51,10 @@ class LiteModel:
         if hashlib.sha256(vocabulary).hexdigest() != text["vocabulary_sha256"]:
             raise RequestError(f"{vocab} is not the vocabulary that the model was trained with: give its vocab.txt")
         if device == "CPU" and self.description["device"] != "CPU" and threads > 1:
-            raise RequestError(f"{model} was exported for {self.description['device']}: give --threads 1, or export it "
-                               "with --export_for CPU")
+            raise RequestError(
+                f"{model} was exported for {self.description['device']}: give --threads 1, or export it "
+                "with --export_for CPU"
+            )
         self._tokenizer = BertWordPieceTokenizer(WordPiece.read_file(str(vocab)), lowercase=True)
         self._tokenizer.enable_truncation(text["max_tokens"])
         self._tokenizer.enable_padding(length=text["max_tokens"], pad_id=0, pad_token="[PAD]")
@@ -74,8 +77,9 @@ class LiteModel:
         arrays = (image, token_ids, token_mask)
         for tensor, array in zip(tensors, arrays):
             if list(tensor.shape) != [1, *array.shape]:
-                raise RequestError(f"the model takes {list(tensor.shape)} instead of {[1, *array.shape]}: export it "
-                                   "with batch 1")
+                raise RequestError(
+                    f"the model takes {list(tensor.shape)} instead of {[1, *array.shape]}: export it with batch 1"
+                )
             tensor.set_data_from_numpy(np.ascontiguousarray(array[None]))
         return [output.get_data_to_numpy()[0] for output in self._model.predict(tensors)]
 
@@ -132,8 +136,9 @@ def requests(args):
                     request = json.loads(line)
                     asked.append((Path(args.requests).parent / request["image"], str(request["expression"])))
                 except (ValueError, KeyError, TypeError) as error:
-                    raise RequestError(f'{args.requests}, line {number}: give {{"image": PATH, "expression": TEXT}}'
-                                       ) from error
+                    raise RequestError(
+                        f'{args.requests}, line {number}: give {{"image": PATH, "expression": TEXT}}'
+                    ) from error
         return asked
     image = Path(args.image)
     images = sorted(path for path in image.iterdir() if path.is_file()) if image.is_dir() else [image]
@@ -180,9 +185,13 @@ def _answer(model, path, expression, stem):
     rgb = load_image(path)
     start = time.perf_counter()
     mask, probability = model.predict(rgb, expression)
-    answer = {"mask": f"{stem}.mask.png", "overlay": f"{stem}.overlay.png", "area": round(float(mask.mean()), 6),
-              "max_probability": round(float(probability.max()), 6),
-              "milliseconds": round(1000 * (time.perf_counter() - start), 1)}
+    answer = {
+        "mask": f"{stem}.mask.png",
+        "overlay": f"{stem}.overlay.png",
+        "area": round(float(mask.mean()), 6),
+        "max_probability": round(float(probability.max()), 6),
+        "milliseconds": round(1000 * (time.perf_counter() - start), 1),
+    }
     cv2.imwrite(answer["mask"], mask.astype(np.uint8) * 255)
     cv2.imwrite(answer["overlay"], cv2.cvtColor(overlay(rgb, mask), cv2.COLOR_RGB2BGR))
     return answer
@@ -190,6 +199,7 @@ def _answer(model, path, expression, stem):
 
 def _build(path, device, device_id, threads):
     import mindspore_lite
+
     context = mindspore_lite.Context()
     context.target = [device.lower()]
     context.cpu.thread_num = threads
@@ -199,8 +209,9 @@ def _build(path, device, device_id, threads):
     try:
         model.build_from_file(path, mindspore_lite.ModelType.MINDIR, context)
     except RuntimeError as error:
-        raise RequestError(f"MindSpore Lite cannot load {path} on {device}: export it with the MindSpore of Lite's "
-                           "version") from error
+        raise RequestError(
+            f"MindSpore Lite cannot load {path} on {device}: export it with the MindSpore of Lite's version"
+        ) from error
     return model
 
 

@@ -4,6 +4,7 @@ Says {"threshold": …, "max_tokens": …} when the model is loaded. A request o
 {"shape": [H, W, 3], "expression": TEXT} and as many bytes of RGB; its answer {"side": S} and S x S float32, the
 probability at the model's size, or {"error": TEXT}. It ends with its input.
 """
+
 import json
 import os
 import signal

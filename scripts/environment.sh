@@ -18,7 +18,8 @@ prepare_environment() {
         echo "== Installing $requirements (about 3.5 GB and some minutes the first time)"
         # A download of gigabytes that breaks off is begun again; pip keeps what it has fetched whole.
         for attempt in 1 2 3; do
-            python -m pip install --disable-pip-version-check -r "$requirements" && break
+            python -m pip install --disable-pip-version-check -r "$requirements" &&
+                python -m pip install --disable-pip-version-check --no-deps -e . && break
             ((attempt < 3)) || return
             echo "== Installation failed, trying again ($attempt of 2)"
         done

@@ -5,6 +5,7 @@
 DIRECTORY/processes gets a line "NAME PROCESS" when it starts. When a rank has ended DIRECTORY/codes gets "NAME CODE",
 with 128 + the signal's number where a signal ended it, as in shells. SIGINT and SIGTERM are passed on to the program.
 """
+
 from __future__ import annotations
 
 import os

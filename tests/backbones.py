@@ -2,6 +2,7 @@
 
 Float64, in evaluation mode, made from a configuration: nothing is downloaded.
 """
+
 from __future__ import annotations
 
 import re
@@ -16,23 +17,38 @@ from transformers import BertConfig, BertModel, SwinConfig, SwinModel  # noqa: E
 from transformers.models.swin.modeling_swin import SwinSelfAttention  # noqa: E402
 
 _SWIN = [
-    ("embeddings.patch_embeddings.projection", "patch_embed.proj"), ("embeddings.norm", "patch_embed.norm"),
-    ("encoder.", ""), ("layernorm_before", "norm1"), ("layernorm_after", "norm2"), ("layernorm", "norm"),
-    ("attention.self.relative", "attn.relative"), ("attention.output.dense", "attn.proj"),
-    ("intermediate.dense", "mlp.fc1"), ("output.dense", "mlp.fc2"),
+    ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+    ("embeddings.norm", "patch_embed.norm"),
+    ("encoder.", ""),
+    ("layernorm_before", "norm1"),
+    ("layernorm_after", "norm2"),
+    ("layernorm", "norm"),
+    ("attention.self.relative", "attn.relative"),
+    ("attention.output.dense", "attn.proj"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
 ]
 
 
-def random_swin(*, image_size: int, window: int, embed_dim: int, depths: list[int], heads: list[int],
-                drop_path_rate: float = 0.0) -> SwinModel:
+def random_swin(
+    *, image_size: int, window: int, embed_dim: int, depths: list[int], heads: list[int], drop_path_rate: float = 0.0
+) -> SwinModel:
     """SwinModel whose window is the map where the map is smaller, as in the official code."""
-    config = SwinConfig(image_size=image_size, patch_size=4, window_size=window, embed_dim=embed_dim, depths=depths,
-                        num_heads=heads, drop_path_rate=drop_path_rate, layer_norm_eps=1e-5)
+    config = SwinConfig(
+        image_size=image_size,
+        patch_size=4,
+        window_size=window,
+        embed_dim=embed_dim,
+        depths=depths,
+        num_heads=heads,
+        drop_path_rate=drop_path_rate,
+        layer_norm_eps=1e-5,
+    )
     model = SwinModel(config, add_pooling_layer=False)
     for i, stage in enumerate(model.encoder.layers):
         for block in stage.blocks:
-            side = min(window, image_size // 4 // 2 ** i)
-            block.attention.self = SwinSelfAttention(config, embed_dim * 2 ** i, heads[i], side)
+            side = min(window, image_size // 4 // 2**i)
+            block.attention.self = SwinSelfAttention(config, embed_dim * 2**i, heads[i], side)
     return _randomise(model)
 
 
@@ -45,7 +61,9 @@ def swin_weights(model: SwinModel) -> dict[str, np.ndarray]:
         part = re.fullmatch(r"(.*)attention\.self\.query(\.\w+)", name)
         if part:
             prefix = re.sub(r"^layers", "encoder.layers", part[1])
-            joint = [model.get_parameter(f"{prefix}attention.self.{each}{part[2]}") for each in ("query", "key", "value")]
+            joint = [
+                model.get_parameter(f"{prefix}attention.self.{each}{part[2]}") for each in ("query", "key", "value")
+            ]
             weights[f"{part[1]}attn.qkv{part[2]}"] = torch.cat(joint).detach().numpy()
         elif "attention.self" not in name:
             weights[_norms(name)] = value
@@ -54,16 +72,23 @@ def swin_weights(model: SwinModel) -> dict[str, np.ndarray]:
 
 def random_bert(*, vocab_size: int, dim: int, layers: int, heads: int, max_positions: int) -> BertModel:
     """BertModel without its pooler."""
-    config = BertConfig(vocab_size=vocab_size, hidden_size=dim, num_hidden_layers=layers, num_attention_heads=heads,
-                        intermediate_size=4 * dim, max_position_embeddings=max_positions,
-                        attn_implementation="eager")
+    config = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * dim,
+        max_position_embeddings=max_positions,
+        attn_implementation="eager",
+    )
     return _randomise(BertModel(config, add_pooling_layer=False))
 
 
 def bert_weights(model: BertModel) -> dict[str, np.ndarray]:
     """Its weights under their own names, in MindSpore's dialect."""
-    return {re.sub(r"(_embeddings)\.weight", r"\1.embedding_table", _norms(name)): value
-            for name, value in _trained(model)}
+    return {
+        re.sub(r"(_embeddings)\.weight", r"\1.embedding_table", _norms(name)): value for name, value in _trained(model)
+    }
 
 
 def set_weights(cell: nn.Cell, weights: dict[str, np.ndarray]) -> None:
@@ -80,8 +105,11 @@ def _trained(model: torch.nn.Module) -> list[tuple[str, np.ndarray]]:
 
 
 def _norms(name: str) -> str:
-    return re.sub(r"(norm\d?|LayerNorm)\.(weight|bias)$",
-                  lambda part: f"{part[1]}.{'gamma' if part[2] == 'weight' else 'beta'}", name)
+    return re.sub(
+        r"(norm\d?|LayerNorm)\.(weight|bias)$",
+        lambda part: f"{part[1]}.{'gamma' if part[2] == 'weight' else 'beta'}",
+        name,
+    )
 
 
 def _randomise(model: torch.nn.Module) -> torch.nn.Module:

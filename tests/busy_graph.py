@@ -1,9 +1,10 @@
 """Runs graphs until a signal comes, and prints which: a program for test_signals.py."""
+
 from __future__ import annotations
 
 import signal
 
-from src.signals import HANDLED, take_signals
+from coupalign.signals import HANDLED, take_signals
 
 take_signals()
 

@@ -2,6 +2,7 @@
 
 ``from tests.conftest import TINY, assert_close``; the others are fixtures.
 """
+
 from __future__ import annotations
 
 import os
@@ -11,20 +12,35 @@ from typing import Any
 
 # Before MindSpore is imported anywhere: its warnings would bury what a failing test prints.
 os.environ.setdefault("GLOG_v", "3")
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")  # as src.context, for the same reason
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")  # as coupalign.context, for the same reason
 
 import numpy as np
 import pytest
 
-from src.config import Config, load_config
+from coupalign.config import Config, load_config
 
 TINY = {
-    "image_size": 64, "max_tokens": 8, "num_workers": 1,
-    "swin_embed_dim": 8, "swin_depths": [1, 2, 1, 1], "swin_num_heads": [1, 2, 2, 4], "swin_window_size": 4,
-    "bert_num_layers": 4, "bert_hidden_size": 16, "bert_num_heads": 2, "bert_max_positions": 16,
-    "wpa_dim": 8, "cross_attention_heads": 2,
-    "num_queries": 5, "decoder_dim": 8, "decoder_heads": 2, "decoder_ffn_dim": 16, "decoder_layers": 2,
-    "seg_head_dim": 12, "batch_size": 2, "eval_batch_size": 4,
+    "image_size": 64,
+    "max_tokens": 8,
+    "num_workers": 1,
+    "swin_embed_dim": 8,
+    "swin_depths": [1, 2, 1, 1],
+    "swin_num_heads": [1, 2, 2, 4],
+    "swin_window_size": 4,
+    "bert_num_layers": 4,
+    "bert_hidden_size": 16,
+    "bert_num_heads": 2,
+    "bert_max_positions": 16,
+    "wpa_dim": 8,
+    "cross_attention_heads": 2,
+    "num_queries": 5,
+    "decoder_dim": 8,
+    "decoder_heads": 2,
+    "decoder_ffn_dim": 16,
+    "decoder_layers": 2,
+    "seg_head_dim": 12,
+    "batch_size": 2,
+    "eval_batch_size": 4,
 }
 # One block and one layer of everything, where shifted windows are not the point: it compiles in half the time.
 SMALLEST = {**TINY, "swin_depths": [1, 1, 1, 1], "decoder_layers": 1}
@@ -54,6 +70,7 @@ class RandomCell:
 
     def __call__(self, *arrays: np.ndarray) -> Any:
         from mindspore import Tensor
+
         inputs = [Tensor(array.astype(np.int32 if array.dtype.kind in "iub" else np.float32)) for array in arrays]
         return _arrays(self.cell(*inputs))
 
@@ -69,6 +86,7 @@ def random_cell():
 
     def make(cell: Any, inputs: tuple[int, ...] | list[tuple[int, ...]], seed: int = 0):
         from mindspore import Tensor
+
         random = np.random.default_rng(seed)
         weights = {}
         for name, parameter in cell.parameters_dict().items():
@@ -110,6 +128,7 @@ def _restored() -> Iterator[None]:
     after = _current_mode()
     if after is not None and before != after:
         import mindspore
+
         mindspore.set_context(mode=mindspore.PYNATIVE_MODE if before is None else before)
 
 
@@ -126,13 +145,15 @@ def make_checkpoint(tmp_path_factory):
     """
 
     from benchmarks.random_checkpoint import write_random_checkpoint
+
     return lambda config: write_random_checkpoint(config, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """Directory of a RefShapes data set of 300 expressions, 30 in each split but train, for ``TINY``."""
-    from src.data.prepare import Source, prepare
+    from coupalign.data.prepare import Source, prepare
+
     directory = tmp_path_factory.mktemp("data")
     config = load_config(overrides={**TINY, "dataset": "refshapes"})
     prepare(config, directory, Source(expressions=300), workers=1)

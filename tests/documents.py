@@ -1,4 +1,5 @@
 """What README, README_CN and the pages beside them say: commands, links, headings, tables, numbers."""
+
 from __future__ import annotations
 
 import re
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from src.files import REPOSITORY
+from coupalign.files import REPOSITORY
 
 README, README_CN = REPOSITORY / "README.md", REPOSITORY / "README_CN.md"
 PAGES = [README, README_CN, *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "benchmarks/README.md"]

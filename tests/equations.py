@@ -3,6 +3,7 @@
 Written as the equations stand and with loops over samples and heads; padding words are left out, not masked.
 ``w`` holds a Cell's weights by name, Dense weights as (out, in).
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,7 +13,7 @@ Weights = dict[str, np.ndarray]
 
 def under(w: Weights, prefix: str) -> Weights:
     """The weights below `prefix`, by the rest of their names."""
-    return {name[len(prefix) + 1:]: value for name, value in w.items() if name.startswith(prefix + ".")}
+    return {name[len(prefix) + 1 :]: value for name, value in w.items() if name.startswith(prefix + ".")}
 
 
 def linear(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
@@ -26,7 +27,7 @@ def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
 
 def layer_norm(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
     centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred ** 2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.gamma"] + w[f"{name}.beta"]
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.gamma"] + w[f"{name}.beta"]
 
 
 def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int) -> np.ndarray:
@@ -67,20 +68,22 @@ def word_pixel_alignment(pixels: np.ndarray, words: np.ndarray, token_mask: np.n
     return fused_pixels, fused_words, over_words, over_pixels, *openings
 
 
-def cross_attention(pixels: np.ndarray, words: np.ndarray, token_mask: np.ndarray, heads: int,
-                    w: Weights) -> np.ndarray:
+def cross_attention(
+    pixels: np.ndarray, words: np.ndarray, token_mask: np.ndarray, heads: int, w: Weights
+) -> np.ndarray:
     """Eq 7, 8: self-attention over pixels and real words, of which the pixels' rows are kept."""
     results = []
     for v_o, l_o, real in zip(pixels, words, token_mask == 1):
         image = linear(v_o, w, "image_proj") + w["position_embedding"][0]
         f_o = np.concatenate([image, linear(l_o[real], w, "text_proj")])
         fused = attention(*(linear(f_o, w, name) for name in ("query", "key", "value")), heads)
-        results.append(linear(fused, w, "output")[:len(v_o)] + v_o)
+        results.append(linear(fused, w, "output")[: len(v_o)] + v_o)
     return np.stack(results)
 
 
 def mask_generator(pixels: np.ndarray, layers: int, heads: int, w: Weights) -> np.ndarray:
     """Eq 9: a post-norm transformer decoder on the learnt queries."""
+
     def attend(q, source, names):
         projected = linear(q, names, "query"), linear(source, names, "key"), linear(source, names, "value")
         return linear(attention(*projected, heads), names, "output")
@@ -104,14 +107,17 @@ def convolution(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
     padded = np.pad(x, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
     total = w[f"{name}.bias"][None, :, None, None] + np.zeros((len(x), 1, height, width))
     for dy, dx in np.ndindex(kernel.shape[2:]):
-        total = total + np.einsum("bchw,oc->bohw", padded[:, :, dy:dy + height, dx:dx + width], kernel[:, :, dy, dx])
+        total = total + np.einsum(
+            "bchw,oc->bohw", padded[:, :, dy : dy + height, dx : dx + width], kernel[:, :, dy, dx]
+        )
     return total
 
 
 def batch_norm(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
     """With the moving statistics."""
-    mean, variance, gamma, beta = (w[f"{name}.{part}"][:, None, None]
-                                   for part in ("moving_mean", "moving_variance", "gamma", "beta"))
+    mean, variance, gamma, beta = (
+        w[f"{name}.{part}"][:, None, None] for part in ("moving_mean", "moving_variance", "gamma", "beta")
+    )
     return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
 
@@ -136,8 +142,9 @@ def seg_head(fused: np.ndarray, stages: list[np.ndarray], w: Weights) -> np.ndar
     return y
 
 
-def sentence_mask_alignment(queries: np.ndarray, pixels: np.ndarray, sentence: np.ndarray, temperature: float,
-                            w: Weights):
+def sentence_mask_alignment(
+    queries: np.ndarray, pixels: np.ndarray, sentence: np.ndarray, temperature: float, w: Weights
+):
     """Eq 11, 12: M (B, h, w), Q_w (B, N), Y_N (B, N, h, w)."""
     q_hat = linear(queries, w, "query_proj")
     cosine = (q_hat @ sentence[:, :, None])[:, :, 0]

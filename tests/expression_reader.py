@@ -2,6 +2,7 @@
 
 Geometry is the plain one (middles of boxes, no margins), which every cautious reading must agree with.
 """
+
 from __future__ import annotations
 
 import re
@@ -13,23 +14,65 @@ _ADJECTIVES = {
     **dict.fromkeys(("small", "little", "tiny"), ("size", "small")),
     **dict.fromkeys(("large", "big"), ("size", "large")),
     **dict.fromkeys(("solid", "plain"), ("pattern", "solid")),
-    **dict.fromkeys(("dotted", "spotted"), ("pattern", "dotted")), "striped": ("pattern", "striped"),
+    **dict.fromkeys(("dotted", "spotted"), ("pattern", "dotted")),
+    "striped": ("pattern", "striped"),
     **{word: ("colour", word) for word in ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")},
-    "violet": ("colour", "purple"), "turquoise": ("colour", "cyan"),
+    "violet": ("colour", "purple"),
+    "turquoise": ("colour", "cyan"),
 }
-_NOUNS = {**{word: word for word in ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "heart")},
-          "disc": "circle", "plus sign": "cross", "object": None, "shape": None, "thing": None}
-_LOOKS = {**_ADJECTIVES, **{noun: ("shape", shape) for noun, shape in _NOUNS.items() if shape},
-          "stripes": ("pattern", "striped"), "dots": ("pattern", "dotted"), "spots": ("pattern", "dotted")}
-_PATTERN_AFTER = {"with stripes": "striped", "with dots": "dotted", "with spots": "dotted", "without a pattern": "solid"}
-_EXTREMES = {"leftmost": "left", "rightmost": "right", "topmost": "top", "highest": "top", "top": "top",
-             "lowest": "bottom", "bottom": "bottom",
-             "furthest to the left": "left", "on the far left": "left", "nearest the left edge": "left",
-             "furthest to the right": "right", "on the far right": "right", "nearest the right edge": "right",
-             "at the very top": "top", "nearest the top edge": "top", "higher than the others": "top",
-             "at the very bottom": "bottom", "nearest the bottom edge": "bottom", "lower than the others": "bottom"}
-_RELATIONS = {"left of": "left", "to the left of": "left", "right of": "right", "to the right of": "right",
-              "above": "top", "higher up than": "top", "below": "bottom", "under": "bottom", "beneath": "bottom"}
+_NOUNS = {
+    **{word: word for word in ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "heart")},
+    "disc": "circle",
+    "plus sign": "cross",
+    "object": None,
+    "shape": None,
+    "thing": None,
+}
+_LOOKS = {
+    **_ADJECTIVES,
+    **{noun: ("shape", shape) for noun, shape in _NOUNS.items() if shape},
+    "stripes": ("pattern", "striped"),
+    "dots": ("pattern", "dotted"),
+    "spots": ("pattern", "dotted"),
+}
+_PATTERN_AFTER = {
+    "with stripes": "striped",
+    "with dots": "dotted",
+    "with spots": "dotted",
+    "without a pattern": "solid",
+}
+_EXTREMES = {
+    "leftmost": "left",
+    "rightmost": "right",
+    "topmost": "top",
+    "highest": "top",
+    "top": "top",
+    "lowest": "bottom",
+    "bottom": "bottom",
+    "furthest to the left": "left",
+    "on the far left": "left",
+    "nearest the left edge": "left",
+    "furthest to the right": "right",
+    "on the far right": "right",
+    "nearest the right edge": "right",
+    "at the very top": "top",
+    "nearest the top edge": "top",
+    "higher than the others": "top",
+    "at the very bottom": "bottom",
+    "nearest the bottom edge": "bottom",
+    "lower than the others": "bottom",
+}
+_RELATIONS = {
+    "left of": "left",
+    "to the left of": "left",
+    "right of": "right",
+    "to the right of": "right",
+    "above": "top",
+    "higher up than": "top",
+    "below": "bottom",
+    "under": "bottom",
+    "beneath": "bottom",
+}
 _INVERSES = {"to its right": "left", "to its left": "right", "below it": "top", "above it": "bottom"}
 _RANKS = {"second": 2, "third": 3, "fourth": 4}
 
@@ -40,24 +83,29 @@ def _any(words) -> str:
 
 _NP = f"(?:{_any(_ADJECTIVES)} )*{_any(_NOUNS)}(?:e?s)?(?: {_any(_PATTERN_AFTER)})?"
 _ONE = f"(?:{_any(_EXTREMES)} )?(?:{_any(_RANKS)} )?{_NP}(?: {_any(_EXTREMES)})?"
-_RANKED = (f"{_any(_RANKS)} from the \\w+ among the {_NP}|{_NP} that is {_any(_RANKS)} from the \\w+|"
-           f"{_any(_RANKS)} {_NP} from the \\w+|{_ONE}")
-_FORMS = {name: re.compile(pattern) for name, pattern in {
-    "plain": f"(?P<np>{_NP})",
-    "extreme": f"(?P<way>{_any(_EXTREMES)}) (?P<np>{_NP})|(?P<np2>{_NP}) (?P<way2>{_any(_EXTREMES)})",
-    "ordinal": f"(?P<rank>{_any(_RANKS)}) (?P<np>{_NP}) from the (?P<way>\\w+)|"
-               f"(?P<np2>{_NP}) that is (?P<rank2>{_any(_RANKS)}) from the (?P<way2>\\w+)|"
-               f"(?P<rank3>{_any(_RANKS)}) from the (?P<way3>\\w+) among the (?P<np3>{_NP})",
-    "relation": f"(?P<np>{_NP})(?: that is)? (?P<way>{_any(_RELATIONS)}) the (?P<anchor>{_RANKED})|"
-                f"(?P<np2>{_NP}) that has the (?P<anchor2>{_RANKED}) (?P<inverse>{_any(_INVERSES)})",
-    "closest": f"(?:(?P<rank>{_any(_RANKS)}) )?(?:closest|nearest) (?P<np>{_NP}) to the (?P<anchor>{_NP})|"
-               f"(?P<np2>{_NP}) that is (?:(?P<rank2>{_any(_RANKS)}) )?(?:closest|nearest) to the (?P<anchor2>{_NP})",
-    "ranked relation": f"(?:(?P<extreme>{_any(_EXTREMES)})|(?P<rank>{_any(_RANKS)}) from the (?P<from>\\w+)) of the "
-                       f"(?P<np>{_NP}) (?P<way>{_any(_RELATIONS)}) the (?P<anchor>{_NP})",
-    "negation": f"(?P<np>{_NP}) (?:that is not|of any colour but|that is anything but|without|that has no)"
-                f" (?:a )?(?P<no>{_any(_LOOKS)})|(?P<np2>{_NP}) that is neither (?:a )?(?P<no2>{_any(_LOOKS)}) nor "
-                f"(?:a )?(?P<or>{_any(_LOOKS)})",
-}.items()}
+_RANKED = (
+    f"{_any(_RANKS)} from the \\w+ among the {_NP}|{_NP} that is {_any(_RANKS)} from the \\w+|"
+    f"{_any(_RANKS)} {_NP} from the \\w+|{_ONE}"
+)
+_FORMS = {
+    name: re.compile(pattern)
+    for name, pattern in {
+        "plain": f"(?P<np>{_NP})",
+        "extreme": f"(?P<way>{_any(_EXTREMES)}) (?P<np>{_NP})|(?P<np2>{_NP}) (?P<way2>{_any(_EXTREMES)})",
+        "ordinal": f"(?P<rank>{_any(_RANKS)}) (?P<np>{_NP}) from the (?P<way>\\w+)|"
+        f"(?P<np2>{_NP}) that is (?P<rank2>{_any(_RANKS)}) from the (?P<way2>\\w+)|"
+        f"(?P<rank3>{_any(_RANKS)}) from the (?P<way3>\\w+) among the (?P<np3>{_NP})",
+        "relation": f"(?P<np>{_NP})(?: that is)? (?P<way>{_any(_RELATIONS)}) the (?P<anchor>{_RANKED})|"
+        f"(?P<np2>{_NP}) that has the (?P<anchor2>{_RANKED}) (?P<inverse>{_any(_INVERSES)})",
+        "closest": f"(?:(?P<rank>{_any(_RANKS)}) )?(?:closest|nearest) (?P<np>{_NP}) to the (?P<anchor>{_NP})|"
+        f"(?P<np2>{_NP}) that is (?:(?P<rank2>{_any(_RANKS)}) )?(?:closest|nearest) to the (?P<anchor2>{_NP})",
+        "ranked relation": f"(?:(?P<extreme>{_any(_EXTREMES)})|(?P<rank>{_any(_RANKS)}) from the (?P<from>\\w+)) of the "
+        f"(?P<np>{_NP}) (?P<way>{_any(_RELATIONS)}) the (?P<anchor>{_NP})",
+        "negation": f"(?P<np>{_NP}) (?:that is not|of any colour but|that is anything but|without|that has no)"
+        f" (?:a )?(?P<no>{_any(_LOOKS)})|(?P<np2>{_NP}) that is neither (?:a )?(?P<no2>{_any(_LOOKS)}) nor "
+        f"(?:a )?(?P<or>{_any(_LOOKS)})",
+    }.items()
+}
 
 
 def read(expression: str, items: Sequence[Item]) -> list[tuple[str, list[Item]]]:
@@ -77,7 +125,7 @@ def _described(phrase: str, items: list[Item]) -> list[Item]:
     looks = {}
     for after, pattern in _PATTERN_AFTER.items():
         if phrase.endswith(" " + after):
-            phrase, looks["pattern"] = phrase[:-len(after) - 1], pattern
+            phrase, looks["pattern"] = phrase[: -len(after) - 1], pattern
     for noun, shape in _NOUNS.items():
         found = re.fullmatch(f"(.*?){noun}(?:e?s)?", phrase)
         if found:
@@ -98,12 +146,12 @@ def _position(item: Item, way: str) -> float:
 
 
 def _nth(items: list[Item], way: str, rank: int) -> list[Item]:
-    return sorted(items, key=lambda item: -_position(item, way))[rank - 1:rank]
+    return sorted(items, key=lambda item: -_position(item, way))[rank - 1 : rank]
 
 
 def _one(readings: list[tuple[str, list[Item]]]) -> Item:
-    (_, named), = readings
-    item, = named
+    ((_, named),) = readings
+    (item,) = named
     return item
 
 
@@ -118,7 +166,7 @@ def _closest(parts: dict, items: list[Item]) -> list[Item]:
     others = [item for item in _described(parts["np"], items) if item is not anchor]
     others.sort(key=lambda item: sum((a - b) ** 2 for a, b in zip(item.centre, anchor.centre, strict=True)))
     rank = _RANKS.get(parts.get("rank"), 1)
-    return others[rank - 1:rank]
+    return others[rank - 1 : rank]
 
 
 def _ranked_relation(parts: dict, items: list[Item]) -> list[Item]:
@@ -143,5 +191,8 @@ _NAMED = {
     "plain": lambda parts, items: _described(parts["np"], items),
     "extreme": lambda parts, items: _nth(_described(parts["np"], items), _EXTREMES[parts["way"]], 1),
     "ordinal": lambda parts, items: _nth(_described(parts["np"], items), parts["way"], _RANKS[parts["rank"]]),
-    "relation": _beyond, "closest": _closest, "ranked relation": _ranked_relation, "negation": _negated,
+    "relation": _beyond,
+    "closest": _closest,
+    "ranked relation": _ranked_relation,
+    "negation": _negated,
 }

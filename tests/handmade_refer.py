@@ -1,4 +1,5 @@
 """A REFER data set made by hand, with masks one can count on paper."""
+
 from __future__ import annotations
 
 import json
@@ -27,8 +28,10 @@ class Handmade:
     def __init__(self, directory: Path):
         self.annotations, self.images = directory / "annotations", directory / "images"
         self.instances: dict[str, Any] = {
-            "images": [{"id": 7, "file_name": "a.jpg", "height": 40, "width": 60},
-                       {"id": 9, "file_name": "b.png", "height": 50, "width": 30}],
+            "images": [
+                {"id": 7, "file_name": "a.jpg", "height": 40, "width": 60},
+                {"id": 9, "file_name": "b.png", "height": 50, "width": 30},
+            ],
             "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "dog"}],
             "annotations": [
                 {"id": 1, "image_id": 7, "category_id": 1, "iscrowd": 0, "segmentation": [rectangle(10, 5, 30, 15)]},
@@ -40,7 +43,7 @@ class Handmade:
         self.refs = [
             self.ref(20, 1, 7, 1, "train", {200: "the left cup", 201: "upper cup"}),
             self.ref(21, 1, 7, 1, "train", {210: "cup that is on top of the other one"}),
-            self.ref(22, 4, 9, 2, "val", {220: "dog", 221: "DOG, standing!", 222: "the “café” dog's \"tail\"; drop"}),
+            self.ref(22, 4, 9, 2, "val", {220: "dog", 221: "DOG, standing!", 222: 'the “café” dog\'s "tail"; drop'}),
         ]
         self.masks = {i: np.zeros((40, 60), bool) for i in (1, 2, 3)} | {4: np.zeros((50, 30), bool)}
         self.masks[1][5:15, 10:30] = self.masks[2][20:30, 40:50] = self.masks[3][20:40, 0:36] = True
@@ -58,10 +61,19 @@ class Handmade:
 
     @staticmethod
     def ref(ref_id: int, ann_id: int, image_id: int, category_id: int, split: str, said: dict[int, str]) -> dict:
-        return {"ref_id": ref_id, "ann_id": ann_id, "image_id": image_id, "category_id": category_id, "split": split,
-                "file_name": f"COCO_{image_id}_{ann_id}.jpg", "sent_ids": list(said),
-                "sentences": [{"sent_id": sent_id, "sent": text, "raw": text.upper(), "tokens": text.split()}
-                              for sent_id, text in said.items()]}
+        return {
+            "ref_id": ref_id,
+            "ann_id": ann_id,
+            "image_id": image_id,
+            "category_id": category_id,
+            "split": split,
+            "file_name": f"COCO_{image_id}_{ann_id}.jpg",
+            "sent_ids": list(said),
+            "sentences": [
+                {"sent_id": sent_id, "sent": text, "raw": text.upper(), "tokens": text.split()}
+                for sent_id, text in said.items()
+            ],
+        }
 
     def write(self, split_by: str = "unc") -> None:
         (self.annotations / f"refs({split_by}).p").write_bytes(pickle.dumps(self.refs, protocol=2))

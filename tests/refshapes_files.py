@@ -1,4 +1,5 @@
 """A small RefShapes data set, read with nothing but json, pickle, pycocotools and OpenCV."""
+
 from __future__ import annotations
 
 import json
@@ -46,5 +47,10 @@ class Files:
         mask = rle.decode(annotation["segmentation"]).astype(bool)
         rows, columns = np.nonzero(mask)
         left, right, top, bottom = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
-        return Item(annotation["id"], annotation["attributes"], mask, (left, top, right, bottom),
-                    ((left + right) / 2, (top + bottom) / 2))
+        return Item(
+            annotation["id"],
+            annotation["attributes"],
+            mask,
+            (left, top, right, bottom),
+            ((left + right) / 2, (top + bottom) / 2),
+        )

@@ -1,4 +1,5 @@
 """Where the tests of shell scripts run them."""
+
 from __future__ import annotations
 
 import hashlib
@@ -6,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from src.files import REPOSITORY
+from coupalign.files import REPOSITORY
 
 
 def make_tree(root: Path, programs: Mapping[str, str]) -> Path:

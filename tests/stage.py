@@ -3,6 +3,7 @@
 A command is read by its program's own parser. `Stage` plays all of them through in an empty directory, where each
 leaves the names of what it would make, so that a command that takes what no other makes is found.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -10,21 +11,47 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import src.cli
-from src.config import config_keys, load_config
-from src.data.prepare import split_by
-from src.files import REPOSITORY
+import coupalign.cli
+from coupalign.config import config_keys, load_config
+from coupalign.data.prepare import split_by
+from coupalign.files import REPOSITORY
 from tests.documents import Command, usage_of
 
 # What the reader brings, so that no command makes it.
-BROUGHT = {"picture.png", "a.png", "street.jpg", "mine.jsonl", "configs/mine.yaml", "data/train2014",
-           *(f"data/refer/{name}" for name in ("refcoco", "refcoco+", "refcocog", "refclef")),
-           "swin_base_patch4_window7_224_22k.pth", "model.safetensors", "runs/fourth.ckpt"}
+BROUGHT = {
+    "picture.png",
+    "a.png",
+    "street.jpg",
+    "mine.jsonl",
+    "configs/mine.yaml",
+    "data/train2014",
+    *(f"data/refer/{name}" for name in ("refcoco", "refcoco+", "refcocog", "refclef")),
+    "swin_base_patch4_window7_224_22k.pth",
+    "model.safetensors",
+    "runs/fourth.ckpt",
+}
 # Programs of others, which are not looked into.
-FOREIGN = {"source": "the shell's", "pip": "not ours", "cp": "not ours",
-           "tensorboard": "not among the requirements, as the page says beside it"}
-_TAKES = ("checkpoint", "config", "image", "evaluation", "evaluations", "runs", "swin", "bert", "annotations", "images",
-          "mindir_path", "model", "vocab")
+FOREIGN = {
+    "source": "the shell's",
+    "pip": "not ours",
+    "cp": "not ours",
+    "tensorboard": "not among the requirements, as the page says beside it",
+}
+_TAKES = (
+    "checkpoint",
+    "config",
+    "image",
+    "evaluation",
+    "evaluations",
+    "runs",
+    "swin",
+    "bert",
+    "annotations",
+    "images",
+    "mindir_path",
+    "model",
+    "vocab",
+)
 
 
 class Parsed(BaseException):
@@ -60,7 +87,7 @@ class Stage:
             return self._script(*arguments)
         if program == "msrun":
             place = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
-            return self._program(arguments[place], arguments[place + 1:])
+            return self._program(arguments[place], arguments[place + 1 :])
         if program == "ascend310_infer/build/coupalign":
             source = (REPOSITORY / "ascend310_infer/src/options.cc").read_text(encoding="utf-8")
             options = dict(zip(*[iter(arguments)] * 2))
@@ -81,10 +108,10 @@ class Stage:
         module = importlib.import_module(script.removesuffix(".py"))
 
         def parsed(description, argv, add=None, subcommand="", base=None):
-            raise Parsed(*src.cli.parse_arguments(description, argv, add, subcommand))
+            raise Parsed(*coupalign.cli.parse_arguments(description, argv, add, subcommand))
 
         def own_parsed(*given):
-            raise Parsed(None, src.cli.parse_own_arguments(*given))
+            raise Parsed(None, coupalign.cli.parse_own_arguments(*given))
 
         for name, stand_in in (("parse_arguments", parsed), ("parse_own_arguments", own_parsed)):
             if hasattr(module, name):
@@ -93,29 +120,41 @@ class Stage:
             module.main.__wrapped__(list(arguments))
         except Parsed as result:
             config, args = result.config, result.arguments
-        takes = [value for name in _TAKES if name in vars(args)
-                 for value in _listed(getattr(args, name)) if value is not None]
+        takes = [
+            value
+            for name in _TAKES
+            if name in vars(args)
+            for value in _listed(getattr(args, name))
+            if value is not None
+        ]
         makes = [value for name in ("output", "file_name") if (value := getattr(args, name, None))]
         program = Path(script).stem
         if program == "prepare_data":
             if args.annotations and args.annotations.suffix != ".jsonl":
-                split_by(config.dataset, args.split_by)
-            made = Path(args.output or config.data_dir)
+                split_by(config.data.dataset, args.split_by)
+            made = Path(args.output or config.data.data_dir)
             makes = [made / "meta.json", made / "source/images/val_000002.png"]
         elif program in ("train", "eval", "data_card", "study"):
-            takes.append(config.data_dir)
+            takes.append(config.data.data_dir)
         if program == "train":
-            takes += [path for path in (config.init_checkpoint, config.resume) if path not in ("", "never", "auto")]
-            makes = [f"{config.output_dir}/{name}" for name in ("best.ckpt", "last.ckpt", "step_00001000.ckpt")]
-            config.save(Path(config.output_dir, "config.yaml"))
+            takes += [
+                path
+                for path in (config.training.init_checkpoint, config.training.resume)
+                if path not in ("", "never", "auto")
+            ]
+            makes = [f"{config.run.output_dir}/{name}" for name in ("best.ckpt", "last.ckpt", "step_00001000.ckpt")]
+            config.save(Path(config.run.output_dir, "config.yaml"))
         if program == "eval":
-            output = args.output or f"{config.output_dir}/eval"
-            makes = [f"{output}/{split}.json" for split in config.eval_splits]
+            output = args.output or f"{config.run.output_dir}/eval"
+            makes = [f"{output}/{split}.json" for split in config.evaluation.eval_splits]
         if program == "study":
             takes.append(args.study)
-            makes += [f"{config.output_dir}/{row}/1/{name}" for row in ("full", "uni")
-                      for name in ("best.ckpt", "curve.csv", "eval/val.json")]
-            config.save(Path(config.output_dir, "full/1/config.yaml"))
+            makes += [
+                f"{config.run.output_dir}/{row}/1/{name}"
+                for row in ("full", "uni")
+                for name in ("best.ckpt", "curve.csv", "eval/val.json")
+            ]
+            config.save(Path(config.run.output_dir, "full/1/config.yaml"))
         self._leave(*makes)
         return self._missing(*takes)
 
@@ -140,13 +179,15 @@ class Stage:
         if name in ("run_standalone_train.sh", "run_distribute_train.sh"):
             needed = re.search(rf"{name} ((?:[A-Z_]+ ?)+)", usage)[1].split()
             given = dict(zip(needed, arguments, strict=False))
-            given = {key: {"CONFIG": "default_config.yaml", "DATA_DIR": "data/refcoco"}.get(value, value)
-                     for key, value in given.items()}
-            keys = list(arguments[len(needed):])
+            given = {
+                key: {"CONFIG": "default_config.yaml", "DATA_DIR": "data/refcoco"}.get(value, value)
+                for key, value in given.items()
+            }
+            keys = list(arguments[len(needed) :])
             for option in ("--nodes", "--node_rank", "--master", "--time_out"):
                 if option in keys:
                     assert option in usage
-                    del keys[keys.index(option):keys.index(option) + 2]
+                    del keys[keys.index(option) : keys.index(option) + 2]
             if "DEVICE" in arguments:  # the usage itself
                 return []
             keys += ["--data_dir", given["DATA_DIR"], "--device_target", given["DEVICE"]]

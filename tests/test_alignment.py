@@ -1,4 +1,5 @@
 """The picture of one prediction: what it shows against the equations, and that it can be read."""
+
 from __future__ import annotations
 
 import matplotlib
@@ -7,13 +8,13 @@ import pytest
 from mindspore import Tensor
 
 import visualise
-from src.config import load_config
-from src.data.overlay import COLOUR, spotlight, write_png
-from src.data.transform import load_image, prepare_image
-from src.inference.predictor import Prediction, Predictor, Proposals
-from src.visual.alignment import draw_alignment, pixels_of_words, ranked, words_of_pixels
-from src.visual.heat import heat
-from src.visual.page import Page, fitted
+from coupalign.config import load_config
+from coupalign.data.transform import load_image, prepare_image
+from coupalign.inference.predictor import Prediction, Predictor, Proposals
+from coupalign.overlay import COLOUR, spotlight, write_png
+from coupalign.visual.alignment import draw_alignment, pixels_of_words, ranked, words_of_pixels
+from coupalign.visual.heat import heat
+from coupalign.visual.page import Page, fitted
 from tests import equations
 from tests.conftest import SMALLEST, assert_close
 from tests.equations import softmax, under
@@ -35,13 +36,18 @@ def made_up(words=WORDS, stages=(1, 2, 3, 4), both=True, masks=5, height=40, wid
     scores = [random.standard_normal((2 ** (5 - stage), 2 ** (5 - stage), slots)) for stage in stages]
     weights = softmax(random.standard_normal(masks))
     proposals = Proposals(
-        masks=random.standard_normal((masks, 16, 16)).astype(np.float32), weights=weights.astype(np.float32),
+        masks=random.standard_normal((masks, 16, 16)).astype(np.float32),
+        weights=weights.astype(np.float32),
         text_to_image=tuple(softmax(each) for each in scores),
-        image_to_text=tuple(softmax(each.reshape(-1, slots).T).reshape(slots, *each.shape[:2])
-                            for each in scores) if both else (),
-        tokens=["x"] * slots, words=words, stages=tuple(stages),
+        image_to_text=tuple(softmax(each.reshape(-1, slots).T).reshape(slots, *each.shape[:2]) for each in scores)
+        if both
+        else (),
+        tokens=["x"] * slots,
+        words=words,
+        stages=tuple(stages),
         image_gates=tuple(0.1 * stage for stage in stages),
-        text_gates=tuple(0.2 * stage for stage in stages) if both else ())
+        text_gates=tuple(0.2 * stage for stage in stages) if both else (),
+    )
     probability = random.random((height, width), dtype=np.float32)
     return Prediction(probability > 0.5, probability, proposals)
 
@@ -59,11 +65,16 @@ def predictor(checkpoint):
 def test_pieces_are_joined_by_hand():
     """Three pieces, "a" and "b" of one word: shares of a pixel add up, places of a word are averaged."""
     proposals = Proposals(
-        masks=np.zeros((1, 1, 1)), weights=np.ones(1),
+        masks=np.zeros((1, 1, 1)),
+        weights=np.ones(1),
         text_to_image=(np.array([[[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]]]),),
         image_to_text=(np.array([[[0.5, 0.5]], [[0.2, 0.8]], [[0.6, 0.4]], [[1.0, 0.0]]]),),
-        tokens=["[CLS]", "a", "##b", "[SEP]"], words=[("[CLS]", [0]), ("ab", [1, 2]), ("[SEP]", [3])], stages=(2,),
-        image_gates=(0.5,), text_gates=(0.5,))
+        tokens=["[CLS]", "a", "##b", "[SEP]"],
+        words=[("[CLS]", [0]), ("ab", [1, 2]), ("[SEP]", [3])],
+        stages=(2,),
+        image_gates=(0.5,),
+        text_gates=(0.5,),
+    )
     np.testing.assert_allclose(words_of_pixels(proposals)[0], [[[0.1, 0.7]], [[0.5, 0.2]], [[0.4, 0.1]]])
     np.testing.assert_allclose(pixels_of_words(proposals)[0], [[[0.5, 0.5]], [[0.4, 0.6]], [[1.0, 0.0]]])
 
@@ -85,7 +96,8 @@ def test_what_is_shown_is_eq_4_to_6(predictor, found):
     words = model.text_encoder.embeddings(Tensor(token_ids)).asnumpy().astype(np.float64)
     weights = {name: each.asnumpy().astype(np.float64) for name, each in model.parameters_dict().items()}
     _, _, over_words, over_pixels, to_pixels, to_words = equations.word_pixel_alignment(
-        pixels, words, token_mask, under(weights, "wpa.0"))
+        pixels, words, token_mask, under(weights, "wpa.0")
+    )
     joined_sum = np.stack([over_words[0][:, slots].sum(1) for _, slots in WORDS]).reshape(-1, 16, 16)
     joined_mean = np.stack([over_pixels[0][slots].mean(0) for _, slots in WORDS]).reshape(-1, 16, 16)
     assert_close(words_of_pixels(proposals)[0], joined_sum, relative=1e-4)
@@ -105,9 +117,13 @@ def test_the_size_of_the_answer_can_be_chosen(predictor, found):
 
 def fitted_to(map_: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bilinear with half-pixel centres, edges repeated."""
-    places = [(np.arange(new) + 0.5) * old / new - 0.5 for new, old in ((height, map_.shape[0]), (width, map_.shape[1]))]
-    rows, columns = (np.maximum(0, 1 - np.abs(np.clip(place, 0, old - 1)[:, None] - np.arange(old)))
-                     for place, old in zip(places, map_.shape))
+    places = [
+        (np.arange(new) + 0.5) * old / new - 0.5 for new, old in ((height, map_.shape[0]), (width, map_.shape[1]))
+    ]
+    rows, columns = (
+        np.maximum(0, 1 - np.abs(np.clip(place, 0, old - 1)[:, None] - np.arange(old)))
+        for place, old in zip(places, map_.shape)
+    )
     return rows @ map_ @ columns.T
 
 
@@ -116,7 +132,7 @@ def test_colours_are_those_of_the_scale():
     shares = np.array([[0.0, 0.1, 0.2], [0.3, 0.4, 0.8]])
     found = heat(white, shares, 0.8)
     for row, column in np.ndindex(2, 3):
-        cell = found[10 * row:10 * row + 10, 10 * column:10 * column + 10]
+        cell = found[10 * row : 10 * row + 10, 10 * column : 10 * column + 10]
         expected = np.array(matplotlib.colormaps["OrRd"](shares[row, column] / 0.8)[:3]) * 255
         assert np.abs(cell - expected).max() <= 0.51, "a cell is a square of one colour"
     np.testing.assert_array_equal(heat(white, shares.repeat(10, 0).repeat(10, 1), 0.8), found)
@@ -142,21 +158,39 @@ def test_captions_say_what_there_is():
     assert [text for text in found if text in dict(WORDS)] == list(dict(WORDS))
     assert [text for text in found if text.startswith("stage ")] == [f"stage {k}" for k in (1, 2, 3, 4)] * 2
     assert [text for text in found if text in ("0.10", "0.20", "0.30", "0.40", "0.60", "0.80")] == [
-        "0.10", "0.20", "0.30", "0.40", "0.20", "0.40", "0.60", "0.80"]
+        "0.10",
+        "0.20",
+        "0.30",
+        "0.40",
+        "0.20",
+        "0.40",
+        "0.60",
+        "0.80",
+    ]
     weights = np.sort(prediction.proposals.weights)[::-1]
-    assert found[-2 - 2 * len(weights):-2] == [text for place, weight in enumerate(weights, 1)
-                                               for text in (f"{place}.", f"{100 * weight:.2f} %")]
+    assert found[-2 - 2 * len(weights) : -2] == [
+        text for place, weight in enumerate(weights, 1) for text in (f"{place}.", f"{100 * weight:.2f} %")
+    ]
     assert (np.diff(prediction.proposals.weights[ranked(prediction.proposals)]) <= 0).all()
 
 
-LONG = [("[CLS]", [0]), *((word, [k]) for k, word in enumerate(["incomprehensibilities"] * 14 + ["W" * 60] * 14, 1)),
-        ("[SEP]", [29])]
+LONG = [
+    ("[CLS]", [0]),
+    *((word, [k]) for k, word in enumerate(["incomprehensibilities"] * 14 + ["W" * 60] * 14, 1)),
+    ("[SEP]", [29]),
+]
 
 
-@pytest.mark.parametrize("case", [
-    {}, {"words": LONG, "masks": 100, "height": 90, "width": 20}, {"stages": (3,), "height": 20, "width": 200},
-    {"stages": (2, 4), "both": False}, {"stages": (), "both": False, "masks": 1},
-])
+@pytest.mark.parametrize(
+    "case",
+    [
+        {},
+        {"words": LONG, "masks": 100, "height": 90, "width": 20},
+        {"stages": (3,), "height": 20, "width": 200},
+        {"stages": (2, 4), "both": False},
+        {"stages": (), "both": False, "masks": 1},
+    ],
+)
 def test_the_picture_is_legible(case):
     prediction = made_up(**case)
     expression = " ".join(word for word, _ in prediction.proposals.words[1:-1])
@@ -181,13 +215,27 @@ def test_pictures_keep_their_shape():
 
 
 def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("src.context.set_up", lambda config: None)  # would compile
+    monkeypatch.setattr("coupalign.context.set_up", lambda config: None)  # would compile
     asked = []
-    monkeypatch.setattr("src.inference.Predictor", lambda *given: asked.append(given) or predictor)
+    monkeypatch.setattr("coupalign.inference.Predictor", lambda *given: asked.append(given) or predictor)
     write_png(tmp_path / "a.png", picture(50, 70))
     output = tmp_path / "deep/b.png"
-    assert visualise.main(["alignment", "--checkpoint", str(checkpoint), "--image", str(tmp_path / "a.png"),
-                           "--expression", EXPRESSION, "--output", str(output)]) == 0
+    assert (
+        visualise.main(
+            [
+                "alignment",
+                "--checkpoint",
+                str(checkpoint),
+                "--image",
+                str(tmp_path / "a.png"),
+                "--expression",
+                EXPRESSION,
+                "--output",
+                str(output),
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.strip() == str(output)
     assert asked == [(CONFIG, str(checkpoint))], "with the configuration beside the checkpoint"
     about = f"a.png, 70×50 pixels; {checkpoint}; threshold {CONFIG.threshold}"
@@ -195,14 +243,19 @@ def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys
     np.testing.assert_array_equal(load_image(output), drawn)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"--image": "none.png"}, "none.png"), ({"--image": "c.png"}, "c.png is no image"),
-    ({"--output": "b.jpg"}, "b.jpg is no name of a PNG file"), ({"--outptu": "b"}, "did you mean --output"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--image": "none.png"}, "none.png"),
+        ({"--image": "c.png"}, "c.png is no image"),
+        ({"--output": "b.jpg"}, "b.jpg is no name of a PNG file"),
+        ({"--outptu": "b"}, "did you mean --output"),
+    ],
+)
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capfd, change, message):
     """What predict.py says of checkpoints and expressions is said here by the same code."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("src.context.set_up", lambda config: None)
+    monkeypatch.setattr("coupalign.context.set_up", lambda config: None)
     write_png("a.png", picture(20, 30))
     (tmp_path / "c.png").write_text("not what it is called")
     arguments = {"--checkpoint": "x.ckpt", "--image": "a.png", "--expression": "fine", "--output": "b.png", **change}

@@ -1,4 +1,5 @@
 """The text encoder against Hugging Face's, in float64 with all weights random."""
+
 from __future__ import annotations
 
 import mindspore
@@ -7,8 +8,8 @@ import pytest
 import torch
 from mindspore import Tensor
 
-from src.model.bert import BertModel
-from src.model.layers import padding_bias
+from coupalign.model.bert import BertModel
+from coupalign.model.layers import padding_bias
 from tests.backbones import bert_weights, random_bert, set_weights
 from tests.conftest import assert_close
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from src.errors import UserError
-from src.inference.checkpoint import ROOMS, load_checkpoint
-from src.model import build_model
+from coupalign.checkpoints.loading import ROOMS, load_checkpoint
+from coupalign.errors import UserError
+from coupalign.model import build_model
 
 
 class Model(nn.Cell):

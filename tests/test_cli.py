@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from src.cli import command, parse_arguments
-from src.config import config_keys
-from src.errors import UserError
-from src.files import REPOSITORY
+from coupalign.cli import command, parse_arguments
+from coupalign.config import config_keys
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
 
 
 def parse(*argv: str):
@@ -24,10 +24,27 @@ def refused(*argv: str) -> str:
 
 
 def test_every_key_is_an_option_in_both_spellings():
-    config, args = parse("--epochs", "60", "--learning_rate=3e-4", "--swin_depths", "[1, 1, 2, 1]", "--sma=false",
-                         "--eval_splits", "val,testA", "--init_checkpoint", "", "--checkpoint", "x/best.ckpt")
-    assert (config.epochs, config.learning_rate, config.swin_depths, config.sma, config.eval_splits) == (
-        60, 3e-4, (1, 1, 2, 1), False, ("val", "testA"))
+    config, args = parse(
+        "--epochs",
+        "60",
+        "--learning_rate=3e-4",
+        "--swin_depths",
+        "[1, 1, 2, 1]",
+        "--sma=false",
+        "--eval_splits",
+        "val,testA",
+        "--init_checkpoint",
+        "",
+        "--checkpoint",
+        "x/best.ckpt",
+    )
+    assert (
+        config.training.epochs,
+        config.training.learning_rate,
+        config.model.swin_depths,
+        config.model.sma,
+        config.evaluation.eval_splits,
+    ) == (60, 3e-4, (1, 1, 2, 1), False, ("val", "testA"))
     assert vars(args) == {"checkpoint": "x/best.ckpt", "config": None}
 
 
@@ -66,10 +83,13 @@ def test_help_explains_every_key_and_its_default(capsys):
     assert "(default: 2,2,18,2)" in text and "(default: true)" in text
 
 
-@pytest.mark.parametrize(("error", "status", "printed"), [
-    (UserError("no file x:\n  make it"), 2, "error: no file x: make it\n"),
-    (KeyboardInterrupt(), 130, "interrupted\n"),
-])
+@pytest.mark.parametrize(
+    ("error", "status", "printed"),
+    [
+        (UserError("no file x:\n  make it"), 2, "error: no file x: make it\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
 def test_command_turns_errors_into_one_line(error, status, printed, capsys):
     @command
     def main(argv=None):
@@ -91,18 +111,30 @@ def test_command_leaves_bugs_and_results_alone():
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     program = tmp_path / "talker.py"
-    program.write_text("from src.cli import command\n@command\ndef main(argv=None):\n"
-                       "    for _ in range(100000):\n        print('a line')\n    return 0\nraise SystemExit(main())\n")
-    done = subprocess.run(["bash", "-c", f"'{sys.executable}' '{program}' | head -n 1; exit ${{PIPESTATUS[0]}}"],
-                          env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False)
+    program.write_text(
+        "from coupalign.cli import command\n@command\ndef main(argv=None):\n"
+        "    for _ in range(100000):\n        print('a line')\n    return 0\nraise SystemExit(main())\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"'{sys.executable}' '{program}' | head -n 1; exit ${{PIPESTATUS[0]}}"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.stdout, done.stderr, done.returncode) == ("a line\n", "", 141)
 
 
 @pytest.mark.parametrize("program", ["eval.py", "predict.py", "export.py"])
 def test_programs_answer_help_and_mistakes_from_anywhere_without_mindspore(program, tmp_path):
     def run(*argv):
-        return subprocess.run([sys.executable, "-X", "importtime", str(REPOSITORY / program), *argv], cwd=tmp_path,
-                              capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-X", "importtime", str(REPOSITORY / program), *argv],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     done = run("--help")
     assert done.returncode == 0 and "--checkpoint" in done.stdout

@@ -1,11 +1,12 @@
 """What MindSpore is told before anything runs."""
+
 from __future__ import annotations
 
 import mindspore
 import pytest
 
-from src import context
-from src.config import load_config
+from coupalign import context
+from coupalign.config import load_config
 
 
 @pytest.mark.parametrize(("device", "level"), [("GPU", "O1"), ("CPU", None)])

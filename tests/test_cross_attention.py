@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from src.model.cross_attention import CrossAttention
+from coupalign.model.cross_attention import CrossAttention
 from tests import equations
 from tests.conftest import assert_close
 

@@ -1,4 +1,5 @@
 """The page that data_card.py makes, taken apart again."""
+
 from __future__ import annotations
 
 import base64
@@ -11,7 +12,7 @@ import pytest
 
 import data_card
 import prepare_data
-from src.data.overlay import overlay
+from coupalign.overlay import overlay
 from tests.handmade_refer import Handmade
 
 
@@ -52,8 +53,23 @@ def handmade(tmp_path) -> Handmade:
     data = Handmade(tmp_path / "source")
     data.refs[1]["sentences"][0]["sent"] = "the <b>cup</b> & 30 more"
     data.write()
-    assert prepare_data.main(["--dataset", "refcoco", "--annotations", str(data.annotations), "--images",
-                              str(data.images), "--output", str(tmp_path / "data"), "--max_tokens", "5"]) == 0
+    assert (
+        prepare_data.main(
+            [
+                "--dataset",
+                "refcoco",
+                "--annotations",
+                str(data.annotations),
+                "--images",
+                str(data.images),
+                "--output",
+                str(tmp_path / "data"),
+                "--max_tokens",
+                "5",
+            ]
+        )
+        == 0
+    )
     return data
 
 
@@ -69,8 +85,10 @@ def test_counts_by_hand(handmade, tmp_path):
     assert page.tables["train", "Words an expression"] == [["2", "1"], ["3", "1"], ["6", "1"]]
     assert dict(page.tables["train", "Most frequent words"])["cup"] == "3"
     # 200 of 40 x 60 pixels, shared by two referents, are 0.083; 400 of 50 x 30 are 0.267.
-    areas = {split: [row[0] for row in page.tables[split, "Share of the image a referent covers"] if row[1] != "0"]
-             for split in ("train", "val")}
+    areas = {
+        split: [row[0] for row in page.tables[split, "Share of the image a referent covers"] if row[1] != "0"]
+        for split in ("train", "val")
+    }
     assert areas == {"train": ["0.03 to 0.1"], "val": ["0.1 to 0.3"]}
     text = "".join(page.text)
     assert "1 images, 2 referents, 3 expressions, 1 categories; 2 expressions fill all 5 word pieces" in text
@@ -79,9 +97,13 @@ def test_counts_by_hand(handmade, tmp_path):
 
 def test_samples_show_the_referent_and_all_that_is_said_of_it(handmade, tmp_path):
     page = _page(tmp_path)
-    assert sorted(page.captions) == sorted([
-        ["the left cup", "upper cup"], ["the <b>cup</b> & 30 more"],
-        ["dog", "DOG, standing!", "the “café” dog's \"tail\"; drop"]])
+    assert sorted(page.captions) == sorted(
+        [
+            ["the left cup", "upper cup"],
+            ["the <b>cup</b> & 30 more"],
+            ["dog", "DOG, standing!", 'the “café” dog\'s "tail"; drop'],
+        ]
+    )
     for captions, picture in zip(page.captions, page.pictures, strict=True):
         image_id, ann_id = (9, 4) if "dog" in captions else (7, 1)
         expected = overlay(handmade.pixels[image_id], handmade.masks[ann_id])
@@ -97,8 +119,18 @@ def test_as_many_samples_as_asked_for_the_same_each_time(handmade, tmp_path):
 
 
 def test_synthetic_data_are_called_so(tiny_data, tmp_path):
-    arguments = ["--dataset", "refshapes", "--data_dir", str(tiny_data), "--max_tokens", "8", "--samples", "0",
-                 "--output", str(tmp_path / "card.html")]
+    arguments = [
+        "--dataset",
+        "refshapes",
+        "--data_dir",
+        str(tiny_data),
+        "--max_tokens",
+        "8",
+        "--samples",
+        "0",
+        "--output",
+        str(tmp_path / "card.html"),
+    ]
     assert data_card.main(arguments) == 0
     page = _Page((tmp_path / "card.html").read_text())
     assert "This data set is synthetic." in "".join(page.text)

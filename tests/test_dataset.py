@@ -1,4 +1,5 @@
 """Pipelines over prepared splits, against the source files read with OpenCV and NumPy."""
+
 from __future__ import annotations
 
 import json
@@ -8,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from src.config import load_config
-from src.data.dataset import Split
-from src.data.prepare import Source, prepare
-from src.data.transform import load_image, prepare_image
-from src.errors import UserError
+from coupalign.config import load_config
+from coupalign.data.dataset import Split
+from coupalign.data.prepare import Source, prepare
+from coupalign.data.transform import load_image, prepare_image
+from coupalign.errors import UserError
 from tests.conftest import TINY
 from tests.handmade_refer import Handmade
 from tests.refshapes_files import Files
@@ -86,7 +87,11 @@ def test_train_batches_keep_the_order_and_leave_out_what_is_no_full_batch(config
         np.testing.assert_array_equal(batch["token_ids"], split.records["token_ids"][row])
         np.testing.assert_array_equal(batch["token_mask"], split.records["token_mask"][row])
     assert {name: column.dtype for name, column in batches[0].items()} == {
-        "image": np.float32, "mask": np.float32, "token_ids": np.int32, "token_mask": np.int32}
+        "image": np.float32,
+        "mask": np.float32,
+        "token_ids": np.int32,
+        "token_mask": np.int32,
+    }
 
 
 def test_train_batches_columns_come_in_the_models_order(config):
@@ -139,7 +144,7 @@ def test_records(config, handmade):
 
 
 def test_the_directory_may_be_moved(config, tmp_path):
-    shutil.copytree(config.data_dir, tmp_path / "elsewhere")
+    shutil.copytree(config.data.data_dir, tmp_path / "elsewhere")
     split = Split(_with(config, data_dir=str(tmp_path / "elsewhere")), "val")
     assert len(list(split.samples([0, 1], 1))) == 2
 
@@ -159,11 +164,13 @@ def test_what_cannot_be_opened_is_refused_with_the_mend(config, tmp_path):
 
 def test_what_is_incomplete_is_refused_with_the_mend(config, tmp_path):
     copy = tmp_path / "data"
-    shutil.copytree(config.data_dir, copy)
+    shutil.copytree(config.data.data_dir, copy)
     moved = _with(config, data_dir=str(copy))
     with open(copy / "val.masks.mindrecord", "ab") as file:
         file.write(b"more")
-    with pytest.raises(UserError, match=r"val\.masks\.mindrecord is missing, or not the file that was made: run prepare"):
+    with pytest.raises(
+        UserError, match=r"val\.masks\.mindrecord is missing, or not the file that was made: run prepare"
+    ):
         Split(moved, "val")
     (copy / "train.images.mindrecord.db").unlink()
     with pytest.raises(UserError, match=r"train\.images\.mindrecord\.db is missing"):
@@ -177,10 +184,13 @@ def test_what_is_incomplete_is_refused_with_the_mend(config, tmp_path):
         Split(moved, "train")
 
 
-@pytest.mark.parametrize("overrides, message", [
-    ({"dataset": "refcoco"}, "holds refshapes, the configuration says dataset refcoco.*set --dataset refshapes"),
-    ({"bert_vocab_size": 3000}, "has word piece [0-9]+, beyond the model's: set bert_vocab_size above it"),
-])
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"dataset": "refcoco"}, "holds refshapes, the configuration says dataset refcoco.*set --dataset refshapes"),
+        ({"bert_vocab_size": 3000}, "has word piece [0-9]+, beyond the model's: set bert_vocab_size above it"),
+    ],
+)
 def test_data_of_another_name_or_of_unknown_words_are_refused(tiny_data, overrides, message):
     config = load_config(overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data), **overrides})
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,5 @@
 """The page on which a model is tried: what it answers, what it refuses, and that a browser can work it."""
+
 from __future__ import annotations
 
 import json
@@ -15,14 +16,14 @@ import numpy as np
 import psutil
 import pytest
 
-from src.config import load_config
-from src.data.overlay import write_png
-from src.data.transform import load_image
-from src.demo.engines import MindSporeEngine
-from src.demo.results import ask
-from src.demo.serve import served
-from src.errors import UserError
-from src.files import REPOSITORY
+from coupalign.config import load_config
+from coupalign.data.transform import load_image
+from coupalign.demo.engines import MindSporeEngine
+from coupalign.demo.results import ask
+from coupalign.demo.serve import served
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
+from coupalign.overlay import write_png
 from tests.conftest import SMALLEST
 from tests.test_demo_parts import PNG, picture
 
@@ -71,6 +72,7 @@ def expected_mask(engine: MindSporeEngine, rgb: np.ndarray, expression: str) -> 
 
 # What is answered
 
+
 def test_a_result_is_what_predict_writes(engine, tmp_path):
     rgb = picture(3, 90, 1300)
     write_png(tmp_path / "Long One.png", rgb)
@@ -83,6 +85,7 @@ def test_a_result_is_what_predict_writes(engine, tmp_path):
 
 
 # The server
+
 
 def find(url: str, path: Path | None, text: str, threshold: float = CONFIG.threshold):
     """What a client of its own is told, the mask's file of each expression, and the client."""
@@ -98,8 +101,10 @@ def masks(outputs: tuple) -> list[np.ndarray]:
 
 
 def test_ten_users_at_once_get_an_answer_each_of_their_own(engine, url, tmp_path):
-    asked = [(picture(number, 40 + number, 70), f"the {word} cup") for number, word in
-             enumerate("red blue green left right small large first last other".split())]
+    asked = [
+        (picture(number, 40 + number, 70), f"the {word} cup")
+        for number, word in enumerate("red blue green left right small large first last other".split())
+    ]
     expected = [expected_mask(engine, *each) for each in asked]
     assert len({each.tobytes() for each in expected}) == 10
     paths = [tmp_path / f"{number}.png" for number in range(10)]
@@ -119,17 +124,23 @@ def test_the_threshold_is_moved_without_the_model(engine, url, image):
     after = masks(client.predict(0.2, api_name="/show"))
     assert len(engine.asked) == asked
     for expression, mask, larger in zip(expressions, before, after):
-        probability = engine._thread.submit(engine._predictor.predict, load_image(image), expression,
-                                            proposals=True).result().probability
+        probability = (
+            engine._thread.submit(engine._predictor.predict, load_image(image), expression, proposals=True)
+            .result()
+            .probability
+        )
         assert (mask == (probability > CONFIG.threshold)).all() and (larger == (probability > 0.2)).all()
         assert larger.sum() > mask.sum()
 
 
 def test_refusals_are_a_line_without_a_path(engine, url, image, tmp_path, capfd):
     (tmp_path / "notes.png").write_text("no image at all")
-    for path, text, said in [(None, "cup", "There is no image: choose one"), (image, "", "There is no expression"),
-                             (tmp_path / "notes.png", "cup", "notes.png is no image"),
-                             (image, "cup " * 20, "is too long")]:
+    for path, text, said in [
+        (None, "cup", "There is no image: choose one"),
+        (image, "", "There is no expression"),
+        (tmp_path / "notes.png", "cup", "notes.png is no image"),
+        (image, "cup " * 20, "is too long"),
+    ]:
         found, no_masks, _ = find(url, path, text)
         assert said in found and not no_masks and "/" not in found
     for error in (UserError("/srv/models/best.ckpt is broken"), RuntimeError("/srv/models")):
@@ -146,12 +157,16 @@ def test_refusals_are_a_line_without_a_path(engine, url, image, tmp_path, capfd)
 @pytest.mark.parametrize("source", ["SECRET", "EXAMPLE", "OTHER"])
 def test_files_of_the_server_and_of_others_are_not_read(engine, url, image, where, source):
     import httpx
+
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         other.settimeout(0.2)
-        source = {"SECRET": str(image), "EXAMPLE": str(REPOSITORY / "assets/examples/val_000000.png"),
-                  "OTHER": f"http://127.0.0.1:{other.getsockname()[1]}/x.png"}[source]
+        source = {
+            "SECRET": str(image),
+            "EXAMPLE": str(REPOSITORY / "assets/examples/val_000000.png"),
+            "OTHER": f"http://127.0.0.1:{other.getsockname()[1]}/x.png",
+        }[source]
         asked = len(engine.asked)
         sent = {"path": "x.png", where: source, "meta": {"_type": "gradio.FileData"}}
         event = httpx.post(f"{url}gradio_api/call/find", json={"data": [sent, "cup", 0.5]}).json()["event_id"]
@@ -164,6 +179,7 @@ def test_files_of_the_server_and_of_others_are_not_read(engine, url, image, wher
 
 def test_a_large_upload_is_cut_short(url):
     import httpx
+
     answer = httpx.post(f"{url}gradio_api/upload", files={"files": ("big.png", PNG + b"\0" * 50 * 2**20)})
     assert answer.status_code == 413 and "maximum allowed size" in answer.text
     assert os.environ["GRADIO_TEMP_DIR"] not in answer.text
@@ -171,6 +187,7 @@ def test_a_large_upload_is_cut_short(url):
 
 def test_it_listens_to_this_machine_alone_and_names_no_other(url):
     import httpx
+
     port = int(url.rstrip("/").rsplit(":", 1)[1])
     listening = [each.laddr for each in psutil.Process().net_connections() if each.status == psutil.CONN_LISTEN]
     assert [address.ip for address in listening if address.port == port] == ["127.0.0.1"]
@@ -192,6 +209,7 @@ def test_an_address_that_is_not_to_be_had_is_a_mistake(engine):
 
 # A browser
 
+
 @pytest.fixture(scope="module")
 def browser():
     programs = shutil.which("chromium"), shutil.which("chromedriver")
@@ -200,8 +218,13 @@ def browser():
     webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()
     options.binary_location = programs[0]
-    for each in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking",
-                 "--window-size=1280,1100"):
+    for each in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--window-size=1280,1100",
+    ):
         options.add_argument(each)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
@@ -216,6 +239,7 @@ def all_of(browser, selector: str):
 def until(browser, what):
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
+
     redrawn = [StaleElementReferenceException]  # between being found and being read
     return WebDriverWait(browser, 30, ignored_exceptions=redrawn).until(lambda _: what())
 
@@ -237,6 +261,7 @@ def message(browser) -> str:
 
 def test_in_a_browser_a_mask_is_found_and_moved(browser, engine, url, image, tmp_path):
     from selenium.webdriver import Keys
+
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     open_page(browser, url)
     upload(browser, image)
@@ -310,8 +335,9 @@ def test_in_a_browser_wrong_files_are_refused_politely(browser, url, tmp_path):
 
 
 def test_in_a_narrow_window_nothing_sticks_out(browser, url):
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                            {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    )
     try:
         open_page(browser, url)
         time.sleep(0.5)

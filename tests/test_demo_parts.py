@@ -1,4 +1,5 @@
 """What the page asks, shows and runs on, without its server: uploads, expressions, thresholds, the child with Lite."""
+
 from __future__ import annotations
 
 import json
@@ -13,17 +14,17 @@ import numpy as np
 import pytest
 
 import demo
-from src.config import load_config
-from src.data.overlay import spotlight, write_png
-from src.data.refshapes.writer import _record
-from src.data.tokenizer import Tokenizer
-from src.data.transform import MEAN, STD, load_image
-from src.demo.asked import MAX_EXPRESSIONS, Refused, read_expressions, read_upload
-from src.demo.engines import Answer, LiteEngine
-from src.demo.results import Result
-from src.demo.serve import served
-from src.errors import UserError
-from src.files import REPOSITORY, find_file
+from coupalign.config import load_config
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.transform import MEAN, STD, load_image
+from coupalign.demo.asked import MAX_EXPRESSIONS, Refused, read_expressions, read_upload
+from coupalign.demo.engines import Answer, LiteEngine
+from coupalign.demo.results import Result
+from coupalign.demo.serve import served
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY, find_file
+from coupalign.overlay import spotlight, write_png
+from coupalign.refshapes.writer import _record
 from tests.conftest import SMALLEST, assert_close
 from tests.test_deployment import describe
 
@@ -61,16 +62,19 @@ def large_png(side: int) -> bytes:
     return PNG + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT"
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    (b"just some words", "x.png is no image, or a damaged one: choose a JPEG or PNG file."),
-    (b"", "x.png is no image"),
-    (PNG + b"\0" * 50, "x.png is no image"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png is no image"),
-    (PNG + b"\0" * (10 * 2**20), "x.png is larger than 10 MB"),
-    (large_png(5001), "x.png has more than 25 million pixels"),
-    (large_png(60000), "x.png has more than 25 million pixels"),
-    (large_png(3), "x.png has 3×3 pixels"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"just some words", "x.png is no image, or a damaged one: choose a JPEG or PNG file."),
+        (b"", "x.png is no image"),
+        (PNG + b"\0" * 50, "x.png is no image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png is no image"),
+        (PNG + b"\0" * (10 * 2**20), "x.png is larger than 10 MB"),
+        (large_png(5001), "x.png has more than 25 million pixels"),
+        (large_png(60000), "x.png has more than 25 million pixels"),
+        (large_png(3), "x.png has 3×3 pixels"),
+    ],
+)
 def test_what_is_no_image_is_refused_by_its_content(tmp_path, content, said):
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(Refused, match=re.escape(said)) as caught:
@@ -91,12 +95,18 @@ def test_expressions_are_lines(tokenizer):
     assert read_expressions("  the left  cup \n\n man\r\n", tokenizer) == ["the left cup", "man"]
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("", "There is no expression yet"), (None, "There is no expression yet"), (" \n ", "There is no expression yet"),
-    ("x\n" * (MAX_EXPRESSIONS + 1), "These are 7 expressions: ask for 6 at a time."),
-    ("cup\n\u00ad", "has no word"), ("a b c d e f g", "is too long: this model reads 6 pieces of words."),
-    ("a" * 301, "has 301 characters"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "There is no expression yet"),
+        (None, "There is no expression yet"),
+        (" \n ", "There is no expression yet"),
+        ("x\n" * (MAX_EXPRESSIONS + 1), "These are 7 expressions: ask for 6 at a time."),
+        ("cup\n\u00ad", "has no word"),
+        ("a b c d e f g", "is too long: this model reads 6 pieces of words."),
+        ("a" * 301, "has 301 characters"),
+    ],
+)
 def test_what_no_model_can_read_is_refused(tokenizer, text, said):
     with pytest.raises(Refused, match=said) as caught:
         read_expressions(text, tokenizer)
@@ -117,12 +127,15 @@ def test_another_threshold_is_another_mask_of_the_same_probability():
     assert (found.probability(0)[:, -1].astype(int) - found.probability(0)[:, 0]).mean() < -50  # dark is likely
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--engine", "lite"], "--engine lite and --mindir FILE go together"),
-    (["--mindir", "x.mindir"], "--engine lite and --mindir FILE go together"),
-    (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
-    (["--engine", "lite", "--mindir", "x.mindir", "--lite_python", "none/python"], "none/python cannot be run"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--engine", "lite"], "--engine lite and --mindir FILE go together"),
+        (["--mindir", "x.mindir"], "--engine lite and --mindir FILE go together"),
+        (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+        (["--engine", "lite", "--mindir", "x.mindir", "--lite_python", "none/python"], "none/python cannot be run"),
+    ],
+)
 def test_mistakes_are_one_line(capsys, arguments, said):
     assert demo.main(arguments) == 2
     error = capsys.readouterr().err
@@ -145,7 +158,7 @@ def test_examples_are_from_the_projects_own_generator():
         assert set(each["expressions"]) <= {text for _, said in record["refs"] for _, text in said}
 
 
-STAND_IN = '''
+STAND_IN = """
 import os
 import numpy as np
 class Context:
@@ -164,7 +177,7 @@ class Model:
         answer = Port(None)
         answer.array = (1 / (1 + np.exp(-inputs[0].array[:, 0]))).astype(np.float32)
         return [answer]
-'''
+"""
 
 
 def test_lite_answers_from_a_process_of_its_own(tmp_path, monkeypatch):

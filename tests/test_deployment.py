@@ -1,4 +1,5 @@
 """What surrounds an exported graph outside MindSpore, against the code of training and evaluation."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -14,16 +15,16 @@ from scipy.special import expit
 import mindspore_hub_conf
 import postprocess
 import preprocess
-from src.config import load_config
-from src.data.dataset import Split
-from src.data.overlay import overlay
-from src.data.tokenizer import Tokenizer
-from src.data.transform import MEAN, STD, load_image, prepare_image, probability_at
-from src.errors import UserError
-from src.evaluation.evaluate import evaluate_split
-from src.files import REPOSITORY, sha256
-from src.inference.deployment import score, write_inputs
-from src.model import build_model
+from coupalign.config import load_config
+from coupalign.data.dataset import Split
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.transform import MEAN, STD, load_image, prepare_image, probability_at
+from coupalign.errors import UserError
+from coupalign.evaluation.evaluate import evaluate_split
+from coupalign.files import REPOSITORY, sha256
+from coupalign.inference.deployment import score, write_inputs
+from coupalign.model import build_model
+from coupalign.overlay import overlay
 from tests.conftest import SMALLEST, TINY
 from tests.test_tokenizer import VOCABULARY, _sentences
 
@@ -35,8 +36,14 @@ spec.loader.exec_module(lite_predict)
 def describe(directory: Path, **more) -> Path:
     """The description of a graph of 64 pixels and 8 tokens, in the place of a real one; the path of its .mindir."""
     text = {"max_tokens": 8, "vocabulary_size": 30522, "vocabulary_sha256": sha256(VOCABULARY)}
-    description = {"device": "CPU", "image": {"size": 64, "normalised": True, "mean": MEAN, "std": STD}, "text": text,
-                   "threshold": 0.4, "inputs": [{"name": "image", "shape": [1, 3, 64, 64], "dtype": "float32"}], **more}
+    description = {
+        "device": "CPU",
+        "image": {"size": 64, "normalised": True, "mean": MEAN, "std": STD},
+        "text": text,
+        "threshold": 0.4,
+        "inputs": [{"name": "image", "shape": [1, 3, 64, 64], "dtype": "float32"}],
+        **more,
+    }
     (directory / "graph.json").write_text(json.dumps(description))
     (directory / "graph.mindir").touch()
     return directory / "graph.mindir"
@@ -112,11 +119,24 @@ def test_lite_turns_pictures_upright(tmp_path, name):
 
 def test_lite_answers_a_batch_and_reports_what_fails(lite, tmp_path, capsys):
     _picture(tmp_path / "a.png")
-    lines = [{"image": "a.png", "expression": "the dog"}, {"image": "none.png", "expression": "the dog"},
-             {"image": "a.png", "expression": " "}]
+    lines = [
+        {"image": "a.png", "expression": "the dog"},
+        {"image": "none.png", "expression": "the dog"},
+        {"image": "a.png", "expression": " "},
+    ]
     (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    status = lite_predict.main(["--model", str(tmp_path / "graph.mindir"), "--vocab", str(VOCABULARY), "--requests",
-                                str(tmp_path / "requests.jsonl"), "--output", str(tmp_path / "out")])
+    status = lite_predict.main(
+        [
+            "--model",
+            str(tmp_path / "graph.mindir"),
+            "--vocab",
+            str(VOCABULARY),
+            "--requests",
+            str(tmp_path / "requests.jsonl"),
+            "--output",
+            str(tmp_path / "out"),
+        ]
+    )
     good, missing, empty = map(json.loads, capsys.readouterr().out.splitlines())
     assert status == 2 and "cannot be read" in missing["error"] and "is empty" in empty["error"]
     rgb = load_image(tmp_path / "a.png")
@@ -126,13 +146,16 @@ def test_lite_answers_a_batch_and_reports_what_fails(lite, tmp_path, capsys):
     assert good["area"] == pytest.approx(expected.mean(), abs=1e-6)
 
 
-@pytest.mark.parametrize(("more", "arguments", "message"), [
-    ({}, ["--vocab", "graph.json"], "is not the vocabulary"),
-    ({"device": "Ascend"}, [], "was exported for Ascend"),
-    ({"text": None}, [], "is not the vocabulary"),
-    ({}, ["--image", "none.jpg"], None),
-    ({}, ["--model", "none.mindir"], "model none.mindir cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("more", "arguments", "message"),
+    [
+        ({}, ["--vocab", "graph.json"], "is not the vocabulary"),
+        ({"device": "Ascend"}, [], "was exported for Ascend"),
+        ({"text": None}, [], "is not the vocabulary"),
+        ({}, ["--image", "none.jpg"], None),
+        ({}, ["--model", "none.mindir"], "model none.mindir cannot be read"),
+    ],
+)
 def test_lite_says_what_is_wrong_in_a_line(tmp_path, monkeypatch, capsys, more, arguments, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lite_predict, "_build", lambda *_: Lite())
@@ -149,8 +172,9 @@ def test_lite_says_what_is_wrong_in_a_line(tmp_path, monkeypatch, capsys, more, 
 
 
 def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp_path, capfd):
-    config = load_config(overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data), "threshold": 0.4,
-                                    "eval_limit": 20})
+    config = load_config(
+        overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data), "threshold": 0.4, "eval_limit": 20}
+    )
 
     def program(image, token_ids, token_mask):
         return image[..., 0, :, :] * 3 + np.sin(token_ids * token_mask).sum(-1)[..., None, None] / 4
@@ -162,15 +186,25 @@ def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp
         def asnumpy(self):
             return self.values.astype(np.float32)
 
-    expected = evaluate_split(lambda *inputs: Logits(program(*(each.asnumpy() for each in inputs))), config,
-                              Split(config, "val"), "val", 20, progress=False)
+    expected = evaluate_split(
+        lambda *inputs: Logits(program(*(each.asnumpy() for each in inputs))),
+        config,
+        Split(config, "val"),
+        "val",
+        20,
+        progress=False,
+    )
     config.save(tmp_path / "config.yaml")
     arguments = ["--config", str(tmp_path / "config.yaml"), "--split", "val"]
-    assert preprocess.main([*arguments, "--mindir_path", str(describe(tmp_path)), "--output", str(tmp_path / "in")]) == 0
+    assert (
+        preprocess.main([*arguments, "--mindir_path", str(describe(tmp_path)), "--output", str(tmp_path / "in")]) == 0
+    )
     (tmp_path / "results").mkdir()
     for file in sorted((tmp_path / "in/00_image").iterdir()):
-        image, token_ids, token_mask = (np.fromfile(tmp_path / "in" / name / file.name, kind) for name, kind in (
-            ("00_image", np.float32), ("01_token_ids", np.int32), ("02_token_mask", np.int32)))
+        image, token_ids, token_mask = (
+            np.fromfile(tmp_path / "in" / name / file.name, kind)
+            for name, kind in (("00_image", np.float32), ("01_token_ids", np.int32), ("02_token_mask", np.int32))
+        )
         probability = expit(program(image.reshape(3, 64, 64), token_ids, token_mask).astype(np.float32))
         probability.tofile(tmp_path / "results" / f"{file.stem}_0.bin")
     arguments += ["--result_path", str(tmp_path / "results"), "--output", str(tmp_path / "scores")]
@@ -195,10 +229,13 @@ def test_pixels_for_a_graph_that_normalises_them(tiny_data, tmp_path):
         write_inputs(config, "val", mindir, tmp_path / "in")
 
 
-@pytest.mark.parametrize(("more", "message"), [
-    ({"image": {"size": 96, "normalised": True}}, "exported with image_size 96"),
-    ({"inputs": [{"shape": [4, 3, 64, 64]}]}, "takes 4 images at a time"),
-])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"image": {"size": 96, "normalised": True}}, "exported with image_size 96"),
+        ({"inputs": [{"shape": [4, 3, 64, 64]}]}, "takes 4 images at a time"),
+    ],
+)
 def test_a_graph_that_does_not_fit_is_refused(tmp_path, more, message):
     with pytest.raises(UserError, match=message):
         write_inputs(load_config(overrides=TINY), "val", describe(tmp_path, **more), tmp_path / "in")

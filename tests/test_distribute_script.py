@@ -1,4 +1,5 @@
 """run_distribute_train.sh: usage, exit codes, logs and signals, with stand-ins for msrun and train.py."""
+
 from __future__ import annotations
 
 import os
@@ -13,7 +14,7 @@ import pytest
 from tests.script_tree import make_tree
 
 # As MindSpore's: a failure kills the other ranks, the scheduler is waited for, exit codes are lost, Ctrl-C kills.
-MSRUN = '''#!{python}
+MSRUN = """#!{python}
 import os, signal, subprocess, sys, time
 options = dict(item[2:].split("=", 1) for item in sys.argv[1:] if item.startswith("--") and "=" in item)
 command = ["python", *sys.argv[next(k for k in range(1, len(sys.argv)) if not sys.argv[k].startswith("--")):]]
@@ -40,8 +41,8 @@ while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for ran
 kill()
 scheduler.wait()
 sys.exit(int(any(rank.returncode for rank in ranks)))
-'''
-TRAIN = '''
+"""
+TRAIN = """
 import os, pathlib, signal, sys, time
 rank = os.environ.get("MS_NODE_ID")
 while os.environ["MS_ROLE"] == "MS_SCHED":
@@ -70,43 +71,58 @@ if rank == "1" and "--die" in sys.argv:
 while "--die" in sys.argv:
     time.sleep(0.05)
 end(0)
-'''
+"""
 
 
 @pytest.fixture
 def tree(tmp_path):
     """A copy of scripts/ in a tree with an environment that has the msrun above, and the train.py above."""
-    root = make_tree(tmp_path / "tree", {"python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
-                                         "msrun": MSRUN.format(python=sys.executable)})
+    root = make_tree(
+        tmp_path / "tree",
+        {"python": f'#!/bin/sh\nexec {sys.executable} "$@"\n', "msrun": MSRUN.format(python=sys.executable)},
+    )
     (root / "train.py").write_text(TRAIN)
     return root
 
 
 def launch(tree: Path, *arguments: str, **options) -> subprocess.Popen:
-    return subprocess.Popen(["bash", str(tree / "scripts/run_distribute_train.sh"), *arguments], cwd=tree, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options)
+    return subprocess.Popen(
+        ["bash", str(tree / "scripts/run_distribute_train.sh"), *arguments],
+        cwd=tree,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        **options,
+    )
 
 
 def logs(tree: Path) -> Path:
-    directory, = (tree / "logs").iterdir()
+    (directory,) = (tree / "logs").iterdir()
     return directory
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ("", "DEVICE, COUNT, CONFIG and DATA_DIR are needed"),
-    ("CPU 2 c.yaml --resume auto", "DEVICE, COUNT, CONFIG and DATA_DIR are needed"),
-    ("TPU 2 c.yaml data", "DEVICE is TPU: choose CPU, GPU or Ascend"),
-    ("CPU two c.yaml data", "COUNT is two: give the number of devices of this machine"),
-    ("CPU 0 c.yaml data", "COUNT is 0: give the number of devices of this machine"),
-    ("CPU 2 none.yaml data", "no configuration file none.yaml"),
-    ("CPU 2 c.yaml nowhere", "no directory nowhere: make it with prepare_data.py"),
-    ("CPU 2 c.yaml data --nodes 2", "--master is missing: give the host name of the machine with --node_rank 0"),
-    ("CPU 2 c.yaml data --nodes=2 --node_rank=2 --master h", "--node_rank is 2: the 2 machines have numbers from 0 to 1"),
-    ("CPU 2 c.yaml data --nodes 2 --node_rank", "--node_rank needs a value"),
-    ("CPU 2 c.yaml data --node_rank x", "--node_rank is x: give a number from 0"),
-    ("CPU 2 c.yaml data --master h:80", "--master is h:80: give HOST or HOST:PORT, with a port from 1024 to 65535"),
-    ("CPU 2 c.yaml data --time_out soon", "--time_out is soon: give a number of seconds"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "DEVICE, COUNT, CONFIG and DATA_DIR are needed"),
+        ("CPU 2 c.yaml --resume auto", "DEVICE, COUNT, CONFIG and DATA_DIR are needed"),
+        ("TPU 2 c.yaml data", "DEVICE is TPU: choose CPU, GPU or Ascend"),
+        ("CPU two c.yaml data", "COUNT is two: give the number of devices of this machine"),
+        ("CPU 0 c.yaml data", "COUNT is 0: give the number of devices of this machine"),
+        ("CPU 2 none.yaml data", "no configuration file none.yaml"),
+        ("CPU 2 c.yaml nowhere", "no directory nowhere: make it with prepare_data.py"),
+        ("CPU 2 c.yaml data --nodes 2", "--master is missing: give the host name of the machine with --node_rank 0"),
+        (
+            "CPU 2 c.yaml data --nodes=2 --node_rank=2 --master h",
+            "--node_rank is 2: the 2 machines have numbers from 0 to 1",
+        ),
+        ("CPU 2 c.yaml data --nodes 2 --node_rank", "--node_rank needs a value"),
+        ("CPU 2 c.yaml data --node_rank x", "--node_rank is x: give a number from 0"),
+        ("CPU 2 c.yaml data --master h:80", "--master is h:80: give HOST or HOST:PORT, with a port from 1024 to 65535"),
+        ("CPU 2 c.yaml data --time_out soon", "--time_out is soon: give a number of seconds"),
+    ],
+)
 def test_usage_errors(tree, arguments, message):
     process = launch(tree, *arguments.split())
     error = process.communicate(timeout=60)[1]
@@ -133,8 +149,13 @@ def test_of_several_machines_the_first_alone_shows_progress(tree):
     output, error = process.communicate(timeout=60)
     assert process.returncode == 0 and len(output.splitlines()) == 1, error
     told = (logs(tree) / "msrun.log").read_text()
-    for option in ("('worker_num', '3')", "('local_worker_num', '1')", "('master_addr', 'first')",
-                   "('master_port', '7000')", "('node_rank', '1')"):
+    for option in (
+        "('worker_num', '3')",
+        "('local_worker_num', '1')",
+        "('master_addr', 'first')",
+        "('master_port', '7000')",
+        "('node_rank', '1')",
+    ):
         assert option in told
 
 

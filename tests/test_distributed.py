@@ -1,4 +1,5 @@
 """Two ranks on the CPU, started by msrun once for all tests here, against one process and PyTorch."""
+
 from __future__ import annotations
 
 import csv
@@ -13,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from src import devices
-from src.config import load_config
-from src.context import set_up
-from src.evaluation.evaluate import evaluate_split
-from src.files import REPOSITORY
-from src.training import trainer
+from coupalign import devices
+from coupalign.config import load_config
+from coupalign.context import set_up
+from coupalign.evaluation.evaluate import evaluate_split
+from coupalign.files import REPOSITORY
+from coupalign.training import trainer
 from tests.conftest import SMALLEST, assert_close
 from tests.test_evaluate import SAMPLES, FakeSplit, Forward, config, rows_of
 from tests.tiny_model import TinyModel
@@ -29,19 +30,49 @@ from tests.two_ranks import batch, evaluate, scaled
 def ranks(tiny_data, tmp_path_factory):
     """(directory of what two ranks did, configuration)."""
     directory = tmp_path_factory.mktemp("ranks")
-    settings = load_config(overrides={
-        **SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": 1, "decay_epochs": 1, "batch_size": 50,
-        "learning_rate": 2e-3, "eval_limit": 4, "resume": "auto", "output_dir": str(directory / "trained")})
+    settings = load_config(
+        overrides={
+            **SMALLEST,
+            "dataset": "refshapes",
+            "data_dir": str(tiny_data),
+            "epochs": 1,
+            "decay_epochs": 1,
+            "batch_size": 50,
+            "learning_rate": 2e-3,
+            "eval_limit": 4,
+            "resume": "auto",
+            "output_dir": str(directory / "trained"),
+        }
+    )
     settings.save(directory / "config.yaml")
     mindspore.set_seed(3)
     mindspore.save_checkpoint(TinyModel(), str(directory / "best.ckpt"))
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY),
-                   "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     job = subprocess.run(
-        ["msrun", "--worker_num=2", "--local_worker_num=2", f"--master_port={20000 + os.getpid() % 10000}",
-         "--cluster_time_out=300", f"--log_dir={directory}", "--join=True", str(REPOSITORY / "scripts/rank.py"),
-         str(directory), "-m", "tests.two_ranks", str(directory)],
-        cwd=REPOSITORY, env=environment, timeout=600, capture_output=True, text=True)
+        [
+            "msrun",
+            "--worker_num=2",
+            "--local_worker_num=2",
+            f"--master_port={20000 + os.getpid() % 10000}",
+            "--cluster_time_out=300",
+            f"--log_dir={directory}",
+            "--join=True",
+            str(REPOSITORY / "scripts/rank.py"),
+            str(directory),
+            "-m",
+            "tests.two_ranks",
+            str(directory),
+        ],
+        cwd=REPOSITORY,
+        env=environment,
+        timeout=600,
+        capture_output=True,
+        text=True,
+    )
     ends = [(directory / f"worker_{rank}.log").read_text()[-3000:] for rank in (0, 1)]
     assert job.returncode == 0, "\n".join([job.stderr[-1000:], *ends])
     assert sorted((directory / "codes").read_text().splitlines()) == ["worker_0 0", "worker_1 0"]
@@ -124,8 +155,15 @@ def test_every_sample_is_evaluated_by_one_rank(monkeypatch, tmp_path, count, siz
     monkeypatch.setattr(devices, "total", lambda each: counts.append(each.copy()) or np.ones_like(each))
     for rank in range(count):
         monkeypatch.setattr(devices, "_ranks", (rank, count))
-        evaluate_split(Forward(), settings, FakeSplit(), "val", progress=False, shuffled=True,
-                       between=lambda: between.append(devices.rank()))
+        evaluate_split(
+            Forward(),
+            settings,
+            FakeSplit(),
+            "val",
+            progress=False,
+            shuffled=True,
+            between=lambda: between.append(devices.rank()),
+        )
     own, shuffled = np.stack(counts[0::2]), np.stack(counts[1::2])
     for each in (own, shuffled):
         assert (np.count_nonzero(each[:, :, 1], 0) == 1).all()

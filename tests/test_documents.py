@@ -1,4 +1,5 @@
 """README, README_CN and docs/: commands, links and names lead somewhere, and both languages say the same."""
+
 from __future__ import annotations
 
 import ast
@@ -13,9 +14,9 @@ import pytest
 
 import prepare_data
 import visualise
-from src.config import config_keys
-from src.errors import UserError
-from src.files import REPOSITORY
+from coupalign.config import config_keys
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
 from tests.documents import (
     PAGES,
     README,
@@ -42,15 +43,15 @@ NOT_RUN_HERE = {
     r"40000": "takes minutes to hours",
     r"run_tests": "is this",
     r"tensorboard --logdir": "tensorboard is not among the requirements",
-    r"set_up_lite|\.lite/|coupalign --mindir|build\.sh|run_infer_310":
-        "needs MindSpore Lite; with one, tests/test_lite.py builds and runs it",
+    r"set_up_lite|\.lite/|coupalign --mindir|build\.sh|run_infer_310": "needs MindSpore Lite; with one, tests/test_lite.py builds and runs it",
     r"-m benchmarks": "takes minutes",
     r"docs/architecture\.png": "builds the whole model: half a minute",
     r"source |pip install|cp --sparse|mindspore\.run_check": "not ours",
 }
 # By program, the file of the tests that runs it, and how.
 RUN_BY = {
-    "train.py": ("tiny_training.py", "train.main(argv)"), "eval.py": ("test_evaluate.py", "import eval as program"),
+    "train.py": ("tiny_training.py", "train.main(argv)"),
+    "eval.py": ("test_evaluate.py", "import eval as program"),
     "predict.py": ("test_predict.py", "import predict as program"),
     "export.py": ("test_export.py", "import export as program"),
     "data_card.py": ("test_data_card.py", "data_card.main("),
@@ -67,9 +68,16 @@ RUN_BY = {
     "run_standalone_train.sh": ("test_scripts.py", "scripts/run_standalone_train.sh"),
 }
 PROGRAMS = sorted(file.stem for file in REPOSITORY.glob("*.py") if "parse_arguments" in file.read_text())
-SCRIPTS = ["scripts/quickstart.sh", "scripts/run_tests.sh", "scripts/run_standalone_train.sh",
-           "scripts/run_distribute_train.sh", "scripts/run_study.sh", "scripts/run_infer_310.sh",
-           "scripts/set_up_lite.sh", "ascend310_infer/build.sh"]
+SCRIPTS = [
+    "scripts/quickstart.sh",
+    "scripts/run_tests.sh",
+    "scripts/run_standalone_train.sh",
+    "scripts/run_distribute_train.sh",
+    "scripts/run_study.sh",
+    "scripts/run_infer_310.sh",
+    "scripts/set_up_lite.sh",
+    "ascend310_infer/build.sh",
+]
 PAIR = pytest.mark.parametrize("page", [README, README_CN], ids=lambda page: page.name)
 EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -111,13 +119,19 @@ def test_every_command_is_understood_and_finds_what_it_takes(stage):
     assert len(found) > 60
 
 
-@pytest.mark.parametrize("wrong", [
-    "python train.py --lerning_rate 1", "python eval.py --checkpoint runs/tiny/best.ckpt --threshold 2",
-    "python prepare_data.py --dataset refcoco --split_by umd --annotations data/refer/refcoco --images data",
-    "python visualise.py histogram x.json", "python -m benchmarks.two_ranks --rank 3",
-    "bash scripts/quickstart.sh --anew",
-    "bash scripts/run_standalone_train.sh TPU default_config.yaml data/refcoco",
-    "bash scripts/run_distribute_train.sh CPU 2 default_config.yaml data/refcoco --node 2"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "python train.py --lerning_rate 1",
+        "python eval.py --checkpoint runs/tiny/best.ckpt --threshold 2",
+        "python prepare_data.py --dataset refcoco --split_by umd --annotations data/refer/refcoco --images data",
+        "python visualise.py histogram x.json",
+        "python -m benchmarks.two_ranks --rank 3",
+        "bash scripts/quickstart.sh --anew",
+        "bash scripts/run_standalone_train.sh TPU default_config.yaml data/refcoco",
+        "bash scripts/run_distribute_train.sh CPU 2 default_config.yaml data/refcoco --node 2",
+    ],
+)
 def test_a_command_that_is_wrong_is_found(stage, tmp_path, wrong):
     page = REPOSITORY / "README.md"
     (tmp_path / "page.md").write_text(f"```bash\n{wrong}\n```\n")
@@ -127,8 +141,10 @@ def test_a_command_that_is_wrong_is_found(stage, tmp_path, wrong):
 
 
 def test_what_no_command_makes_is_found(stage, tmp_path):
-    (tmp_path / "page.md").write_text("```bash\npython predict.py --checkpoint runs/none/best.ckpt --image b.png \\\n"
-                                      "    --expression \"a # b\"  # c\n```\n")
+    (tmp_path / "page.md").write_text(
+        "```bash\npython predict.py --checkpoint runs/none/best.ckpt --image b.png \\\n"
+        '    --expression "a # b"  # c\n```\n'
+    )
     (command,) = commands(tmp_path / "page.md")
     assert command.words[-2:] == ("--expression", "a # b")
     assert stage.play(command) == ["runs/none/best.ckpt", "b.png"]
@@ -167,7 +183,9 @@ def test_own_data_as_the_page_says(tmp_path, monkeypatch, capsys):
     (words,) = [each.words for each in commands(page) if each.words[1:4] == ("prepare_data.py", "--dataset", "mine")]
     assert prepare_data.main(list(words[2:])) == 0
     assert re.findall(r"^(\w+) +(\d+) +(\d+) +(\d+)$", capsys.readouterr().out, re.MULTILINE) == [
-        ("train", "1", "2", "3"), ("val", "1", "1", "1")]
+        ("train", "1", "2", "3"),
+        ("val", "1", "1", "1"),
+    ]
 
 
 def test_curves_as_the_page_says(tmp_path, monkeypatch):
@@ -187,8 +205,9 @@ def test_python_of_the_page_is_right(page):
             if isinstance(line, ast.ImportFrom):
                 module = __import__(line.module, fromlist=[alias.name for alias in line.names])
                 assert all(hasattr(module, alias.name) for alias in line.names)
-    from src.inference import Predictor
-    from src.inference.predictor import Prediction
+    from coupalign.inference import Predictor
+    from coupalign.inference.predictor import Prediction
+
     shown = set(re.findall(r"prediction\.(\w+)", "".join(fences(page, "python"))))
     assert shown <= set(Prediction.__dataclass_fields__) and len(shown) == 3
     assert "proposals" in Predictor.predict.__code__.co_varnames
@@ -245,7 +264,8 @@ def test_the_readmes_have_the_same_commands():
     assert ours == theirs
     for language in ("python", "jsonl"):
         assert [_without_comments(block) for block in fences(README, language)] == [
-            _without_comments(block) for block in fences(README_CN, language)]
+            _without_comments(block) for block in fences(README_CN, language)
+        ]
 
 
 def test_the_readmes_have_the_same_figures():

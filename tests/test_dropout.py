@@ -1,4 +1,5 @@
 """Dropout: a hash that behaves as independent draws, and depends on the step, the layer and the sample's place alone."""
+
 from __future__ import annotations
 
 import mindspore
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.model.dropout import Dropout, connect_dropout, draw
+from coupalign.model.dropout import Dropout, connect_dropout, draw
 
 SHAPE = (64, 6, 500)
 
@@ -52,13 +53,17 @@ def test_masks_are_those_of_independent_draws(masks, rate):
         reseeded = masks(rate, seed=1, step=step)[0] - (1 - rate)
         variance = rate * (1 - rate)
         total.append(one.sum())
-        products = {"layers": one * other, "steps": one * after, "seeds": one * reseeded,
-                    "four": one[:32, :1500] * one[32:, :1500] * one[:32, 1500:] * one[32:, 1500:] / variance}
+        products = {
+            "layers": one * other,
+            "steps": one * after,
+            "seeds": one * reseeded,
+            "four": one[:32, :1500] * one[32:, :1500] * one[:32, 1500:] * one[32:, 1500:] / variance,
+        }
         for distance in (1, 2, 8, 32):
             products[f"samples {distance} apart"] = one[distance:] * one[:-distance]
             products[f"places {distance} apart"] = one[:, distance:] * one[:, :-distance]
         for name, product in products.items():
-            assert abs(product.sum()) < 5 * variance * product.size ** 0.5, (name, step)
+            assert abs(product.sum()) < 5 * variance * product.size**0.5, (name, step)
         assert (np.abs(one.sum(1)) < 5 * (variance * one.shape[1]) ** 0.5).all()
         assert (np.abs(one.sum(0)) < 6.5 * (variance * one.shape[0]) ** 0.5).all()
     assert abs(sum(total)) < 5 * (8 * variance * one.size) ** 0.5
@@ -75,7 +80,7 @@ def test_a_part_of_the_batch_has_the_masks_of_the_whole(masks):
     whole = masks(0.5, step=5)
     for first in (0, 16, 48):
         for mask, part in zip(whole, masks(0.5, step=5, first=first, batch=16), strict=True):
-            assert (mask[first:first + 16] == part).all()
+            assert (mask[first : first + 16] == part).all()
 
 
 def test_training_without_draws_is_refused():

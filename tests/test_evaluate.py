@@ -14,10 +14,10 @@ from mindspore import Tensor
 from pycocotools import mask as rle
 
 import eval as program
-from src.config import load_config
-from src.errors import UserError
-from src.evaluation.evaluate import derangement, evaluate_split
-from src.inference.predictor import Predictor
+from coupalign.config import load_config
+from coupalign.errors import UserError
+from coupalign.evaluation.evaluate import derangement, evaluate_split
+from coupalign.inference.predictor import Predictor
 from tests.conftest import SMALLEST, TINY
 
 SIDE, SAMPLES = 64, 10
@@ -25,7 +25,7 @@ THRESHOLD = 0.51  # where the random model below has some masks of middling size
 
 
 class FakeSplit:
-    """Ten samples of five images, two of each, in the shape that ``src.data.dataset.Split`` has.
+    """Ten samples of five images, two of each, in the shape that ``coupalign.data.dataset.Split`` has.
 
     A sample's word 1 is its row number plus 1, so that a forward function can tell whose words it was given.
     """
@@ -42,10 +42,16 @@ class FakeSplit:
         token_ids[:, 1] = rows + 1
         baselines = np.stack([rows, np.full(SAMPLES, 10), rows, np.full(SAMPLES, 20)], 1)
         self.records = {
-            "image_id": self.image_of + 100, "ref_id": rows // 2, "ann_id": rows + 50, "sent_id": rows + 900,
-            "expression": np.array([f'the "{k}", ünter' for k in rows]), "category": np.array(["circle"] * SAMPLES),
-            "family": np.array(["negation", "attribute"] * 5), "baselines": baselines.astype(np.int64),
-            "token_ids": token_ids, "token_mask": (token_ids > 0).astype(np.int32),
+            "image_id": self.image_of + 100,
+            "ref_id": rows // 2,
+            "ann_id": rows + 50,
+            "sent_id": rows + 900,
+            "expression": np.array([f'the "{k}", ünter' for k in rows]),
+            "category": np.array(["circle"] * SAMPLES),
+            "family": np.array(["negation", "attribute"] * 5),
+            "baselines": baselines.astype(np.int64),
+            "token_ids": token_ids,
+            "token_mask": (token_ids > 0).astype(np.int32),
         }
 
     def indices(self, sentences, seed):
@@ -53,9 +59,13 @@ class FakeSplit:
 
     def samples(self, indices, num_workers):
         for k in indices:
-            yield {"image": self.images[self.image_of[k]], "token_ids": self.records["token_ids"][k],
-                   "token_mask": self.records["token_mask"][k], "target": self.targets[k],
-                   "input_target": self.input_targets[k]}
+            yield {
+                "image": self.images[self.image_of[k]],
+                "token_ids": self.records["token_ids"][k],
+                "token_mask": self.records["token_mask"][k],
+                "target": self.targets[k],
+                "input_target": self.input_targets[k],
+            }
 
 
 class Forward:
@@ -137,7 +147,8 @@ def test_shuffled_expressions_come_from_other_images(tmp_path):
     assert (split.image_of[given_words] != split.image_of).all()
     expected = [counted(split, k, words, 0.5, "original") for k, words in enumerate(given_words)]
     assert result.baselines["shuffled expressions"]["oIoU"] == (
-        sum(i for i, _ in expected) / sum(u for _, u in expected))
+        sum(i for i, _ in expected) / sum(u for _, u in expected)
+    )
     plain = evaluate_split(Forward(), config(), split, "val", progress=False)
     assert plain.metrics == result.metrics
 
@@ -156,16 +167,18 @@ def test_limit_and_sentences_choose_samples():
 
 def test_a_probability_at_the_threshold_is_outside():
     split = FakeSplit()
-    result = evaluate_split(lambda *_: Tensor(np.zeros((4, SIDE, SIDE), np.float32)),
-                            config(), split, "val", progress=False)
+    result = evaluate_split(
+        lambda *_: Tensor(np.zeros((4, SIDE, SIDE), np.float32)), config(), split, "val", progress=False
+    )
     assert result.metrics["oIoU"] == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_diverged_model_is_no_empty_mask(value):
     with pytest.raises(UserError, match="not finite"):
-        evaluate_split(lambda *_: Tensor(np.full((4, SIDE, SIDE), value, np.float32)), config(), FakeSplit(),
-                       "val", progress=False)
+        evaluate_split(
+            lambda *_: Tensor(np.full((4, SIDE, SIDE), value, np.float32)), config(), FakeSplit(), "val", progress=False
+        )
 
 
 def test_a_split_without_samples():
@@ -183,8 +196,13 @@ def test_what_is_saved_says_how_it_was_made(tmp_path):
     result.save(tmp_path / "eval")
     saved = json.loads((tmp_path / "eval" / "testB.json").read_text(encoding="utf-8"))
     assert {key: saved[key] for key in ("dataset", "split", "samples", "sentences", "resolution", "threshold")} == {
-        "dataset": "made up", "split": "testB", "samples": 5, "sentences": "first", "resolution": "input",
-        "threshold": 0.4}
+        "dataset": "made up",
+        "split": "testB",
+        "samples": 5,
+        "sentences": "first",
+        "resolution": "input",
+        "threshold": 0.4,
+    }
     assert saved["checkpoint"] == {"file": "best.ckpt", "sha256": "ab"}
     assert load_config(overrides=saved["config"]) == settings_
     assert saved["metrics"] == result.metrics and saved["families"] == result.families
@@ -202,12 +220,18 @@ def test_what_is_saved_says_how_it_was_made(tmp_path):
 def test_the_table_is_aligned_and_in_per_cent():
     result = evaluate_split(Forward(), config(), FakeSplit(), "val", progress=False, shuffled=True)
     lines = result.table().splitlines()
-    assert lines[0] == ("made up val: 10 samples (all expressions of a referent, masks compared at the images' own size, "
-                        "threshold 0.5)")
+    assert lines[0] == (
+        "made up val: 10 samples (all expressions of a referent, masks compared at the images' own size, threshold 0.5)"
+    )
     assert lines[1].split() == ["samples", "oIoU", "mIoU", *(f"prec@0.{k}" for k in (5, 6, 7, 8, 9))]
     assert [line[:30].strip() for line in lines[2:8]] == [
-        "all", "attribute", "negation", "baseline: all of the class", "baseline: largest object",
-        "baseline: shuffled expressions"]
+        "all",
+        "attribute",
+        "negation",
+        "baseline: all of the class",
+        "baseline: largest object",
+        "baseline: shuffled expressions",
+    ]
     assert len({len(line) for line in lines[1:8]}) == 1
     assert lines[5].split()[-8:] == ["10", "45.00", "45.00", "40.00", "30.00", "20.00", "10.00", "0.00"]
     assert lines[8].startswith("samples by IoU below .5: [.0, .1) ")
@@ -235,8 +259,16 @@ def test_derangements_depend_on_the_seed():
 @pytest.fixture(scope="module")
 def trained(make_checkpoint, tiny_data):
     """A configuration of real splits, and a checkpoint with it beside."""
-    settings_ = load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data),
-                                       "eval_splits": ["val", "testB"], "eval_limit": 22, "threshold": THRESHOLD})
+    settings_ = load_config(
+        overrides={
+            **SMALLEST,
+            "dataset": "refshapes",
+            "data_dir": str(tiny_data),
+            "eval_splits": ["val", "testB"],
+            "eval_limit": 22,
+            "threshold": THRESHOLD,
+        }
+    )
     return settings_, make_checkpoint(settings_)
 
 
@@ -268,28 +300,43 @@ def test_the_program_finds_what_the_predictor_finds_in_the_images(trained, tiny_
     assert sum(0.05 < area < 0.95 for area in areas) >= 2, f"the masks tell little: {areas}"
     saved = json.loads((tmp_path / "out" / "val.json").read_text(encoding="utf-8"))
     assert saved["metrics"]["oIoU"] == (
-        sum(int(row["intersection"]) for row in rows) / sum(int(row["union"]) for row in rows))
-    assert saved["checkpoint"] == {"file": str(checkpoint),
-                                   "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
+        sum(int(row["intersection"]) for row in rows) / sum(int(row["union"]) for row in rows)
+    )
+    assert saved["checkpoint"] == {
+        "file": str(checkpoint),
+        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+    }
     assert sum(family["samples"] for family in saved["families"].values()) == 22
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
-    (["--data_dir", "nowhere"], "nowhere"),
-    (["--eval_splits", "val,testC"], "testC"),
-    (["--max_tokens", "9"], "max_tokens"),
-    (["--num_queries", "7"], "made with another configuration"),
-    (["--output", "file"], "file cannot be a directory"),
-    (["--eval_split", "val"], "did you mean --eval_splits?"),
-    (["--threshold", "2"], "threshold"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+        (["--data_dir", "nowhere"], "nowhere"),
+        (["--eval_splits", "val,testC"], "testC"),
+        (["--max_tokens", "9"], "max_tokens"),
+        (["--num_queries", "7"], "made with another configuration"),
+        (["--output", "file"], "file cannot be a directory"),
+        (["--eval_split", "val"], "did you mean --eval_splits?"),
+        (["--threshold", "2"], "threshold"),
+    ],
+)
 def test_mistakes_are_one_line_and_leave_nothing(trained, tmp_path, monkeypatch, capfd, arguments, message):
     checkpoint = trained[1]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    status = program.main(["--checkpoint", str(checkpoint), "--config", str(checkpoint.with_name("config.yaml")),
-                           "--output", "out", *arguments])
+    status = program.main(
+        [
+            "--checkpoint",
+            str(checkpoint),
+            "--config",
+            str(checkpoint.with_name("config.yaml")),
+            "--output",
+            "out",
+            *arguments,
+        ]
+    )
     out, err = capfd.readouterr()
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err

@@ -11,15 +11,15 @@ from mindspore.train import mind_ir_pb2
 from scipy.special import ndtr
 
 import export as program
-from src.config import load_config
-from src.context import set_up
-from src.data.tokenizer import Tokenizer
-from src.errors import UserError
-from src.files import find_file, sha256
-from src.inference import export as room
-from src.inference.plain import use_plain_operators
-from src.inference.predictor import Predictor
-from src.model.layers import Gelu
+from coupalign.config import load_config
+from coupalign.context import set_up
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.errors import UserError
+from coupalign.files import find_file, sha256
+from coupalign.inference import export as room
+from coupalign.inference.plain import use_plain_operators
+from coupalign.inference.predictor import Predictor
+from coupalign.model.layers import Gelu
 from tests.conftest import SMALLEST, TINY, assert_close
 
 CONFIG = load_config(overrides=SMALLEST)
@@ -50,8 +50,9 @@ def stand_in(monkeypatch, tmp_path):
 def test_the_whole_model_from_the_command_line(make_checkpoint, tmp_path, capfd):
     checkpoint = make_checkpoint(CONFIG)
     target = tmp_path / "deep" / "coupalign.mindir"
-    status = program.main(["--checkpoint", str(checkpoint), "--file_name", str(target), "--export_proposals",
-                           "--export_raw_image"])
+    status = program.main(
+        ["--checkpoint", str(checkpoint), "--file_name", str(target), "--export_proposals", "--export_raw_image"]
+    )
     out, err = capfd.readouterr()
     assert (status, err) == (0, "") and "coupalign.mindir: batch 1, outputs within" in out
     assert sorted(os.listdir(target.parent)) == ["coupalign.json", "coupalign.mindir"]
@@ -80,11 +81,16 @@ def test_the_description_of_a_graph(stand_in):
     np.testing.assert_allclose(found["image"].pop("mean"), np.array([0.485, 0.456, 0.406]) * 255)
     np.testing.assert_allclose(found["image"].pop("std"), np.array([0.229, 0.224, 0.225]) * 255)
     assert found["image"] == {"size": 64, "normalised": True}
-    assert found["text"] == {"max_tokens": 8, "vocabulary_size": 30522,
-                             "vocabulary_sha256": sha256(find_file(CONFIG.vocab_file))}
-    assert found["inputs"] == [{"name": "image", "shape": [2, 3, 64, 64], "dtype": "float32"},
-                               {"name": "token_ids", "shape": [2, 8], "dtype": "int32"},
-                               {"name": "token_mask", "shape": [2, 8], "dtype": "int32"}]
+    assert found["text"] == {
+        "max_tokens": 8,
+        "vocabulary_size": 30522,
+        "vocabulary_sha256": sha256(find_file(CONFIG.vocab_file)),
+    }
+    assert found["inputs"] == [
+        {"name": "image", "shape": [2, 3, 64, 64], "dtype": "float32"},
+        {"name": "token_ids", "shape": [2, 8], "dtype": "int32"},
+        {"name": "token_mask", "shape": [2, 8], "dtype": "int32"},
+    ]
     assert found["outputs"] == [{"name": "probability", "shape": [2, 64, 64], "dtype": "float32"}]
     assert found["mindir_sha256"] == sha256(stand_in.with_suffix(".mindir"))
     assert found["versions"]["mindspore"] == mindspore.__version__
@@ -153,14 +159,17 @@ def test_both_kinds_of_sentence_are_compared():
     assert (padded[0] != full[0]).asnumpy().any()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
-    (["--checkpoint", "text.ckpt"], "text.ckpt is not a MindSpore checkpoint"),
-    (["--checkpoint", "text.ckpt", "--file_name", "graph.onnx"], "does not end in .mindir"),
-    (["--checkpoint", "text.ckpt", "--export_batch_size", "0"], "--export_batch_size is 0"),
-    (["--checkpoint", "text.ckpt", "--export_batch_size", "two"], "--export_batch_size"),
-    (["--file_name", "a.mindir"], "--checkpoint"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+        (["--checkpoint", "text.ckpt"], "text.ckpt is not a MindSpore checkpoint"),
+        (["--checkpoint", "text.ckpt", "--file_name", "graph.onnx"], "does not end in .mindir"),
+        (["--checkpoint", "text.ckpt", "--export_batch_size", "0"], "--export_batch_size is 0"),
+        (["--checkpoint", "text.ckpt", "--export_batch_size", "two"], "--export_batch_size"),
+        (["--file_name", "a.mindir"], "--checkpoint"),
+    ],
+)
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capfd, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.ckpt").write_text("no checkpoint")
@@ -173,8 +182,13 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capfd, a
 
 
 def test_a_checkpoint_of_another_configuration(stand_in, capfd):
-    mindspore.save_checkpoint([{"name": "seg_head.weight", "data": Tensor(np.ones((1, 4), np.float32))},
-                               {"name": "seg_head.bias", "data": Tensor(np.ones(1, np.float32))}], str(stand_in))
+    mindspore.save_checkpoint(
+        [
+            {"name": "seg_head.weight", "data": Tensor(np.ones((1, 4), np.float32))},
+            {"name": "seg_head.bias", "data": Tensor(np.ones(1, np.float32))},
+        ],
+        str(stand_in),
+    )
     assert program.main(["--checkpoint", str(stand_in)]) == 2
     assert "made with another configuration" in capfd.readouterr().err
     assert sorted(os.listdir(stand_in.parent)) == ["config.yaml", "stand_in.ckpt"]

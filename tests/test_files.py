@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from src.errors import UserError
-from src.files import REPOSITORY, atomic_path, find_file, make_directory, sha256
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY, atomic_path, find_file, make_directory, sha256
 
 
 def test_atomic_path_makes_directories_and_leaves_only_the_file(tmp_path):

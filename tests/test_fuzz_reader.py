@@ -1,4 +1,5 @@
 """Whatever is in the files: the readers succeed, or say in one line what is wrong."""
+
 from __future__ import annotations
 
 import json
@@ -13,19 +14,42 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from src.data.json_lines import read_json_lines
-from src.data.refer import read_refer
-from src.data.referents import ReferDataset
-from src.errors import UserError
+from coupalign.data.json_lines import read_json_lines
+from coupalign.data.refer import read_refer
+from coupalign.data.referents import ReferDataset
+from coupalign.errors import UserError
 from tests.handmade_refer import Handmade, rectangle
 
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.integers(0, 300), st.floats(), st.text(max_size=8),
-                    st.sampled_from(["train", "a.jpg", "../../etc", "\0", "\ud800", ""]))
-JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-    st.sampled_from(["id", "segmentation", "size", "counts", "png", "sent", "raw"]) | st.text(max_size=4), inner,
-    max_size=4), max_leaves=8)
-PLAIN = st.recursive(SCALARS | st.binary(max_size=8), lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner)
-                     | st.dictionaries(st.integers() | st.text(max_size=4), inner, max_size=4), max_leaves=8)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(0, 300),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["train", "a.jpg", "../../etc", "\0", "\ud800", ""]),
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "segmentation", "size", "counts", "png", "sent", "raw"]) | st.text(max_size=4),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+PLAIN = st.recursive(
+    SCALARS | st.binary(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.integers() | st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
 EXAMPLES = settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
@@ -93,7 +117,7 @@ def _damaged(data: st.DataObject, content: bytes) -> bytes:
         start = data.draw(st.integers(0, len(content)))
         end = min(len(content), start + data.draw(st.integers(0, 9)))
         content = content[:start] + data.draw(st.binary(max_size=9)) + content[end:]
-    return content[:data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
+    return content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
 
 
 def _read(source: Handmade, data: st.DataObject, instances: bytes | None = None, refs: bytes | None = None) -> None:
@@ -136,14 +160,21 @@ def test_refs_with_damaged_bytes(source, data):
 @EXAMPLES
 @given(st.data())
 def test_refs_of_any_instructions(source, data):
-    code = data.draw(st.lists(st.sampled_from(b"(.012FIJKLMNRSTUVXabcd}eghijlopqrstu]GB\x80\x81\x82\x85\x8c\x93\x94\x95")
-                              | st.integers(0, 255), max_size=40))
+    code = data.draw(
+        st.lists(
+            st.sampled_from(b"(.012FIJKLMNRSTUVXabcd}eghijlopqrstu]GB\x80\x81\x82\x85\x8c\x93\x94\x95")
+            | st.integers(0, 255),
+            max_size=40,
+        )
+    )
     _read(source, data, refs=bytes(code) + b".")
 
 
-LINES = [{"image": "a.jpg", "expression": "cup", "mask": [rectangle(10, 5, 30, 15)], "split": "val", "ref_id": 1},
-         {"image": "b.png", "expression": "dog", "mask": {"size": [50, 30], "counts": [0, 500, 1000]}, "ref_id": 2},
-         {"image": "b.png", "expression": "dog", "mask": {"png": "b.png"}, "category": "dog", "ref_id": 3}]
+LINES = [
+    {"image": "a.jpg", "expression": "cup", "mask": [rectangle(10, 5, 30, 15)], "split": "val", "ref_id": 1},
+    {"image": "b.png", "expression": "dog", "mask": {"size": [50, 30], "counts": [0, 500, 1000]}, "ref_id": 2},
+    {"image": "b.png", "expression": "dog", "mask": {"png": "b.png"}, "category": "dog", "ref_id": 3},
+]
 
 
 @EXAMPLES

@@ -1,4 +1,5 @@
 """The gallery of an evaluation: which cases, what is shown of them, and the page taken apart again."""
+
 from __future__ import annotations
 
 import copy
@@ -14,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import visualise
-from src.config import load_config
-from src.data.dataset import Split
-from src.data.transform import load_image
-from src.errors import UserError
-from src.evaluation.evaluate import evaluate_split
-from src.files import sha256
-from src.inference.predictor import Predictor
-from src.visual.cases import Case, choose, predict_cases
-from src.visual.gallery import draw_gallery
-from src.visual.gallery_html import write_html
-from src.visual.results import read_evaluation
+from coupalign.config import load_config
+from coupalign.data.dataset import Split
+from coupalign.data.transform import load_image
+from coupalign.errors import UserError
+from coupalign.evaluation.evaluate import evaluate_split
+from coupalign.files import sha256
+from coupalign.inference.predictor import Predictor
+from coupalign.visual.cases import Case, choose, predict_cases
+from coupalign.visual.gallery import draw_gallery
+from coupalign.visual.gallery_html import write_html
+from coupalign.visual.results import read_evaluation
 from tests.conftest import SMALLEST
 from tests.visual_pages import assert_legible, texts
 
@@ -60,8 +61,16 @@ class _Page(HTMLParser):
 
 
 def settings_of(data, **overrides):
-    return load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(data), "eval_limit": SAMPLES,
-                                  "threshold": 0.51, **overrides})
+    return load_config(
+        overrides={
+            **SMALLEST,
+            "dataset": "refshapes",
+            "data_dir": str(data),
+            "eval_limit": SAMPLES,
+            "threshold": 0.51,
+            **overrides,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +86,7 @@ def predictor(checkpoint):
 @pytest.fixture(scope="module", autouse=True)
 def one_model(predictor, checkpoint):
     """Every Predictor of this file has the same checkpoint: it is built once. What differs is the configuration."""
+
     def made(config, path):
         assert sha256(path) == sha256(checkpoint)
         same = copy.copy(predictor)
@@ -84,13 +94,15 @@ def one_model(predictor, checkpoint):
         return same
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.visual.cases.Predictor", made)
+        patch.setattr("coupalign.visual.cases.Predictor", made)
         yield
 
 
 def evaluate(config, predictor, checkpoint, output):
     """As eval.py, without the baseline of shuffled expressions; gives the evaluation's JSON file."""
-    result = evaluate_split(predictor.model, config, Split(config, "val"), "val", config.eval_limit, progress=False)
+    result = evaluate_split(
+        predictor.model, config, Split(config, "val"), "val", config.evaluation.eval_limit, progress=False
+    )
     result.checkpoint = {"file": str(checkpoint), "sha256": sha256(checkpoint)}
     result.save(output)
     return output / "val.json"
@@ -118,9 +130,9 @@ def rows_of(directory):
 
 
 def test_the_program_shows_what_the_table_says(evaluated, cases, tiny_data, checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("src.context.set_up", lambda config: None)  # would compile
+    monkeypatch.setattr("coupalign.context.set_up", lambda config: None)  # would compile
     asked = []
-    monkeypatch.setattr("src.visual.cases.predict_cases", lambda *given: asked.append(given[1:]) or cases)
+    monkeypatch.setattr("coupalign.visual.cases.predict_cases", lambda *given: asked.append(given[1:]) or cases)
     output = tmp_path / "out"
     status = visualise.main(["gallery", str(evaluated / "val.json"), "--cases", "2", "--output", str(output)])
     assert (status, capsys.readouterr().out.split()) == (0, [str(output / "gallery.png"), str(output / "gallery.html")])
@@ -134,7 +146,10 @@ def test_the_program_shows_what_the_table_says(evaluated, cases, tiny_data, chec
         sent_id = re.search(r"sent_id (\d+)", " ".join(card["texts"]))[1]
         row = rows[sent_id]
         assert (card["data-iou"], card["data-family"], card["data-expression"]) == (
-            row["iou"], row["family"], row["expression"])
+            row["iou"],
+            row["family"],
+            row["expression"],
+        )
         assert f"IoU {float(row['iou']):.3f}" in card["texts"] and f"“{row['expression']}”" in card["texts"]
         assert len(card["pictures"]) == 3
     assert set(page.options) >= {card["data-family"] for card in page.cards} | {"best", "worst", "high", "low"}
@@ -169,8 +184,16 @@ def test_masks_compared_at_the_size_of_the_input_are_shown_so(tiny_data, predict
 
 
 def sample(number: int, image: int, intersection: int, union: int = 100, **other) -> dict:
-    return {"image_id": image, "sent_id": number, "intersection": intersection, "union": union,
-            "iou": f"{intersection / union if union else 1:.6f}", "expression": "x", "family": "", **other}
+    return {
+        "image_id": image,
+        "sent_id": number,
+        "intersection": intersection,
+        "union": union,
+        "iou": f"{intersection / union if union else 1:.6f}",
+        "expression": "x",
+        "family": "",
+        **other,
+    }
 
 
 def test_choice_by_hand():
@@ -203,8 +226,13 @@ def test_choice_is_extreme_and_never_twice(pairs, count):
 def made_up(group: str, number: int, **other) -> Case:
     random = np.random.default_rng(number)
     height, width = [(20, 60), (60, 20), (40, 40)][number % 3]
-    return Case(group, sample(number, number, 3, 7, **other), random.integers(0, 256, (height, width, 3), dtype=np.uint8),
-                random.random((height, width)) > 0.5, random.random((height, width)) > 0.5)
+    return Case(
+        group,
+        sample(number, number, 3, 7, **other),
+        random.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        random.random((height, width)) > 0.5,
+        random.random((height, width)) > 0.5,
+    )
 
 
 HOSTILE = '</h2><script>alert(1)</script><img src=x onerror="alert(2)"> & "\'> http://example.org'
@@ -221,8 +249,11 @@ def test_expressions_are_text_and_nothing_else(evaluated, tmp_path):
 
 @pytest.mark.parametrize("expression", ["the left cup", "incomprehensibilities " * 12, "W" * 300, "$a_1$ \\x {", ""])
 def test_the_picture_is_legible(evaluated, expression):
-    cases = [made_up(group, k, expression=expression, family="relation_ordinal")
-             for group in ("best", "median", "worst") for k in range(3)]
+    cases = [
+        made_up(group, k, expression=expression, family="relation_ordinal")
+        for group in ("best", "median", "worst")
+        for k in range(3)
+    ]
     page = draw_gallery(read_evaluation(evaluated / "val.json"), cases)
     assert_legible(page)
     assert texts(page).count("IoU 0.429") == 9 and texts(page).count("relation ordinal") == 9
@@ -236,26 +267,41 @@ def changed(path, change):
         path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
 
 
-@pytest.mark.parametrize(("file", "change", "arguments", "message"), [
-    ("val.csv", lambda lines: lines[:-1], [], f"has {SAMPLES - 1} samples"),
-    ("val.csv", lambda lines: ["a,b", *lines[1:]], [], "no table of samples"),
-    ("val.csv", lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], [], "does not hold the samples"),
-    ("val.json", lambda json: {**json, "checkpoint": None}, [], "names no checkpoint"),
-    ("val.json", lambda json: {**json, "checkpoint": {**json["checkpoint"], "sha256": "0" * 64}}, [],
-     "is another checkpoint"),
-    ("val.json", lambda json: {**json, "checkpoint": {**json["checkpoint"], "file": "gone/gone.ckpt"}}, [],
-     "no checkpoint gone/gone.ckpt"),
-    ("val.json", lambda json: {**json, "config": {**json["config"], "eval_resolution": "elsewhere"}}, [],
-     "eval_resolution"),
-    ("val.json", lambda json: json, ["--threshold", "0.5"], "threshold is 0.5, but"),
-    ("val.json", lambda json: json, ["--seg_head_dim", "16"], "seg_head_dim is 16, but"),
-    ("val.json", lambda json: json, ["--cases", "0"], "--cases 0"),
-    ("val.json", lambda json: json, ["--cases", "many"], "--cases"),
-    ("val.json", lambda json: json, ["--data_dir", "nowhere"], "nowhere"),
-    ("val.json", lambda json: json, ["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
-])
+@pytest.mark.parametrize(
+    ("file", "change", "arguments", "message"),
+    [
+        ("val.csv", lambda lines: lines[:-1], [], f"has {SAMPLES - 1} samples"),
+        ("val.csv", lambda lines: ["a,b", *lines[1:]], [], "no table of samples"),
+        ("val.csv", lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], [], "does not hold the samples"),
+        ("val.json", lambda json: {**json, "checkpoint": None}, [], "names no checkpoint"),
+        (
+            "val.json",
+            lambda json: {**json, "checkpoint": {**json["checkpoint"], "sha256": "0" * 64}},
+            [],
+            "is another checkpoint",
+        ),
+        (
+            "val.json",
+            lambda json: {**json, "checkpoint": {**json["checkpoint"], "file": "gone/gone.ckpt"}},
+            [],
+            "no checkpoint gone/gone.ckpt",
+        ),
+        (
+            "val.json",
+            lambda json: {**json, "config": {**json["config"], "eval_resolution": "elsewhere"}},
+            [],
+            "eval_resolution",
+        ),
+        ("val.json", lambda json: json, ["--threshold", "0.5"], "threshold is 0.5, but"),
+        ("val.json", lambda json: json, ["--seg_head_dim", "16"], "seg_head_dim is 16, but"),
+        ("val.json", lambda json: json, ["--cases", "0"], "--cases 0"),
+        ("val.json", lambda json: json, ["--cases", "many"], "--cases"),
+        ("val.json", lambda json: json, ["--data_dir", "nowhere"], "nowhere"),
+        ("val.json", lambda json: json, ["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+    ],
+)
 def test_mistakes_are_one_line_and_leave_nothing(copied, monkeypatch, capfd, file, change, arguments, message):
-    monkeypatch.setattr("src.context.set_up", lambda config: None)
+    monkeypatch.setattr("coupalign.context.set_up", lambda config: None)
     changed(copied / file, change)
     before = sorted(copied.parent.rglob("*"))
     assert visualise.main(["gallery", str(copied / "val.json"), *arguments]) == 2
@@ -277,6 +323,7 @@ def test_a_checkpoint_that_moved_with_its_evaluation_is_found(evaluated, checkpo
     moved = tmp_path / "run"
     shutil.copytree(evaluated, moved / "eval")
     shutil.copy(checkpoint, moved / "best.ckpt")
-    changed(moved / "eval/val.json",
-            lambda json: {**json, "checkpoint": {**json["checkpoint"], "file": "gone/best.ckpt"}})
+    changed(
+        moved / "eval/val.json", lambda json: {**json, "checkpoint": {**json["checkpoint"], "file": "gone/best.ckpt"}}
+    )
     assert read_evaluation(moved / "eval/val.json").checkpoint() == moved / "best.ckpt"

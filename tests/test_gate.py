@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from src.model.gate import Gate
+from coupalign.model.gate import Gate
 from tests import equations
 from tests.conftest import assert_close
 

@@ -1,4 +1,5 @@
 """Image files of every kind, against Pillow and NumPy."""
+
 from __future__ import annotations
 
 import io
@@ -11,16 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from src.data.images import image_size, plain_image
-from src.data.transform import load_image
-from src.errors import UserError
+from coupalign.data.images import image_size, plain_image
+from coupalign.data.transform import load_image
+from coupalign.errors import UserError
 
 # Smooth, so that a decoder that goes another way about JPEG's colours would show.
 RGB = cv2.resize(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8), (61, 40))
 # What each EXIF orientation asks for, from its definition: where the picture's first row and column are stored.
-UPRIGHT = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-           5: lambda a: a.swapaxes(0, 1), 6: lambda a: a[::-1].swapaxes(0, 1),
-           7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: a[:, ::-1].swapaxes(0, 1)}
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a[:, ::-1].swapaxes(0, 1),
+}
 
 
 def _file(kind: str, picture: Image.Image | None = None, orientation: int = 1, **options) -> bytes:
@@ -35,10 +43,17 @@ def _pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-@pytest.mark.parametrize("content", [
-    _file("JPEG"), _file("JPEG", progressive=True), _file("JPEG", Image.fromarray(RGB).convert("L")), _file("PNG"),
-    _file("PNG", Image.fromarray(RGB).convert("P")), _file("PNG", Image.fromarray(RGB).convert("RGBA")),
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        _file("JPEG"),
+        _file("JPEG", progressive=True),
+        _file("JPEG", Image.fromarray(RGB).convert("L")),
+        _file("PNG"),
+        _file("PNG", Image.fromarray(RGB).convert("P")),
+        _file("PNG", Image.fromarray(RGB).convert("RGBA")),
+    ],
+)
 def test_plain_files_are_kept_as_they_are(content):
     assert plain_image(content, "a") is content
 
@@ -60,7 +75,9 @@ def test_annotations_for_the_pixels_as_stored_are_met_where_their_size_allows():
     for as_stored in (True, False):
         turned = plain_image(content, "a", (61, 40), as_stored)
         np.testing.assert_array_equal(_pixels(turned), UPRIGHT[6](_pixels(content)))
-    with pytest.raises(UserError, match=r"image a is 61 x 40 pixels \(height x width\), its annotations are for 40 x 61"):
+    with pytest.raises(
+        UserError, match=r"image a is 61 x 40 pixels \(height x width\), its annotations are for 40 x 61"
+    ):
         plain_image(content, "a", (40, 61))
     half_turn = _file("JPEG", orientation=3)
     assert plain_image(half_turn, "a", (40, 61), as_stored=True) is half_turn
@@ -86,7 +103,7 @@ def test_sixteen_bits_keep_the_upper_eight(pixels, tmp_path):
 def test_files_that_end_early_are_refused(kind, share):
     content = _file(kind, **({"quality": 95} if kind == "JPEG" else {}))
     with pytest.raises(UserError, match="image a.bc ends early|image a.bc is no image"):
-        plain_image(content[:int(len(content) * share)], "a.bc")
+        plain_image(content[: int(len(content) * share)], "a.bc")
 
 
 def test_the_end_of_a_thumbnail_is_not_taken_for_the_pictures():
@@ -109,13 +126,15 @@ def test_what_is_no_image_is_refused_by_name(content, tmp_path):
 
 
 @settings(max_examples=1500, deadline=None)
-@given(st.sampled_from([_file("JPEG"), _file("PNG"), _file("JPEG", orientation=6), _file("WEBP"), _file("TIFF")]),
-       st.data())
+@given(
+    st.sampled_from([_file("JPEG"), _file("PNG"), _file("JPEG", orientation=6), _file("WEBP"), _file("TIFF")]),
+    st.data(),
+)
 def test_broken_bytes_are_an_image_or_an_error(content, data):
     broken = bytearray(content)
     for _ in range(data.draw(st.integers(1, 6))):
         broken[data.draw(st.integers(0, len(broken) - 1))] = data.draw(st.integers(0, 255))
-    broken = bytes(broken[:data.draw(st.integers(0, len(broken)))] if data.draw(st.booleans()) else broken)
+    broken = bytes(broken[: data.draw(st.integers(0, len(broken)))] if data.draw(st.booleans()) else broken)
     try:
         plain = plain_image(broken, "a")
     except UserError as error:

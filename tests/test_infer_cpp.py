@@ -1,4 +1,5 @@
 """The C++ of ascend310_infer/ against training's own code, with the sanitizers on. Skipped without a compiler."""
+
 from __future__ import annotations
 
 import os
@@ -11,24 +12,35 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.overlay import overlay
-from src.data.tokenizer import Tokenizer
-from src.data.transform import load_image, prepare_image
-from src.errors import UserError
-from src.files import REPOSITORY
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.transform import load_image, prepare_image
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
+from coupalign.overlay import overlay
 from tests.test_tokenizer import VOCABULARY, _sentences
 
 PROJECT = REPOSITORY / "ascend310_infer"
-FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-fsanitize=address,undefined",
-         "-fno-sanitize-recover=undefined", "-ffp-contract=off"]
+FLAGS = [
+    "-std=c++17",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-O1",
+    "-g",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-ffp-contract=off",
+]
 ROOT = Path(os.environ.get("OpenCV_ROOT", "/")) / "usr"
 OPENCV = ROOT / "include/opencv4"
 # Those of the system are found by themselves.
 LIBRARIES = sorted({path.parent for path in (ROOT / "lib").rglob("*.so*")}) if "OpenCV_ROOT" in os.environ else []
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no g++")
-needs_opencv = pytest.mark.skipif(not (OPENCV / "opencv2/imgcodecs.hpp").exists(),
-                                  reason="no OpenCV for C++ (libopencv-dev, or OpenCV_ROOT): images are not compared")
+needs_opencv = pytest.mark.skipif(
+    not (OPENCV / "opencv2/imgcodecs.hpp").exists(),
+    reason="no OpenCV for C++ (libopencv-dev, or OpenCV_ROOT): images are not compared",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +50,30 @@ def environment():
 
 
 def _compile(target: Path, sources: list[str], environment: dict[str, str], *more: str) -> Path:
-    subprocess.run(["g++", *FLAGS, f"-I{PROJECT}/inc", *(str(PROJECT / "src" / name) for name in sources), *more, "-o",
-                    str(target)], check=True, env=environment)
+    subprocess.run(
+        [
+            "g++",
+            *FLAGS,
+            f"-I{PROJECT}/inc",
+            *(str(PROJECT / "src" / name) for name in sources),
+            *more,
+            "-o",
+            str(target),
+        ],
+        check=True,
+        env=environment,
+    )
     return target
 
 
 @pytest.fixture(scope="module")
 def tokenize(tmp_path_factory, environment):
     """A function: expressions -> lines that the program prints."""
-    program = _compile(tmp_path_factory.mktemp("cpp") / "tokenize",
-                       ["files.cc", "unicode.cc", "wordpiece.cc", "tokenize.cc"], environment)
+    program = _compile(
+        tmp_path_factory.mktemp("cpp") / "tokenize",
+        ["files.cc", "unicode.cc", "wordpiece.cc", "tokenize.cc"],
+        environment,
+    )
 
     def run(expressions: list[bytes], vocabulary: Path = VOCABULARY) -> list[str]:
         given = b"".join(b"%d\n%b" % (len(each), each) for each in expressions)
@@ -84,20 +110,28 @@ def test_characters_from_all_over_unicode_are_the_pieces_of_training(tokenize):
 
 
 @needs_compiler
-@pytest.mark.parametrize("expression", [b"\xff", b"caf\xc3", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"a\x80"])
+@pytest.mark.parametrize(
+    "expression", [b"\xff", b"caf\xc3", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"a\x80"]
+)
 def test_what_is_no_utf8_is_refused(tokenize, expression):
     assert tokenize([expression]) == ["error: the expression is not text in UTF-8"]
 
 
 @needs_compiler
-@pytest.mark.parametrize(("content", "message"), [
-    (None, "no vocabulary"), (b"[PAD]\n[UNK]\n[CLS]\n", "lacks [SEP]"), (b"\xff\xfe\x00", "not text in UTF-8"),
-    (b"[UNK]\n[PAD]\n[CLS]\n[SEP]\n", "does not start with [PAD]"), (b"", "lacks [PAD]"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no vocabulary"),
+        (b"[PAD]\n[UNK]\n[CLS]\n", "lacks [SEP]"),
+        (b"\xff\xfe\x00", "not text in UTF-8"),
+        (b"[UNK]\n[PAD]\n[CLS]\n[SEP]\n", "does not start with [PAD]"),
+        (b"", "lacks [PAD]"),
+    ],
+)
 def test_a_file_that_is_no_vocabulary_is_refused(tokenize, tmp_path, content, message):
     if content is not None:
         (tmp_path / "vocab.txt").write_bytes(content)
-    line, = tokenize([b"dog"], tmp_path / "vocab.txt")
+    (line,) = tokenize([b"dog"], tmp_path / "vocab.txt")
     assert line.startswith("error: ") and message in line
 
 
@@ -106,15 +140,28 @@ def prepare(tmp_path_factory, environment):
     """A function: image file, mask, side -> the finished process and its output directory."""
     directory = tmp_path_factory.mktemp("cpp")
     libraries = [f"-L{each}" for each in LIBRARIES] + [f"-Wl,-rpath-link,{each}" for each in LIBRARIES]
-    program = _compile(directory / "prepare", ["files.cc", "picture.cc", "prepare.cc"], environment,
-                       "-isystem", str(OPENCV), *libraries, "-lopencv_imgcodecs", "-lopencv_imgproc", "-lopencv_core")
+    program = _compile(
+        directory / "prepare",
+        ["files.cc", "picture.cc", "prepare.cc"],
+        environment,
+        "-isystem",
+        str(OPENCV),
+        *libraries,
+        "-lopencv_imgcodecs",
+        "-lopencv_imgproc",
+        "-lopencv_core",
+    )
 
     def run(image: Path, mask: np.ndarray, size: int = 64):
         cv2.imwrite(str(directory / "mask.png"), mask.astype(np.uint8) * 255)
         # What the libraries of other people leave behind is not what is looked for.
         options = {**environment, "ASAN_OPTIONS": "detect_leaks=0"}
-        return subprocess.run([str(program), str(image), str(size), str(directory / "mask.png"), str(directory)],
-                              capture_output=True, text=True, env=options), directory
+        return subprocess.run(
+            [str(program), str(image), str(size), str(directory / "mask.png"), str(directory)],
+            capture_output=True,
+            text=True,
+            env=options,
+        ), directory
 
     return run
 
@@ -128,8 +175,10 @@ def test_images_are_prepared_and_drawn_as_in_training(prepare, tmp_path, seed):
     height, width, size = random.integers(1, (700, 900, 640)).tolist()
     rgb = cv2.GaussianBlur(random.integers(0, 256, (height, width, 3), np.uint8), (3, 3), 0)
     picture = Image.fromarray(rgb).convert(("RGB", "RGB", "L", "RGBA", "P")[seed % 5])
-    kind, options = (("PNG", {}), ("JPEG", {"quality": int(random.integers(40, 100)), "progressive": seed % 3 == 0,
-                                            "subsampling": seed % 3}))[seed % 2 and picture.mode in ("RGB", "L")]
+    kind, options = (
+        ("PNG", {}),
+        ("JPEG", {"quality": int(random.integers(40, 100)), "progressive": seed % 3 == 0, "subsampling": seed % 3}),
+    )[seed % 2 and picture.mode in ("RGB", "L")]
     picture.getexif()[0x0112] = int(random.integers(1, 9))
     picture.save(tmp_path / "picture", kind, exif=picture.getexif(), **options)
     rgb = load_image(tmp_path / "picture")
@@ -145,11 +194,15 @@ def test_images_are_prepared_and_drawn_as_in_training(prepare, tmp_path, seed):
 def test_images_that_are_none_are_refused(prepare, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     jpeg, png = (cv2.imencode(kind, pixels)[1].tobytes() for kind in (".jpg", ".png"))
-    for name, content, message in (("empty.jpg", b"", "is no image"), ("text.jpg", b"no image" * 9, "is no image"),
-                                   ("cut.jpg", jpeg[:-200], "ends early"), ("cut.png", png[:900], "ends early"),
-                                   ("none.jpg", None, "no image")):
+    for name, content, message in (
+        ("empty.jpg", b"", "is no image"),
+        ("text.jpg", b"no image" * 9, "is no image"),
+        ("cut.jpg", jpeg[:-200], "ends early"),
+        ("cut.png", png[:900], "ends early"),
+        ("none.jpg", None, "no image"),
+    ):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         done, _ = prepare(tmp_path / name, np.ones((40, 50), bool))
-        line, = done.stderr.splitlines()
+        (line,) = done.stderr.splitlines()
         assert done.returncode == 2 and line.startswith("error: ") and message in line and name in line

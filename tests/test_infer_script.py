@@ -1,4 +1,5 @@
 """scripts/run_infer_310.sh and scripts/set_up_lite.sh, with stand-ins for the programs they start."""
+
 from __future__ import annotations
 
 import hashlib
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src.files import REPOSITORY
+from coupalign.files import REPOSITORY
 
 PROGRAM = """#!/bin/sh
 echo "$(basename "$0") $*"
@@ -43,20 +44,28 @@ def tree(tmp_path):
 
 
 def run(tree: Path, *arguments: str, script: str = "run_infer_310.sh", **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["bash", str(tree / "scripts" / script), *arguments], cwd=tree, capture_output=True, text=True,
-                          env={**os.environ, **variables})
+    return subprocess.run(
+        ["bash", str(tree / "scripts" / script), *arguments],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **variables},
+    )
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["g.mindir", "c.yaml"], "MINDIR, CONFIG and DATA_DIR are needed"),
-    (["g.mindir", "c.yaml", "data", "GPU"], "DEVICE_TYPE is GPU: choose Ascend or CPU"),
-    (["g.mindir", "c.yaml", "data", "CPU", "first"], "DEVICE_ID is first: give a whole number"),
-    (["none.mindir", "c.yaml", "data"], "no graph none.mindir: make it with export.py"),
-    (["c.yaml", "c.yaml", "data"], "no c.yaml.json: export.py writes it beside c.yaml"),
-    (["g.mindir", "none.yaml", "data"], "no configuration file none.yaml"),
-    (["g.mindir", "c.yaml", "none"], "no directory none: make it with prepare_data.py"),
-    (["g.mindir", "c.yaml", "data"], "MS_LITE_HOME is no directory: let it name MindSpore Lite's (--help)"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["g.mindir", "c.yaml"], "MINDIR, CONFIG and DATA_DIR are needed"),
+        (["g.mindir", "c.yaml", "data", "GPU"], "DEVICE_TYPE is GPU: choose Ascend or CPU"),
+        (["g.mindir", "c.yaml", "data", "CPU", "first"], "DEVICE_ID is first: give a whole number"),
+        (["none.mindir", "c.yaml", "data"], "no graph none.mindir: make it with export.py"),
+        (["c.yaml", "c.yaml", "data"], "no c.yaml.json: export.py writes it beside c.yaml"),
+        (["g.mindir", "none.yaml", "data"], "no configuration file none.yaml"),
+        (["g.mindir", "c.yaml", "none"], "no directory none: make it with prepare_data.py"),
+        (["g.mindir", "c.yaml", "data"], "MS_LITE_HOME is no directory: let it name MindSpore Lite's (--help)"),
+    ],
+)
 def test_mistakes_are_one_line(tree, arguments, message):
     done = run(tree, *arguments, MS_LITE_HOME="")
     assert done.returncode == 2
@@ -86,8 +95,16 @@ def test_what_is_missing_is_said(tree, tmp_path):
     tools.mkdir()
     for name in ("bash", "dirname", "sha256sum", "cut", "cat"):
         (tools / name).symlink_to(shutil.which(name))
-    done = run(tree, "export", "lite", "tools", script="set_up_lite.sh", PATH=str(tools), PYENV_ROOT=str(tmp_path),
-               OpenCV_ROOT=str(tmp_path))
+    done = run(
+        tree,
+        "export",
+        "lite",
+        "tools",
+        script="set_up_lite.sh",
+        PATH=str(tools),
+        PYENV_ROOT=str(tmp_path),
+        OpenCV_ROOT=str(tmp_path),
+    )
     assert done.returncode == 3
     assert done.stdout.splitlines() == [
         "export: MISSING, no interpreter: no MindIR for Lite 2.0 is made or compared",

@@ -1,4 +1,5 @@
 """Data of one's own as JSON Lines: the example of docs/data.md, and every mistake by file and line."""
+
 from __future__ import annotations
 
 import json
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.json_lines import read_json_lines
-from src.errors import UserError
+from coupalign.data.json_lines import read_json_lines
+from coupalign.errors import UserError
 
 CUP = {"image": "desk.jpg", "expression": "the left cup", "mask": {"png": "cup.png"}}
 LAMP = {"image": "desk.jpg", "expression": "the lamp", "mask": [[40, 5, 55, 5, 55, 35, 40, 35]]}
@@ -45,7 +46,10 @@ def test_the_example_of_the_documentation(directory):
     (directory / "cup.png").rename(directory / "masks/cup.png")
     dataset = _read(directory, *example.splitlines())
     assert [(r.split, [s.text for s in r.sentences]) for r in dataset.referents] == [
-        ("train", ["the left cup", "cup beside the lamp"]), ("val", ["the lamp"]), ("train", ["the wall on the left"])]
+        ("train", ["the left cup", "cup beside the lamp"]),
+        ("val", ["the lamp"]),
+        ("train", ["the wall on the left"]),
+    ]
     for referent, box in zip(dataset.referents, [(10, 5, 30, 15), (40, 5, 55, 35), (0, 0, 10, 40)], strict=True):
         np.testing.assert_array_equal(dataset.mask(referent.ann_id), _drawn(*box))
     assert dataset.counts("train") == {"images": 1, "referents": 2, "expressions": 3}
@@ -54,25 +58,44 @@ def test_the_example_of_the_documentation(directory):
 
 
 def test_ids_that_are_not_given_are_line_numbers(directory):
-    dataset = _read(directory, LAMP, "", CUP, LAMP | {"split": "val"}, CUP | {"expression": "cup", "family": "short"},
-                    CUP | {"category": "cup"}, CUP | {"image": "room.png"})
-    assert [(r.ref_id, r.ann_id, r.image_id, r.category, r.split, [(s.sent_id, s.text, s.family) for s in r.sentences])
-            for r in dataset.referents] == [
+    dataset = _read(
+        directory,
+        LAMP,
+        "",
+        CUP,
+        LAMP | {"split": "val"},
+        CUP | {"expression": "cup", "family": "short"},
+        CUP | {"category": "cup"},
+        CUP | {"image": "room.png"},
+    )
+    assert [
+        (r.ref_id, r.ann_id, r.image_id, r.category, r.split, [(s.sent_id, s.text, s.family) for s in r.sentences])
+        for r in dataset.referents
+    ] == [
         (1, 1, 1, "", "train", [(1, "the lamp", "")]),
         (3, 3, 1, "", "train", [(3, "the left cup", ""), (5, "cup", "short")]),
         (4, 1, 1, "", "val", [(4, "the lamp", "")]),
         (6, 3, 1, "cup", "train", [(6, "the left cup", "")]),
-        (7, 7, 7, "", "train", [(7, "the left cup", "")])]
+        (7, 7, 7, "", "train", [(7, "the left cup", "")]),
+    ]
     assert dataset.annotations_of == {1: [1, 3], 7: [7]}
     assert dataset.splits == ["train", "val"]
 
 
 def test_ids_that_are_given_are_kept(directory):
     ids = {"image_id": 5, "ann_id": -3, "ref_id": 2**40, "sent_id": 0}
-    dataset = _read(directory, CUP | ids, CUP | ids | {"sent_id": 1}, CUP | ids | {"sent_id": 2, "ref_id": 9},
-                    LAMP | {"image_id": 5, "ann_id": 4, "ref_id": 10, "sent_id": 3})
+    dataset = _read(
+        directory,
+        CUP | ids,
+        CUP | ids | {"sent_id": 1},
+        CUP | ids | {"sent_id": 2, "ref_id": 9},
+        LAMP | {"image_id": 5, "ann_id": 4, "ref_id": 10, "sent_id": 3},
+    )
     assert [(r.ref_id, r.ann_id, r.image_id, [s.sent_id for s in r.sentences]) for r in dataset.referents] == [
-        (2**40, -3, 5, [0, 1]), (9, -3, 5, [2]), (10, 4, 5, [3])]
+        (2**40, -3, 5, [0, 1]),
+        (9, -3, 5, [2]),
+        (10, 4, 5, [3]),
+    ]
     assert dataset.annotations_of == {5: [-3, 4]}
 
 
@@ -100,18 +123,29 @@ def test_a_byte_order_mark_is_no_mistake(directory):
     assert len(read_json_lines(directory / "own.jsonl", directory).referents) == 1
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ("{", "is no JSON"), ("[" * 50_000, "is no JSON"), ("\x00", "is no JSON"), ("[]", "is a list"),
-    ({"image": "desk.jpg", "mask": CUP["mask"]}, "has no expression: it needs image, expression and mask"),
-    (CUP | {"splt": "val"}, "has 'splt', which means nothing here: the keys are image, expression, split"),
-    (CUP | {"expression": 5}, "has 5 for its expression: make it text"), (CUP | {"image": None}, "has NoneType for its"),
-    (CUP | {"split": "../x"}, r"has '\.\./x' for its split: use letters"), (CUP | {"split": ""}, "has '' for its split"),
-    (CUP | {"mask": "cup.png"}, "has a mask that is none: make it"), (CUP | {"mask": []}, "has a mask that is none"),
-    (CUP | {"mask": {"png": 5}}, "has a mask that is none"), (CUP | {"mask": {"counts": [3]}}, "has a mask that is none"),
-    (CUP | {"ref_id": "7"}, "has '7' for its ref_id: make it a whole number"),
-    (CUP | {"ref_id": 2**64}, "has int for its ref_id"), (CUP | {"sent_id": True}, "has bool for its sent_id"),
-    (CUP | {"mask": {"png": "no.png"}}, r"line 2: the mask .*no\.png is missing: check its path"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[" * 50_000, "is no JSON"),
+        ("\x00", "is no JSON"),
+        ("[]", "is a list"),
+        ({"image": "desk.jpg", "mask": CUP["mask"]}, "has no expression: it needs image, expression and mask"),
+        (CUP | {"splt": "val"}, "has 'splt', which means nothing here: the keys are image, expression, split"),
+        (CUP | {"expression": 5}, "has 5 for its expression: make it text"),
+        (CUP | {"image": None}, "has NoneType for its"),
+        (CUP | {"split": "../x"}, r"has '\.\./x' for its split: use letters"),
+        (CUP | {"split": ""}, "has '' for its split"),
+        (CUP | {"mask": "cup.png"}, "has a mask that is none: make it"),
+        (CUP | {"mask": []}, "has a mask that is none"),
+        (CUP | {"mask": {"png": 5}}, "has a mask that is none"),
+        (CUP | {"mask": {"counts": [3]}}, "has a mask that is none"),
+        (CUP | {"ref_id": "7"}, "has '7' for its ref_id: make it a whole number"),
+        (CUP | {"ref_id": 2**64}, "has int for its ref_id"),
+        (CUP | {"sent_id": True}, "has bool for its sent_id"),
+        (CUP | {"mask": {"png": "no.png"}}, r"line 2: the mask .*no\.png is missing: check its path"),
+    ],
+)
 def test_mistakes_are_named_by_line_or_left_out_and_counted(directory, wrong, message):
     with pytest.raises(UserError, match=message) as caught:
         _read(directory, LAMP, wrong, LAMP | {"expression": "lamp"})
@@ -123,14 +157,20 @@ def test_mistakes_are_named_by_line_or_left_out_and_counted(directory, wrong, me
 
 def test_images_that_are_missing_or_damaged_are_named_and_counted(directory):
     (directory / "room.png").write_bytes(b"no image")
-    lines = [CUP | {"image": "none.jpg"}, CUP | {"image": "none.jpg", "expression": "cup"}, LAMP | {"image": "room.png"}]
+    lines = [
+        CUP | {"image": "none.jpg"},
+        CUP | {"image": "none.jpg", "expression": "cup"},
+        LAMP | {"image": "room.png"},
+    ]
     with pytest.raises(UserError, match=r"none\.jpg is missing"):
         _read(directory, CUP, *lines)
     with pytest.raises(UserError, match=r"room\.png is no image"):
         _read(directory, CUP, lines[2])
     dataset = _read(directory, CUP, *lines, skip=True)
     assert [(problem.kind, problem.name, problem.referents, problem.expressions) for problem in dataset.problems] == [
-        ("image", str(directory / "none.jpg"), 1, 2), ("image", str(directory / "room.png"), 1, 1)]
+        ("image", str(directory / "none.jpg"), 1, 2),
+        ("image", str(directory / "room.png"), 1, 1),
+    ]
     assert list(dataset.images) == [1]
 
 
@@ -139,8 +179,10 @@ def test_an_expression_without_a_word_is_left_out_and_counted(directory):
     assert [(problem.name, problem.expressions) for problem in dataset.problems] == [("line 2", 1)]
 
 
-@pytest.mark.parametrize(("key", "other"), [("image_id", CUP | {"image": "room.png"}), ("ann_id", LAMP),
-                                            ("ref_id", CUP | {"split": "val"}), ("sent_id", CUP)])
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [("image_id", CUP | {"image": "room.png"}), ("ann_id", LAMP), ("ref_id", CUP | {"split": "val"}), ("sent_id", CUP)],
+)
 def test_an_id_means_one_thing_and_is_given_everywhere(directory, key, other):
     with pytest.raises(UserError, match=f"line 2 has the {key} 3 of line 1, which is about something else"):
         _read(directory, CUP | {key: 3}, other | {key: 3})

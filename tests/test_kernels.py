@@ -1,4 +1,5 @@
 """The CPU kernels against PyTorch in float64, and a model that computes by them against one that does not."""
+
 from __future__ import annotations
 
 import ctypes
@@ -9,16 +10,23 @@ import pytest
 import torch
 from mindspore import Tensor, nn, ops
 
-from src.config import load_config
-from src.kernels import build, use_kernels, use_kernels_in_update
-from src.kernels.cells import KernelClip, KernelGelu, KernelHeads, KernelNorm, KernelSwinBlock, KernelWindowAttention
-from src.model import build_model
-from src.model.bert import BertLayer
-from src.model.dropout import Dropout, connect_dropout, draw
-from src.model.layers import Gelu, Heads
-from src.model.swin import SwinBlock, WindowAttention
-from src.model.windows import WindowLayout
-from src.training.update import Clip
+from coupalign.config import load_config
+from coupalign.kernels import build, use_kernels, use_kernels_in_update
+from coupalign.kernels.cells import (
+    KernelClip,
+    KernelGelu,
+    KernelHeads,
+    KernelNorm,
+    KernelSwinBlock,
+    KernelWindowAttention,
+)
+from coupalign.model import build_model
+from coupalign.model.bert import BertLayer
+from coupalign.model.dropout import Dropout, connect_dropout, draw
+from coupalign.model.layers import Gelu, Heads
+from coupalign.model.swin import SwinBlock, WindowAttention
+from coupalign.model.windows import WindowLayout
+from coupalign.training.update import Clip
 from tests.conftest import SMALLEST, assert_close
 
 PLAIN = {Gelu, nn.LayerNorm, SwinBlock, WindowAttention}
@@ -37,7 +45,7 @@ def call(function: str, inputs: list[np.ndarray], outputs: list[tuple[int, ...]]
     sizes = (ctypes.c_void_p * len(arrays))(*(each.ctypes.data for each in shapes))
     library = ctypes.CDLL(str(build.library()))
     assert library[function](len(arrays), data, ranks, sizes, None, None, None) == 0
-    return arrays[len(inputs):]
+    return arrays[len(inputs) :]
 
 
 def by_pytorch(function, inputs: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:
@@ -81,8 +89,11 @@ def test_norm(shape):
     x, gamma, beta, gradient = normal(shape, shape[1:], shape[1:], shape)
     x = 3 * x + 5
     epsilon = np.array([1e-5], np.float32)
-    expected = by_pytorch(lambda *each: torch.nn.functional.layer_norm(each[0], shape[1:], each[1], each[2], 1e-5),
-                          [x, gamma, beta], gradient)
+    expected = by_pytorch(
+        lambda *each: torch.nn.functional.layer_norm(each[0], shape[1:], each[1], each[2], 1e-5),
+        [x, gamma, beta],
+        gradient,
+    )
     assert_close(call("norm", [x, gamma, beta, epsilon], [shape])[0], expected[0], 1e-6)
     outputs = call("norm_gradient", [x, gamma, epsilon, gradient], [shape, shape[1:], shape[1:]])
     for actual, exact in zip(outputs, expected[1:]):
@@ -196,8 +207,10 @@ class Layers(nn.Cell):
         return self.layer(x, bias), self.block(pixels)
 
 
-@pytest.mark.parametrize(("mode", "recomputed"), [
-    (mindspore.GRAPH_MODE, False), (mindspore.GRAPH_MODE, True), (mindspore.PYNATIVE_MODE, False)])
+@pytest.mark.parametrize(
+    ("mode", "recomputed"),
+    [(mindspore.GRAPH_MODE, False), (mindspore.GRAPH_MODE, True), (mindspore.PYNATIVE_MODE, False)],
+)
 def test_values_and_gradients_are_those_without(random_cell, mode, recomputed):
     mindspore.set_context(mode=mode)
     shapes = [(2, 5, 16), (2, 1, 5), (2, 64, 16)]
@@ -246,8 +259,10 @@ def test_branches_that_are_dropped_stay_dropped(random_cell):
         draws.set_data(draw(1, 2, draws))
         of_x, of_weights = ops.grad(cell.set_train(), 2, weights)(words, bias, x)
         results.append((cell(words, bias, x)[1], of_x, ops.cat([each.ravel() for each in of_weights])))
-        changed, changed_at_rest = (np.abs((y - x).asnumpy()).max((1, 2)) > 0
-                                    for y in (results[-1][0], cell.set_train(False)(words, bias, x)[1]))
+        changed, changed_at_rest = (
+            np.abs((y - x).asnumpy()).max((1, 2)) > 0
+            for y in (results[-1][0], cell.set_train(False)(words, bias, x)[1])
+        )
         assert 0 < changed.sum() < 6 == changed_at_rest.sum()
     for actual, expected in zip(results[1], results[0], strict=True):
         assert_close(actual, expected, 1e-5)
@@ -287,8 +302,9 @@ def test_where_they_are_not_used(overrides):
     assert kinds >= PLAIN and not kinds & KERNELS
 
 
-@pytest.mark.parametrize(("variable", "value"), [("CXX", "no-such-compiler"), ("CXX", "false"),
-                                                  ("XDG_CACHE_HOME", "/dev/null/cache")])
+@pytest.mark.parametrize(
+    ("variable", "value"), [("CXX", "no-such-compiler"), ("CXX", "false"), ("XDG_CACHE_HOME", "/dev/null/cache")]
+)
 def test_without_a_compiler_mindspores_operators_stay(variable, value, monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv(variable, value)

@@ -3,6 +3,7 @@
 MindSpore 2.0 exports it, MindSpore Lite runs it in Python and in the C++ program, which is built with the sanitizers on.
 Skipped where something of that is missing.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,24 +18,33 @@ import pytest
 from mindspore import Tensor
 
 from benchmarks.lite_latency import LiteWorker
-from src.config import load_config
-from src.data.dataset import Split
-from src.data.transform import load_image
-from src.evaluation.evaluate import evaluate_split
-from src.files import REPOSITORY
-from src.inference.checkpoint import load_checkpoint
-from src.inference.deployment import INPUTS, score, write_inputs
-from src.inference.predictor import Predictor
-from src.model import build_model
+from coupalign.checkpoints.loading import load_checkpoint
+from coupalign.config import load_config
+from coupalign.data.dataset import Split
+from coupalign.data.transform import load_image
+from coupalign.evaluation.evaluate import evaluate_split
+from coupalign.files import REPOSITORY
+from coupalign.inference.deployment import INPUTS, score, write_inputs
+from coupalign.inference.predictor import Predictor
+from coupalign.model import build_model
 from tests.conftest import SMALLEST
 from tests.test_tokenizer import VOCABULARY
 
 EXPORT, LITE = (REPOSITORY / f".lite/{name}/bin/python" for name in ("export", "python"))
 RUNTIME = REPOSITORY / ".lite/cpp/mindspore_lite"
 HEADERS = Path(os.environ.get("OpenCV_ROOT", "/")) / "usr/include/opencv4/opencv2/imgcodecs.hpp"
-MISSING = [each for each, there in (
-    ("MindSpore 2.0", EXPORT.exists()), ("MindSpore Lite in Python", LITE.exists()), ("MindSpore Lite", RUNTIME.exists()),
-    ("OpenCV for C++", HEADERS.exists()), ("g++", shutil.which("g++")), ("cmake", shutil.which("cmake"))) if not there]
+MISSING = [
+    each
+    for each, there in (
+        ("MindSpore 2.0", EXPORT.exists()),
+        ("MindSpore Lite in Python", LITE.exists()),
+        ("MindSpore Lite", RUNTIME.exists()),
+        ("OpenCV for C++", HEADERS.exists()),
+        ("g++", shutil.which("g++")),
+        ("cmake", shutil.which("cmake")),
+    )
+    if not there
+]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: scripts/set_up_lite.sh makes it")
 
 SAMPLES = 30
@@ -48,11 +58,18 @@ class Deployed:
     def __init__(self, directory: Path, checkpoint: Path, config):
         self.config, self.checkpoint = config, checkpoint
         self.mindir = directory / "graph.mindir"
-        subprocess.run([str(EXPORT), "export.py", "--checkpoint", str(checkpoint), "--file_name", str(self.mindir)],
-                       cwd=REPOSITORY, check=True)
+        subprocess.run(
+            [str(EXPORT), "export.py", "--checkpoint", str(checkpoint), "--file_name", str(self.mindir)],
+            cwd=REPOSITORY,
+            check=True,
+        )
         self.program = directory / "build/coupalign"
-        subprocess.run(["bash", "ascend310_infer/build.sh", "-DSANITIZE=ON"], cwd=REPOSITORY, check=True,
-                       env={**ENVIRONMENT, "BUILD_DIR": str(self.program.parent)})
+        subprocess.run(
+            ["bash", "ascend310_infer/build.sh", "-DSANITIZE=ON"],
+            cwd=REPOSITORY,
+            check=True,
+            env={**ENVIRONMENT, "BUILD_DIR": str(self.program.parent)},
+        )
 
     def run(self, directory: Path, *arguments: str, **options: str) -> subprocess.CompletedProcess:
         """The program on options, ``image="a.png"`` and so on; its MindIR is the graph where none is given."""
@@ -63,8 +80,15 @@ class Deployed:
 
 @pytest.fixture(scope="module")
 def deployed(make_checkpoint, tiny_data, tmp_path_factory):
-    config = load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data),
-                                    "eval_limit": SAMPLES, "threshold": 0.65})
+    config = load_config(
+        overrides={
+            **SMALLEST,
+            "dataset": "refshapes",
+            "data_dir": str(tiny_data),
+            "eval_limit": SAMPLES,
+            "threshold": 0.65,
+        }
+    )
     return Deployed(tmp_path_factory.mktemp("deployed"), make_checkpoint(config), config)
 
 
@@ -119,8 +143,20 @@ def test_an_image_gets_the_mask_of_mindspore(deployed, tmp_path):
     # Apart from pixels on the threshold.
     assert (mask != expected.mask).mean() < 1e-3
     assert answer["max_probability"] == pytest.approx(expected.probability.max(), abs=1e-4)
-    line = [LITE, "deploy/lite_predict.py", "--model", deployed.mindir, "--vocab", VOCABULARY, "--image", path,
-            "--expression", "the blue square", "--output", tmp_path / "python"]
+    line = [
+        LITE,
+        "deploy/lite_predict.py",
+        "--model",
+        deployed.mindir,
+        "--vocab",
+        VOCABULARY,
+        "--image",
+        path,
+        "--expression",
+        "the blue square",
+        "--output",
+        tmp_path / "python",
+    ]
     done = subprocess.run(list(map(str, line)), cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0
     python = cv2.imread(json.loads(done.stdout)["mask"], cv2.IMREAD_GRAYSCALE) > 0
@@ -130,39 +166,44 @@ def test_an_image_gets_the_mask_of_mindspore(deployed, tmp_path):
 IMAGE = {"image": "good.png", "expression": "the dog", "vocab": str(VOCABULARY)}
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({}, "give either --image or --input0_path"),
-    ({"image": "good.png"}, "--vocab is missing"),
-    ({**IMAGE, "input0_path": "a"}, "give either --image or --input0_path"),
-    ({**IMAGE, "threads": "many"}, "--threads is many"),
-    ({**IMAGE, "threads": "99999999999"}, "--threads is 99999999999"),
-    ({**IMAGE, "device_type": "GPU"}, "--device_type is GPU"),
-    ({**IMAGE, "colour": "red"}, "unknown option --colour"),
-    ({**IMAGE, "expression": " "}, "the expression is empty"),
-    ({**IMAGE, "expression": "caf\udcff"}, "the expression is not text in UTF-8"),
-    ({**IMAGE, "vocab": "none.txt"}, "no vocabulary none.txt"),
-    ({**IMAGE, "vocab": "short.txt"}, "has 4 pieces instead of 30522"),
-    ({**IMAGE, "image": "none.png"}, "no image none.png"),
-    ({**IMAGE, "image": "cut.png"}, "ends early"),
-    ({**IMAGE, "image": "empty.png"}, "is no image"),
-    ({**IMAGE, "image": "noise.png"}, "is no image"),
-    ({**IMAGE, "image": "."}, "no image ."),
-    ({**IMAGE, "mindir_path": "none.mindir"}, "no description of the model none.json"),
-    ({**IMAGE, "mindir_path": "cut.mindir"}, "cannot load cut.mindir"),
-    ({**IMAGE, "mindir_path": "noise.mindir"}, "cannot load noise.mindir"),
-    ({**IMAGE, "mindir_path": "empty.mindir"}, "cannot load empty.mindir"),
-    *(({**IMAGE, "mindir_path": f"{name}.mindir"}, "export it again") for name in (
-        "text", "list", "nothing", "no_shape", "words", "cut_json")),
-    ({**IMAGE, "mindir_path": "negative.mindir"}, "negative.json is damaged"),
-    ({**IMAGE, "output": "good.png"}, "cannot be made a directory"),
-    ({"input0_path": "none", "input1_path": "none", "input2_path": "none"}, "none cannot be listed"),
-    ({"input0_path": "bare", "input1_path": "bare", "input2_path": "bare"}, "no file in bare"),
-    ({"input0_path": "short", "input1_path": "bare", "input2_path": "bare"}, "no input bare/000000.bin"),
-    ({"input0_path": "short", "input1_path": "short", "input2_path": "short"}, "has 8 bytes, but the model takes"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give either --image or --input0_path"),
+        ({"image": "good.png"}, "--vocab is missing"),
+        ({**IMAGE, "input0_path": "a"}, "give either --image or --input0_path"),
+        ({**IMAGE, "threads": "many"}, "--threads is many"),
+        ({**IMAGE, "threads": "99999999999"}, "--threads is 99999999999"),
+        ({**IMAGE, "device_type": "GPU"}, "--device_type is GPU"),
+        ({**IMAGE, "colour": "red"}, "unknown option --colour"),
+        ({**IMAGE, "expression": " "}, "the expression is empty"),
+        ({**IMAGE, "expression": "caf\udcff"}, "the expression is not text in UTF-8"),
+        ({**IMAGE, "vocab": "none.txt"}, "no vocabulary none.txt"),
+        ({**IMAGE, "vocab": "short.txt"}, "has 4 pieces instead of 30522"),
+        ({**IMAGE, "image": "none.png"}, "no image none.png"),
+        ({**IMAGE, "image": "cut.png"}, "ends early"),
+        ({**IMAGE, "image": "empty.png"}, "is no image"),
+        ({**IMAGE, "image": "noise.png"}, "is no image"),
+        ({**IMAGE, "image": "."}, "no image ."),
+        ({**IMAGE, "mindir_path": "none.mindir"}, "no description of the model none.json"),
+        ({**IMAGE, "mindir_path": "cut.mindir"}, "cannot load cut.mindir"),
+        ({**IMAGE, "mindir_path": "noise.mindir"}, "cannot load noise.mindir"),
+        ({**IMAGE, "mindir_path": "empty.mindir"}, "cannot load empty.mindir"),
+        *(
+            ({**IMAGE, "mindir_path": f"{name}.mindir"}, "export it again")
+            for name in ("text", "list", "nothing", "no_shape", "words", "cut_json")
+        ),
+        ({**IMAGE, "mindir_path": "negative.mindir"}, "negative.json is damaged"),
+        ({**IMAGE, "output": "good.png"}, "cannot be made a directory"),
+        ({"input0_path": "none", "input1_path": "none", "input2_path": "none"}, "none cannot be listed"),
+        ({"input0_path": "bare", "input1_path": "bare", "input2_path": "bare"}, "no file in bare"),
+        ({"input0_path": "short", "input1_path": "bare", "input2_path": "bare"}, "no input bare/000000.bin"),
+        ({"input0_path": "short", "input1_path": "short", "input2_path": "short"}, "has 8 bytes, but the model takes"),
+    ],
+)
 def test_broken_inputs_are_one_line(deployed, broken, options, message):
     done = deployed.run(broken, **options)
-    line, = done.stderr.splitlines()
+    (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith("error: ") and message in line
 
 
@@ -172,13 +213,17 @@ def broken(deployed, tmp_path_factory):
     directory = tmp_path_factory.mktemp("broken")
     good, description = deployed.mindir.read_bytes(), deployed.mindir.with_suffix(".json").read_text()
     noise = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
-    for name, content in {"cut": good[:len(good) // 2], "noise": noise, "empty": b""}.items():
+    for name, content in {"cut": good[: len(good) // 2], "noise": noise, "empty": b""}.items():
         (directory / f"{name}.mindir").write_bytes(content)
         (directory / f"{name}.json").write_text(description)
     values = json.loads(description)
     for name, content in {
-        "text": "no JSON", "list": "[1, 2]", "nothing": "", "no_shape": json.dumps({**values, "inputs": []}),
-        "words": json.dumps({**values, "threshold": "half"}), "cut_json": description[:200],
+        "text": "no JSON",
+        "list": "[1, 2]",
+        "nothing": "",
+        "no_shape": json.dumps({**values, "inputs": []}),
+        "words": json.dumps({**values, "threshold": "half"}),
+        "cut_json": description[:200],
         "negative": json.dumps({**values, "image": {**values["image"], "size": -1}}),
     }.items():
         (directory / f"{name}.json").write_text(content)

@@ -1,4 +1,5 @@
 """Eq 13-16 against loops in NumPy float64, and their gradients against PyTorch's."""
+
 from __future__ import annotations
 
 import math
@@ -9,7 +10,7 @@ import pytest
 import torch
 from mindspore import Tensor
 
-from src.loss import PixelContrastiveLoss, SegmentationLoss
+from coupalign.loss import PixelContrastiveLoss, SegmentationLoss
 from tests.conftest import assert_close
 
 
@@ -38,6 +39,7 @@ def nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def contrastive_loss(features: np.ndarray, mask: np.ndarray, temperature=0.1, normalize=True, log=True) -> float:
     """Eq 14-16, pixel by pixel."""
+
     def unit(x):
         return x / max(np.linalg.norm(x), 1e-6) if normalize else x
 
@@ -55,9 +57,11 @@ def contrastive_loss(features: np.ndarray, mask: np.ndarray, temperature=0.1, no
     return total / len(features)
 
 
-def contrastive_loss_in_torch(features: torch.Tensor, mask: torch.Tensor, temperature=0.1, normalize=True,
-                              log=True) -> torch.Tensor:
+def contrastive_loss_in_torch(
+    features: torch.Tensor, mask: torch.Tensor, temperature=0.1, normalize=True, log=True
+) -> torch.Tensor:
     """The same in a way that PyTorch can differentiate."""
+
     def unit(x):
         return torch.nn.functional.normalize(x, dim=-1, eps=1e-6) if normalize else x
 
@@ -84,18 +88,29 @@ def random_case(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return random.standard_normal((3, 5, 4, 6)).astype(np.float32), mask
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"log": False}, {"normalize": False, "temperature": 1.0}, {"temperature": 0.5},
-    {"temperature": 2.0, "normalize": False, "log": False},
-], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"log": False},
+        {"normalize": False, "temperature": 1.0},
+        {"temperature": 0.5},
+        {"temperature": 2.0, "normalize": False, "log": False},
+    ],
+    ids=str,
+)
 def test_contrastive_loss_is_eq_14_to_16(options):
     features, mask = random_case()
     small = nearest(mask, 4, 6)
     assert [small[1].sum(), (~small[2]).sum()] == [1, 1] and 1 < small[0].sum() < 23
     value, gradient = with_gradient(PixelContrastiveLoss(**options), features, mask)
     assert_close(value, contrastive_loss(features.astype(float), mask, **options), relative=1e-5)
-    expected = in_torch(contrastive_loss_in_torch, features, mask, *(
-        options.get(key, default) for key, default in (("temperature", 0.1), ("normalize", True), ("log", True))))
+    expected = in_torch(
+        contrastive_loss_in_torch,
+        features,
+        mask,
+        *(options.get(key, default) for key, default in (("temperature", 0.1), ("normalize", True), ("log", True))),
+    )
     assert_close(value, expected[0], relative=1e-5)
     assert_close(gradient, expected[1], relative=1e-5)
 
@@ -181,7 +196,7 @@ def test_segmentation_loss_of_sizes_in_turn():
     """A mean whose gradient remembers the first size would be wrong at the second."""
     for size in (2, 5):
         _, gradient = with_gradient(SegmentationLoss(), np.zeros((1, size, size)), np.zeros((1, size, size)))
-        assert_close(gradient, np.full((1, size, size), 0.5 / size ** 2), relative=1e-6)
+        assert_close(gradient, np.full((1, size, size), 0.5 / size**2), relative=1e-6)
 
 
 def test_segmentation_loss_of_large_logits():

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from src.model.mask_generator import MaskGenerator
+from coupalign.model.mask_generator import MaskGenerator
 from tests import equations
 from tests.conftest import assert_close
 

@@ -1,4 +1,5 @@
 """Annotations as masks, against masks drawn by hand."""
+
 from __future__ import annotations
 
 from array import array
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from src.data.masks import annotation_mask, packed
-from src.errors import UserError
+from coupalign.data.masks import annotation_mask, packed
+from coupalign.errors import UserError
 from tests.handmade_refer import rectangle
 
 
@@ -38,8 +39,11 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 24), st.integers(0, 14), st.integers(1, 5), st.integers(1, 5)), min_size=1,
-                max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 24), st.integers(0, 14), st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=5
+    )
+)
 def test_polygons_are_united(boxes):
     boxes = [(left, top, left + width, top + height) for left, top, width, height in boxes]
     mask = _mask([rectangle(*box) for box in boxes])
@@ -78,7 +82,9 @@ def test_compressed_run_lengths(as_text):
 
 def test_a_list_of_run_lengths_is_united():
     first, second = _drawn((3, 1, 9, 19)), _drawn((5, 5, 25, 10))
-    mask = _mask([{"size": [20, 30], "counts": _run_lengths(first)}, {"size": [20, 30], "counts": _run_lengths(second)}])
+    mask = _mask(
+        [{"size": [20, 30], "counts": _run_lengths(first)}, {"size": [20, 30], "counts": _run_lengths(second)}]
+    )
     np.testing.assert_array_equal(mask, first | second)
 
 
@@ -92,8 +98,9 @@ def test_polygons_with_fewer_than_three_points_are_left_out(short):
 
 def test_polygons_that_leave_the_image_are_cut_off():
     np.testing.assert_array_equal(_mask([rectangle(-10, 5, 7, 40)]), _drawn((0, 5, 7, 20)))
-    np.testing.assert_array_equal(_mask([rectangle(20, -3, 31, 6), rectangle(500, 500, 600, 600)]),
-                                  _drawn((20, 0, 30, 6)))
+    np.testing.assert_array_equal(
+        _mask([rectangle(20, -3, 31, 6), rectangle(500, 500, 600, 600)]), _drawn((20, 0, 30, 6))
+    )
     with pytest.raises(UserError, match="annotation 5 covers no pixel of its image"):
         _mask([rectangle(40, 0, 50, 10)])
 
@@ -106,13 +113,23 @@ def test_compressed_run_lengths_are_read_as_pycocotools_reads_them(height, width
     mask.flat[0] = True
     segmentation = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     np.testing.assert_array_equal(annotation_mask({"segmentation": segmentation}, height, width), mask)
-    np.testing.assert_array_equal(annotation_mask({"segmentation": packed({
-        "size": [height, width], "counts": _run_lengths(mask)})}, height, width), mask)
+    np.testing.assert_array_equal(
+        annotation_mask(
+            {"segmentation": packed({"size": [height, width], "counts": _run_lengths(mask)})}, height, width
+        ),
+        mask,
+    )
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.one_of(st.text(), st.binary(), st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=40),
-                 st.lists(st.integers() | st.floats() | st.none(), max_size=8)))
+@given(
+    st.one_of(
+        st.text(),
+        st.binary(),
+        st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=40),
+        st.lists(st.integers() | st.floats() | st.none(), max_size=8),
+    )
+)
 def test_any_run_lengths_are_a_mask_or_a_clear_error(counts):
     try:
         mask = _mask({"size": [20, 30], "counts": counts})
@@ -153,10 +170,18 @@ def _png(path, mode: str, expected: np.ndarray, value, palette=None) -> dict:
     return {"png": str(path)}
 
 
-@pytest.mark.parametrize(("mode", "value", "palette"), [
-    ("1", 1, None), ("L", 1, None), ("L", 255, None), ("I;16", 256, None), ("RGB", (0, 0, 1), None),
-    ("P", 1, [0, 0, 0, 0, 0, 0]), ("P", 2, [9, 9, 9, 128, 0, 0, 0, 0, 0]),
-])
+@pytest.mark.parametrize(
+    ("mode", "value", "palette"),
+    [
+        ("1", 1, None),
+        ("L", 1, None),
+        ("L", 255, None),
+        ("I;16", 256, None),
+        ("RGB", (0, 0, 1), None),
+        ("P", 1, [0, 0, 0, 0, 0, 0]),
+        ("P", 2, [9, 9, 9, 128, 0, 0, 0, 0, 0]),
+    ],
+)
 def test_in_a_png_all_that_is_not_0_belongs_to_the_mask(tmp_path, mode, value, palette):
     expected = _drawn((3, 1, 9, 19))
     np.testing.assert_array_equal(_mask(_png(tmp_path / "mask.png", mode, expected, value, palette)), expected)
@@ -186,20 +211,36 @@ def test_a_png_of_another_size_missing_or_damaged_is_refused_by_name(tmp_path):
             _mask({"png": str(path)})
 
 
-@pytest.mark.parametrize(("segmentation", "message"), [
-    (None, "no segmentation"), ("polygon", "no segmentation"), ([], "covers no pixel"), ({}, "neither"),
-    ({"size": [30, 20], "counts": [600]}, "30 x 20"), ({"counts": [600]}, "neither"), ([["a"] * 6], "neither"),
-    ([[1, 2, 3, 4, 5, 6, 7]], "odd number"), ([5], "neither"), ([[0, 0, 9, 0, float("nan"), 9]], "nowhere near"),
-    ([[0, 0, 9, 0, float("inf"), 9]], "nowhere near"), ([[0, 0, 9, 0, -1e9, 9]], "nowhere near"),
-    ([[0, 0, 9, 0, 10**400, 9]], "neither"), ([[0, 0, 9e4, 9e4] * 4], "longer than any object's"),
-    ({"size": [20, 30], "counts": [601]}, "do not fill"), ({"size": [20, 30], "counts": [599]}, "do not fill"),
-    ({"size": [20, 30], "counts": [700, -100]}, "do not fill"),
-    ({"size": [20, 30], "counts": [2**62] * 4}, "do not fill"),
-    ({"size": [20, 30], "counts": [2**63]}, "neither"), ({"size": [20, 30], "counts": "P"}, "damaged"),
-    ({"size": [20, 30], "counts": "o" * 9}, "damaged"), ({"size": 20, "counts": [600]}, "neither"),
-    ({"size": [20, 30], "counts": ""}, "damaged"), ({"size": [20, 30], "counts": "é"}, "neither"),
-    ({"size": [20, 30], "counts": None}, "neither"),
-])
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (None, "no segmentation"),
+        ("polygon", "no segmentation"),
+        ([], "covers no pixel"),
+        ({}, "neither"),
+        ({"size": [30, 20], "counts": [600]}, "30 x 20"),
+        ({"counts": [600]}, "neither"),
+        ([["a"] * 6], "neither"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "odd number"),
+        ([5], "neither"),
+        ([[0, 0, 9, 0, float("nan"), 9]], "nowhere near"),
+        ([[0, 0, 9, 0, float("inf"), 9]], "nowhere near"),
+        ([[0, 0, 9, 0, -1e9, 9]], "nowhere near"),
+        ([[0, 0, 9, 0, 10**400, 9]], "neither"),
+        ([[0, 0, 9e4, 9e4] * 4], "longer than any object's"),
+        ({"size": [20, 30], "counts": [601]}, "do not fill"),
+        ({"size": [20, 30], "counts": [599]}, "do not fill"),
+        ({"size": [20, 30], "counts": [700, -100]}, "do not fill"),
+        ({"size": [20, 30], "counts": [2**62] * 4}, "do not fill"),
+        ({"size": [20, 30], "counts": [2**63]}, "neither"),
+        ({"size": [20, 30], "counts": "P"}, "damaged"),
+        ({"size": [20, 30], "counts": "o" * 9}, "damaged"),
+        ({"size": 20, "counts": [600]}, "neither"),
+        ({"size": [20, 30], "counts": ""}, "damaged"),
+        ({"size": [20, 30], "counts": "é"}, "neither"),
+        ({"size": [20, 30], "counts": None}, "neither"),
+    ],
+)
 def test_what_is_no_mask_is_refused_by_name(segmentation, message):
     with pytest.raises(UserError, match=f"annotation 5 .*{message}"):
         _mask(segmentation)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from src.evaluation import SegmentationMetric
-from src.evaluation.metric import intersection_and_union
+from coupalign.evaluation import SegmentationMetric
+from coupalign.evaluation.metric import intersection_and_union
 
 PRECISIONS = [f"prec@0.{k}" for k in (5, 6, 7, 8, 9)]
 
@@ -31,9 +31,15 @@ def test_by_hand():
     # IoU 0.5, 0.95, 0 and 1 (empty against empty).
     found = metrics((50, 100), (19, 20), (0, 40), (0, 0))
     assert found == {
-        "oIoU": 69 / 160, "mIoU": (0.5 + 0.95 + 0 + 1) / 4,
-        "prec@0.5": 0.5, "prec@0.6": 0.5, "prec@0.7": 0.5, "prec@0.8": 0.5, "prec@0.9": 0.5,
-        "histogram": [1, 0, 0, 0, 0], "samples": 4,
+        "oIoU": 69 / 160,
+        "mIoU": (0.5 + 0.95 + 0 + 1) / 4,
+        "prec@0.5": 0.5,
+        "prec@0.6": 0.5,
+        "prec@0.7": 0.5,
+        "prec@0.8": 0.5,
+        "prec@0.9": 0.5,
+        "histogram": [1, 0, 0, 0, 0],
+        "samples": 4,
     }
 
 
@@ -81,14 +87,17 @@ def test_counts_beyond_32_bits():
     assert metric.compute()["oIoU"] == (2**31 - 1) / 2**31
 
 
-@pytest.mark.parametrize(("prediction", "target", "error"), [
-    (np.zeros((3, 4), bool), np.zeros((4, 3), bool), ValueError),
-    (np.zeros((1, 3, 4), bool), np.zeros((3, 4), bool), ValueError),
-    (np.zeros(4, bool), np.zeros(4, bool), ValueError),
-    (np.zeros((1, 1, 3, 4), bool), np.zeros((1, 1, 3, 4), bool), ValueError),
-    (np.zeros((3, 4)), np.zeros((3, 4), bool), TypeError),
-    (np.zeros((3, 4), bool), np.zeros((3, 4), np.uint8), TypeError),
-])
+@pytest.mark.parametrize(
+    ("prediction", "target", "error"),
+    [
+        (np.zeros((3, 4), bool), np.zeros((4, 3), bool), ValueError),
+        (np.zeros((1, 3, 4), bool), np.zeros((3, 4), bool), ValueError),
+        (np.zeros(4, bool), np.zeros(4, bool), ValueError),
+        (np.zeros((1, 1, 3, 4), bool), np.zeros((1, 1, 3, 4), bool), ValueError),
+        (np.zeros((3, 4)), np.zeros((3, 4), bool), TypeError),
+        (np.zeros((3, 4), bool), np.zeros((3, 4), np.uint8), TypeError),
+    ],
+)
 def test_what_is_refused_leaves_the_metric_as_it_was(prediction, target, error):
     metric = SegmentationMetric()
     with pytest.raises(error):
@@ -100,7 +109,8 @@ def test_what_is_refused_leaves_the_metric_as_it_was(prediction, target, error):
 def pairs(max_samples: int = 6):
     """Arrays (2, B, h, w) of predictions and targets."""
     return st.tuples(st.just(2), st.integers(1, max_samples), st.integers(1, 5), st.integers(1, 5)).flatmap(
-        lambda shape: hnp.arrays(bool, shape))
+        lambda shape: hnp.arrays(bool, shape)
+    )
 
 
 def computed(predictions, targets) -> dict:
@@ -147,7 +157,8 @@ def test_properties(arrays, random):
 
 @given(pairs(1))
 def test_a_mask_alone_is_a_batch_of_one(arrays):
-    for alone, batch in zip(intersection_and_union(arrays[0, 0], arrays[1, 0]),
-                            intersection_and_union(arrays[0], arrays[1])):
+    for alone, batch in zip(
+        intersection_and_union(arrays[0, 0], arrays[1, 0]), intersection_and_union(arrays[0], arrays[1])
+    ):
         assert alone.dtype == batch.dtype == np.int64
         assert alone.tolist() == batch.tolist()

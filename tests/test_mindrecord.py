@@ -1,4 +1,5 @@
 """What is drawn of a data set and written to MindRecord, read with MindSpore's own reader."""
+
 from __future__ import annotations
 
 import cv2
@@ -6,11 +7,11 @@ import numpy as np
 import pytest
 from mindspore.mindrecord import FileReader
 
-from src.data.convert import SCENES_AT_ONCE, convert, read_pixels, scenes_of
-from src.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, record_file, split_files, write_split
-from src.data.refer import read_refer
-from src.data.tokenizer import Tokenizer
-from src.errors import UserError
+from coupalign.data.convert import SCENES_AT_ONCE, convert, read_pixels, scenes_of
+from coupalign.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, record_file, split_files, write_split
+from coupalign.data.refer import read_refer
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.errors import UserError
 from tests.handmade_refer import Handmade, rectangle
 
 TOKENIZER = Tokenizer("assets/bert-base-uncased-vocab.txt", 10)
@@ -43,15 +44,21 @@ def handmade(tmp_path) -> Handmade:
 def test_every_sentence_of_every_referent_is_a_row_in_order(handmade, tmp_path):
     rows, written = _write(handmade, tmp_path, "train")
     assert [(row["ref_id"], row["sent_id"], row["expression"]) for row in rows] == [
-        (20, 200, "the left cup"), (20, 201, "upper cup"), (21, 210, "cup that is on top of the other one")]
+        (20, 200, "the left cup"),
+        (20, 201, "upper cup"),
+        (21, 210, "cup that is on top of the other one"),
+    ]
     assert (written.images, written.referents, written.expressions, written.problems) == (1, 2, 3, [])
-    assert {(row["image_id"], row["ann_id"], row["category"], row["family"], row["height"], row["width"])
-            for row in rows} == {(7, 1, "cup", "", 40, 60)}
+    assert {
+        (row["image_id"], row["ann_id"], row["category"], row["family"], row["height"], row["width"]) for row in rows
+    } == {(7, 1, "cup", "", 40, 60)}
 
 
 def test_what_belongs_to_an_image_stays_together(handmade, tmp_path):
-    handmade.refs += [handmade.ref(23, 4, 9, 2, "train", {230: "the dog"}),
-                      handmade.ref(24, 3, 7, 2, "train", {240: "a dog"})]
+    handmade.refs += [
+        handmade.ref(23, 4, 9, 2, "train", {230: "the dog"}),
+        handmade.ref(24, 3, 7, 2, "train", {240: "a dog"}),
+    ]
     rows, written = _write(handmade, tmp_path, "train")
     assert [row["sent_id"] for row in rows] == [200, 201, 210, 240, 230]
     assert (written.images, written.referents) == (2, 4)
@@ -77,7 +84,7 @@ def test_images_that_decoders_differ_on_are_written_as_png(handmade, tmp_path):
 
 def test_words_are_the_tokenizers(handmade, tmp_path):
     rows, _ = _write(handmade, tmp_path, "val")
-    assert [row["expression"] for row in rows] == ["dog", "DOG, standing!", "the “café” dog's \"tail\"; drop"]
+    assert [row["expression"] for row in rows] == ["dog", "DOG, standing!", 'the “café” dog\'s "tail"; drop']
     for row in rows:
         ids, mask = TOKENIZER.encode(row["expression"])
         np.testing.assert_array_equal(row["token_ids"], ids)
@@ -109,8 +116,9 @@ def test_more_rows_than_are_written_at_once(handmade, tmp_path):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_scenes_stay_in_order_whoever_draws_them(handmade, tmp_path, workers):
     handmade.write()
-    train, val = (scenes_of(read_refer(handmade.annotations, handmade.images, "unc"), split)[0]
-                  for split in ("train", "val"))
+    train, val = (
+        scenes_of(read_refer(handmade.annotations, handmade.images, "unc"), split)[0] for split in ("train", "val")
+    )
     scenes = ([train] + [val] * 2) * SCENES_AT_ONCE
     parts = list(convert(scenes, tmp_path, "x", False, workers))
     assert [count for _, count in parts] == [SCENES_AT_ONCE] * 3
@@ -141,11 +149,14 @@ def _no_inside(handmade):
     handmade.instances["annotations"][3]["segmentation"] = [[1, 1, 2, 2]]
 
 
-@pytest.mark.parametrize(("spoil", "kind", "message"), [
-    (_other_size, "image", r"b\.png is 50 x 30 pixels \(height x width\), its annotations are for 30 x 50"),
-    (_no_image, "image", r"b\.png is no image"),
-    (_no_inside, "mask", "annotation 4 covers no pixel"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "kind", "message"),
+    [
+        (_other_size, "image", r"b\.png is 50 x 30 pixels \(height x width\), its annotations are for 30 x 50"),
+        (_no_image, "image", r"b\.png is no image"),
+        (_no_inside, "mask", "annotation 4 covers no pixel"),
+    ],
+)
 def test_what_cannot_be_used_is_refused_by_name_or_left_out(handmade, tmp_path, spoil, kind, message):
     handmade.refs.append(handmade.ref(23, 1, 7, 1, "val", {230: "the cup"}))
     spoil(handmade)

@@ -1,4 +1,5 @@
 """What a run shows of itself: events as TensorBoard reads them, lines of JSON, times, pictures, curves, a trace."""
+
 from __future__ import annotations
 
 import json
@@ -14,32 +15,51 @@ import pytest
 from mindspore import Tensor, nn
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from src.config import load_config
-from src.context import set_up
-from src.data.dataset import Split
-from src.data.transform import load_image, prepare_image, restore_image
-from src.errors import UserError
-from src.evaluation.evaluate import evaluate_split
-from src.files import REPOSITORY
-from src.training.monitor import EPOCH_COLUMNS, LOSSES, STEP_COLUMNS, Monitor
-from src.training.pictures import Pictures
-from src.training.stopwatch import PARTS, Stopwatch
-from src.training.trace import SKIPPED, Trace
-from src.visual.curves import draw_curves, save_curves
+from coupalign.config import load_config
+from coupalign.context import set_up
+from coupalign.data.dataset import Split
+from coupalign.data.transform import load_image, prepare_image, restore_image
+from coupalign.errors import UserError
+from coupalign.evaluation.evaluate import evaluate_split
+from coupalign.files import REPOSITORY
+from coupalign.training.monitor import EPOCH_COLUMNS, LOSSES, STEP_COLUMNS, Monitor
+from coupalign.training.pictures import Pictures
+from coupalign.training.stopwatch import PARTS, Stopwatch
+from coupalign.training.trace import SKIPPED, Trace
+from coupalign.visual.curves import draw_curves, save_curves
 from tests.conftest import TINY
 
-STEP_TAGS = {"train/loss", "train/segmentation_loss", "train/auxiliary_loss", "train/learning_rate", "train/skipped",
-             "time/data_ms", "time/step_ms", "time/host_ms"}
+STEP_TAGS = {
+    "train/loss",
+    "train/segmentation_loss",
+    "train/auxiliary_loss",
+    "train/learning_rate",
+    "train/skipped",
+    "time/data_ms",
+    "time/step_ms",
+    "time/host_ms",
+}
 
 
 def step_figures(step, loss=0.5):
-    return {**dict(zip(STEP_COLUMNS, [step, loss, loss / 2, loss / 4, 1 / step, int(not math.isfinite(loss))])),
-            "epoch": 1 + (step - 1) // 4, **dict(zip(PARTS, (1.0, 2.0, 3.0)))}
+    return {
+        **dict(zip(STEP_COLUMNS, [step, loss, loss / 2, loss / 4, 1 / step, int(not math.isfinite(loss))])),
+        "epoch": 1 + (step - 1) // 4,
+        **dict(zip(PARTS, (1.0, 2.0, 3.0))),
+    }
 
 
 def epoch_figures(epoch):
-    return {"epoch": epoch, "step": 4 * epoch, "samples": 8 * epoch, **dict.fromkeys(LOSSES, 0.5), "oIoU": 0.25 * epoch,
-            "mIoU": 0.125 * epoch, "prec@0.5": 0.0, "samples_per_second": 10.0}
+    return {
+        "epoch": epoch,
+        "step": 4 * epoch,
+        "samples": 8 * epoch,
+        **dict.fromkeys(LOSSES, 0.5),
+        "oIoU": 0.25 * epoch,
+        "mIoU": 0.125 * epoch,
+        "prec@0.5": 0.0,
+        "samples_per_second": 10.0,
+    }
 
 
 def run(directory, steps, source=None, last=0):
@@ -74,16 +94,18 @@ def read_events(directory):
         content, events = file.read_bytes(), []
         while content:
             length, check = struct.unpack("<QI", content[:12])
-            data = content[12:12 + length]
+            data = content[12 : 12 + length]
             assert check == crc32c(content[:8])
-            assert struct.unpack("<I", content[12 + length:16 + length]) == (crc32c(data),)
+            assert struct.unpack("<I", content[12 + length : 16 + length]) == (crc32c(data),)
             events.append(Event.FromString(data))
-            content = content[16 + length:]
+            content = content[16 + length :]
         assert events[0].file_version == "brain.Event:2"
         for event in events[1:]:
             if event.session_log.status == SessionLog.START:
-                shown = {tag: {step: each for step, each in values.items() if step < event.step}
-                         for tag, values in shown.items()}
+                shown = {
+                    tag: {step: each for step, each in values.items() if step < event.step}
+                    for tag, values in shown.items()
+                }
             for value in event.summary.value:
                 repeated += event.step in shown.setdefault(value.tag, {})
                 shown[value.tag][event.step] = value
@@ -124,7 +146,11 @@ def test_every_line_of_the_log_is_json_of_finite_numbers(directory):
 
     lines = [json.loads(line, parse_constant=never) for line in (directory / "log.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["step"], line["loss"]) for line in lines] == [
-        ("step", 1, 0.5), ("step", 2, None), ("step", 3, None), ("epoch", 4, 0.5)]
+        ("step", 1, 0.5),
+        ("step", 2, None),
+        ("step", 3, None),
+        ("epoch", 4, 0.5),
+    ]
     assert lines[0]["data_ms"] == 1.0 and lines[0]["time"] > 1e9 and lines[3]["oIoU"] is None
     assert (directory / "steps.csv").read_text().splitlines()[2].split(",")[1:4] == ["nan"] * 3
 
@@ -138,7 +164,10 @@ def test_a_run_that_goes_on_elsewhere_takes_its_log_along(directory, tmp_path):
         assert new == (old[:8] if name == "steps.csv" else old[:2])
     lines = [json.loads(line) for line in (tmp_path / "branch/log.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["step"]) for line in lines] == [
-        *(("step", step) for step in (1, 2, 3, 4)), ("epoch", 4), *(("step", step) for step in (5, 6, 7))]
+        *(("step", step) for step in (1, 2, 3, 4)),
+        ("epoch", 4),
+        *(("step", step) for step in (5, 6, 7)),
+    ]
 
 
 def test_parts_of_a_step_add_up_and_the_first_is_left_out():
@@ -223,7 +252,9 @@ def test_curves_have_the_figures_of_the_tables(tmp_path):
     one, two = curves(tmp_path / "one"), curves(tmp_path / "two", 30, offset=1.0)
     figure = draw_curves([one, two])
     panels = {axis.get_title(): axis for axis in figure.axes}
-    loss = {line.get_label(): line.get_xydata() for line in panels["loss"].lines if not line.get_label().startswith("_")}
+    loss = {
+        line.get_label(): line.get_xydata() for line in panels["loss"].lines if not line.get_label().startswith("_")
+    }
     assert set(loss) == {"one", "two"} and len(loss["one"]) < 60 and len(loss["two"]) == 30
     for name, offset in (("one", 0.0), ("two", 1.0)):
         samples, values = loss[name].T
@@ -239,7 +270,7 @@ def test_curves_have_the_figures_of_the_tables(tmp_path):
 
 
 def test_curves_need_no_mindspore():
-    code = "import sys, src.visual.curves; sys.exit('mindspore' in sys.modules)"
+    code = "import sys, coupalign.visual.curves; sys.exit('mindspore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
@@ -254,11 +285,12 @@ def test_a_trace_of_a_few_steps_is_written_and_work_goes_on(tmp_path, capfd):
     trace = Trace(2, "CPU", tmp_path / "profile")
     for step in range(SKIPPED + 4):
         assert bool(os.path.isdir(tmp_path / "profile") and any((tmp_path / "profile").rglob("*.json"))) == (
-            step >= SKIPPED + 2)
+            step >= SKIPPED + 2
+        )
         assert cell(x).asnumpy().sum() == 32
         trace.step()
     trace.close()
-    file, = (tmp_path / "profile").rglob("trace_view.json")
+    (file,) = (tmp_path / "profile").rglob("trace_view.json")
     assert sum(event["ph"] == "X" and "Mul" in event["name"] for event in json.loads(file.read_text())) == 2
     assert "trace of 2 steps written to" in capfd.readouterr().out
     idle = Trace(0, "CPU", tmp_path / "none")

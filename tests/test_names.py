@@ -1,12 +1,13 @@
 """Names and shapes of all parameters, which checkpoints depend on, written out from the specification of the model."""
+
 from __future__ import annotations
 
 import pytest
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from src.config import Config, load_config
-from src.model import build_model
+from coupalign.config import Config, load_config
+from coupalign.model import build_model
 from tests.conftest import TINY
 
 Shapes = dict[str, tuple[int, ...]]
@@ -29,7 +30,7 @@ def swin(c: Config) -> Shapes:
     dim = c.swin_embed_dim
     shapes = {**conv("patch_embed.proj", dim, 3, 4), **norm("patch_embed.norm", dim)}
     for i, (depth, heads) in enumerate(zip(c.swin_depths, c.swin_num_heads)):
-        window = min(c.swin_window_size, c.image_size // 4 // 2 ** i)
+        window = min(c.swin_window_size, c.image_size // 4 // 2**i)
         for j in range(depth):
             block = f"layers.{i}.blocks.{j}"
             shapes |= norm(f"{block}.norm1", dim) | dense(f"{block}.attn.qkv", 3 * dim, dim)
@@ -64,7 +65,7 @@ def bert(c: Config) -> Shapes:
 def fusion(c: Config) -> Shapes:
     """Everything between and after the encoders."""
     text, joint = c.bert_hidden_size, c.wpa_dim
-    widths = [c.swin_embed_dim * 2 ** i for i in range(4)]
+    widths = [c.swin_embed_dim * 2**i for i in range(4)]
     shapes = {}
     for i, image in enumerate(widths):
         if c.wpa_direction == "none" or i + 1 not in c.wpa_stages:

@@ -1,4 +1,5 @@
 """Every operator of model and losses is documented for Ascend, GPU and CPU by the installed MindSpore."""
+
 from __future__ import annotations
 
 import re
@@ -11,10 +12,10 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import auto_generate, operations
 from mindspore.train import mind_ir_pb2
 
-from src.config import load_config
-from src.loss import PixelContrastiveLoss, SegmentationLoss
-from src.model import build_model
-from src.model.dropout import connect_dropout
+from coupalign.config import load_config
+from coupalign.loss import PixelContrastiveLoss, SegmentationLoss
+from coupalign.model import build_model
+from coupalign.model.dropout import connect_dropout
 from tests.conftest import SMALLEST
 
 PLATFORMS = {"Ascend", "GPU", "CPU"}
@@ -88,7 +89,7 @@ def test_spellings(tmp_path):
 
 def test_every_operator_runs_on_every_platform(tmp_path):
     config = load_config(overrides=SMALLEST)
-    size, words = config.image_size, np.ones((2, config.max_tokens), np.int32)
+    size, words = config.model.image_size, np.ones((2, config.model.max_tokens), np.int32)
     image, mask = np.zeros((2, 3, size, size), np.float32), np.zeros((2, size, size), np.float32)
     found = operators(Training().set_train(), [Tensor(x) for x in (image, words, words, mask)], tmp_path)
     assert {"Conv2D", "LayerNorm", "Softmax", "Gather", "BitwiseXor", "Log"} <= found

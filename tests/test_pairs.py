@@ -1,4 +1,5 @@
 """The auxiliary loss in graph mode, stripe by stripe, against all pairs in PyTorch in float64: values and gradients."""
+
 from __future__ import annotations
 
 import itertools
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from mindspore import Tensor, nn
 
-from src.loss import PixelContrastiveLoss
-from src.loss.pairs import _stripe_length
+from coupalign.loss import PixelContrastiveLoss
+from coupalign.loss.pairs import _stripe_length
 from tests.conftest import assert_close
 from tests.test_losses import contrastive_loss_in_torch, in_torch
 
@@ -23,8 +24,20 @@ PIXELS = HEIGHT * WIDTH
 STRIPE = _stripe_length(12, PIXELS)
 # Pixels of the referent, one number an image of a batch: no stripe, one or many, just full and just begun, on either
 # side.
-COUNTS = (0, 1, STRIPE - 1, STRIPE, STRIPE + 1, 2 * STRIPE, PIXELS // 2, PIXELS // 2 + 1, PIXELS - STRIPE - 1,
-          PIXELS - STRIPE, PIXELS - 1, PIXELS)
+COUNTS = (
+    0,
+    1,
+    STRIPE - 1,
+    STRIPE,
+    STRIPE + 1,
+    2 * STRIPE,
+    PIXELS // 2,
+    PIXELS // 2 + 1,
+    PIXELS - STRIPE - 1,
+    PIXELS - STRIPE,
+    PIXELS - 1,
+    PIXELS,
+)
 DEFAULTS = {"temperature": 0.1, "normalize": True, "log": True}
 OPTIONS = [
     {},
@@ -107,7 +120,7 @@ def losses():
 
 
 @settings(max_examples=40, deadline=None)
-@given(mask=arrays(bool, (2, 5, 7)), seed=st.integers(0, 2 ** 32 - 1), scale=st.sampled_from([1e-3, 1.0, 1e3]))
+@given(mask=arrays(bool, (2, 5, 7)), seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-3, 1.0, 1e3]))
 def test_any_mask(losses, mask, seed, scale):
     features = (np.random.default_rng(seed).standard_normal((2, 4, 5, 7)) * scale).astype(np.float32)
     for options, run in losses:
@@ -143,6 +156,7 @@ def test_sums_of_half_precision_features_are_float32():
 
 def test_gradient_in_a_larger_graph():
     """Behind a layer and beside another loss, as in training: the layer's gradient is what PyTorch finds."""
+
     class Model(nn.Cell):
         def __init__(self):
             super().__init__()

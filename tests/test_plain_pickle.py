@@ -1,4 +1,5 @@
 """Pickles: what is plain is read whole; what is not is refused by name, and not run."""
+
 from __future__ import annotations
 
 import copyreg
@@ -12,10 +13,12 @@ import subprocess
 import numpy as np
 import pytest
 
-from src.data.plain_pickle import load_plain_pickle
-from src.errors import UserError
+from coupalign.data.plain_pickle import load_plain_pickle
+from coupalign.errors import UserError
 
-PLAIN = [{"a": [1, -2**40, 1.5, True, None, "é", b"bytes\xff", b""], "b": ({1, 2}, frozenset([3])), "c": (4, "x" * 300)}]
+PLAIN = [
+    {"a": [1, -(2**40), 1.5, True, None, "é", b"bytes\xff", b""], "b": ({1, 2}, frozenset([3])), "c": (4, "x" * 300)}
+]
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -45,10 +48,15 @@ class _Reduced:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize(("function", "arguments", "name"), [
-    (os.mkdir, ("ran",), r"(posix|os)\.mkdir"), (subprocess.Popen, (["mkdir", "ran"],), r"\.Popen"),
-    (eval, ("__import__('os').mkdir('ran')",), "eval"), (getattr, ("text", "upper"), "getattr"),
-])
+@pytest.mark.parametrize(
+    ("function", "arguments", "name"),
+    [
+        (os.mkdir, ("ran",), r"(posix|os)\.mkdir"),
+        (subprocess.Popen, (["mkdir", "ran"],), r"\.Popen"),
+        (eval, ("__import__('os').mkdir('ran')",), "eval"),
+        (getattr, ("text", "upper"), "getattr"),
+    ],
+)
 def test_what_would_be_run_is_refused_by_name_and_not_run(tmp_path, monkeypatch, protocol, function, arguments, name):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "refs.p"
@@ -85,21 +93,33 @@ def test_damaged_pickles_are_user_errors(tmp_path):
         load_plain_pickle(tmp_path / "none.p")
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    (b"\x80\x02K\x01Q.", "the instruction BINPERSID"), (b"Psomewhere\n.", "the instruction PERSID"),
-    (b"\x80\x02\x82\x01.", "the instruction EXT1"), (b"\x80\x02\x83\x01\x00.", "the instruction EXT2"),
-    (b"\x80\x02\x84\x01\x00\x00\x00.", "the instruction EXT4"),
-    (b"ios\nmkdir\n(S'ran'\no.", r"os\.mkdir"), (b"(S'ran'\nios\nmkdir\n.", r"os\.mkdir"),
-    (b"(cos\nmkdir\nS'ran'\no.", r"os\.mkdir"), (b"\x80\x02cos\nmkdir\nU\x03ran\x85\x81.", r"os\.mkdir"),
-    (b"\x80\x04\x8c\x02os\x8c\x05mkdir\x93\x8c\x03ran\x85R.", r"os\.mkdir"),
-    (b"\x80\x04\x8c\x08builtins\x8c\x0cset.__init__\x93.", r"builtins\.set\.__init__"),
-    (b"c__builtin__\neval\n(S'1'\ntR.", r"__builtin__\.eval"), (b"ccopy_reg\n_reconstructor\n.", "copy_reg"),
-    (b"cbuiltins\ngetattr\n(}S'get'\ntR.", r"builtins\.getattr"), (b"c_codecs\ndecode\n.", r"_codecs\.decode"),
-    (b"c__builtin__\nset\n}S'__setstate__'\nNsb.", "the instruction BUILD"), (b"}}b.", "the instruction BUILD"),
-    (b"cbuiltins\nset\n)\x81.", "the instruction NEWOBJ"), (b"cbuiltins\nset\n)}\x92.", "the instruction NEWOBJ_EX"),
-    (b"\x80\x05\x96\x05\x00\x00\x00\x00\x00\x00\x00hello.", "the instruction BYTEARRAY8"),
-    (b"\x80\x05\x97.", "the instruction NEXT_BUFFER"), (b"\x80\x05N\x98.", "the instruction READONLY_BUFFER"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x80\x02K\x01Q.", "the instruction BINPERSID"),
+        (b"Psomewhere\n.", "the instruction PERSID"),
+        (b"\x80\x02\x82\x01.", "the instruction EXT1"),
+        (b"\x80\x02\x83\x01\x00.", "the instruction EXT2"),
+        (b"\x80\x02\x84\x01\x00\x00\x00.", "the instruction EXT4"),
+        (b"ios\nmkdir\n(S'ran'\no.", r"os\.mkdir"),
+        (b"(S'ran'\nios\nmkdir\n.", r"os\.mkdir"),
+        (b"(cos\nmkdir\nS'ran'\no.", r"os\.mkdir"),
+        (b"\x80\x02cos\nmkdir\nU\x03ran\x85\x81.", r"os\.mkdir"),
+        (b"\x80\x04\x8c\x02os\x8c\x05mkdir\x93\x8c\x03ran\x85R.", r"os\.mkdir"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x0cset.__init__\x93.", r"builtins\.set\.__init__"),
+        (b"c__builtin__\neval\n(S'1'\ntR.", r"__builtin__\.eval"),
+        (b"ccopy_reg\n_reconstructor\n.", "copy_reg"),
+        (b"cbuiltins\ngetattr\n(}S'get'\ntR.", r"builtins\.getattr"),
+        (b"c_codecs\ndecode\n.", r"_codecs\.decode"),
+        (b"c__builtin__\nset\n}S'__setstate__'\nNsb.", "the instruction BUILD"),
+        (b"}}b.", "the instruction BUILD"),
+        (b"cbuiltins\nset\n)\x81.", "the instruction NEWOBJ"),
+        (b"cbuiltins\nset\n)}\x92.", "the instruction NEWOBJ_EX"),
+        (b"\x80\x05\x96\x05\x00\x00\x00\x00\x00\x00\x00hello.", "the instruction BYTEARRAY8"),
+        (b"\x80\x05\x97.", "the instruction NEXT_BUFFER"),
+        (b"\x80\x05N\x98.", "the instruction READONLY_BUFFER"),
+    ],
+)
 def test_instructions_that_plain_data_have_no_need_of_are_refused_by_name(tmp_path, monkeypatch, content, said):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "refs.p"
@@ -122,18 +142,25 @@ def test_an_extension_that_python_knows_is_refused_too(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content", [
-    b"\x80\x02]r" + struct.pack("<I", 2**32 - 1) + b".",  # remembers its list as the last of four thousand millions
-    b"]p99999999999\n.",
-    b"\x80\x04\x8d" + struct.pack("<Q", 10**10) + b"text.",  # ten gigabytes of text, of bytes, of a frame, of a number
-    b"\x80\x04\x8e" + struct.pack("<Q", 10**10) + b"bytes.",
-    b"\x80\x02B" + struct.pack("<I", 2**32 - 1) + b"bytes.",
-    b"\x80\x04\x95" + struct.pack("<Q", 10**10) + b"].",
-    b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"\1.",
-    b"\x80\x05\x96" + struct.pack("<Q", 10**10) + b"hello.",
-    b"I" + b"9" * 10_000 + b"\n.",
-    b"(" * 10**6 + b".", b"]" * 10**6 + b"a" * (10**6 - 1) + b".", b")" + b"\x85" * 10**6 + b".",
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02]r" + struct.pack("<I", 2**32 - 1) + b".",  # remembers its list as the last of four thousand millions
+        b"]p99999999999\n.",
+        b"\x80\x04\x8d"
+        + struct.pack("<Q", 10**10)
+        + b"text.",  # ten gigabytes of text, of bytes, of a frame, of a number
+        b"\x80\x04\x8e" + struct.pack("<Q", 10**10) + b"bytes.",
+        b"\x80\x02B" + struct.pack("<I", 2**32 - 1) + b"bytes.",
+        b"\x80\x04\x95" + struct.pack("<Q", 10**10) + b"].",
+        b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"\1.",
+        b"\x80\x05\x96" + struct.pack("<Q", 10**10) + b"hello.",
+        b"I" + b"9" * 10_000 + b"\n.",
+        b"(" * 10**6 + b".",
+        b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
+        b")" + b"\x85" * 10**6 + b".",
+    ],
+)
 def test_what_a_pickle_claims_takes_no_memory(tmp_path, content):
     path = tmp_path / "refs.p"
     path.write_bytes(content)

@@ -1,4 +1,5 @@
 """Precision: what is computed in float16, and what is not, seen in what overflows and what is rounded away."""
+
 from __future__ import annotations
 
 import mindspore
@@ -7,15 +8,15 @@ import pytest
 import torch
 from mindspore import Tensor, nn, ops
 
-from src.config import load_config
-from src.model import build_model
-from src.model.bert import BertOutput
-from src.model.build import compute_in
-from src.model.dropout import connect_dropout, draw
-from src.model.layers import Gelu, Heads
-from src.model.sma import SentenceMaskAlignment
-from src.model.swin import SwinBlock
-from src.model.windows import WindowLayout
+from coupalign.config import load_config
+from coupalign.model import build_model
+from coupalign.model.bert import BertOutput
+from coupalign.model.build import compute_in
+from coupalign.model.dropout import connect_dropout, draw
+from coupalign.model.layers import Gelu, Heads
+from coupalign.model.sma import SentenceMaskAlignment
+from coupalign.model.swin import SwinBlock
+from coupalign.model.windows import WindowLayout
 from tests.conftest import SMALLEST, assert_close
 
 
@@ -49,7 +50,7 @@ def softmax(x):
 def test_scores_of_attention_may_be_beyond_float16():
     random = np.random.default_rng(0)
     (query, q), (key, k), (value, v) = (half(random, 2, 5, 8, scale=scale) for scale in (600, 600, 1))
-    scores = query @ key.swapaxes(1, 2) * 8 ** -0.5
+    scores = query @ key.swapaxes(1, 2) * 8**-0.5
     assert np.abs(scores).max() > 65504
     output = Function(Heads(1))(q, k, v)
     assert output.dtype == mindspore.float16
@@ -71,7 +72,8 @@ def test_sentence_mask_alignment_may_sum_beyond_float16():
         each.set_data(Tensor(random.standard_normal(each.shape).astype(np.float32) * 20))
     weights = {name: each.asnumpy().astype(np.float64) for name, each in cell.parameters_dict().items()}
     (queries, q), (pixels, p), (sentence, s) = (
-        half(random, *shape, scale=20) for shape in ((2, 3, 4), (2, 4, 2, 2), (2, 6)))
+        half(random, *shape, scale=20) for shape in ((2, 3, 4), (2, 4, 2, 2), (2, 6))
+    )
     embeddings = queries @ weights["query_proj.weight"].T + weights["query_proj.bias"]
     cosine = (embeddings * sentence[:, None]).sum(-1)
     cosine /= np.linalg.norm(embeddings, axis=-1) * np.linalg.norm(sentence, axis=-1, keepdims=True)

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 
 import predict as program
-from src.config import load_config
-from src.data.overlay import COLOUR, overlay, write_png
-from src.data.tokenizer import Tokenizer
-from src.data.transform import prepare_image
-from src.errors import UserError
-from src.files import REPOSITORY, find_file
-from src.inference.predict import box, slug
-from src.inference.predictor import Predictor, Proposals, probabilities
-from src.model import build_model
+from coupalign.config import load_config
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.transform import prepare_image
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY, find_file
+from coupalign.inference.predict import box, slug
+from coupalign.inference.predictor import Predictor, Proposals, probabilities
+from coupalign.model import build_model
+from coupalign.overlay import COLOUR, overlay, write_png
 from tests.conftest import SMALLEST, assert_close
 
 CONFIG = load_config(overrides=SMALLEST)
@@ -112,11 +112,14 @@ def test_proposals_explain_the_mask(predictor):
         np.testing.assert_allclose(over_pixels[:5].sum((1, 2)), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize(("overrides", "masks", "stages", "back"), [
-    ({"sma": False}, 1, 4, 4),
-    ({"wpa_direction": "uni", "wpa_stages": [3, 1]}, 5, 2, 0),
-    ({"wpa_direction": "none"}, 5, 0, 0),
-])
+@pytest.mark.parametrize(
+    ("overrides", "masks", "stages", "back"),
+    [
+        ({"sma": False}, 1, 4, 4),
+        ({"wpa_direction": "uni", "wpa_stages": [3, 1]}, 5, 2, 0),
+        ({"wpa_direction": "none"}, 5, 0, 0),
+    ],
+)
 def test_proposals_of_reduced_models(make_checkpoint, overrides, masks, stages, back):
     config = load_config(overrides={**SMALLEST, **overrides})
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
@@ -126,10 +129,15 @@ def test_proposals_of_reduced_models(make_checkpoint, overrides, masks, stages, 
     assert (len(found.proposals.text_to_image), len(found.proposals.image_to_text)) == (stages, back)
 
 
-@pytest.mark.parametrize("image", [
-    np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32),
-    np.zeros((0, 4, 3), np.uint8),
-])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
 def test_pixels_that_are_no_image(predictor, image):
     with pytest.raises(UserError, match="an image is RGB pixels"):
         predictor.predict(image, EXPRESSION)
@@ -186,8 +194,17 @@ def test_the_program_writes_what_the_predictor_finds(predictor, checkpoint, tmp_
     asked = ["the red circle", "../Étoile?", "the red circle"]
     arguments = [argument for expression in asked for argument in ("--expression", expression)]
     output = tmp_path / "deep" / "out"
-    status = program.main(["--checkpoint", str(checkpoint), "--image", str(tmp_path / "my photo.png"), *arguments,
-                           "--output", str(output)])
+    status = program.main(
+        [
+            "--checkpoint",
+            str(checkpoint),
+            "--image",
+            str(tmp_path / "my photo.png"),
+            *arguments,
+            "--output",
+            str(output),
+        ]
+    )
     out, err = capfd.readouterr()
     assert (status, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
@@ -206,28 +223,37 @@ def test_the_program_writes_what_the_predictor_finds(predictor, checkpoint, tmp_
         assert line["box"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"--image": "missing.png"}, "missing.png"),
-    ({"--image": "text.png"}, "text.png"),
-    ({"--expression": "  "}, "expression"),
-    ({"--checkpoint": "none.ckpt"}, "no checkpoint none.ckpt"),
-    ({"--checkpoint": "text.ckpt"}, "text.ckpt is not a MindSpore checkpoint"),
-    ({"--seg_head_dim": "16"}, "another configuration"),
-    ({"--vocab_file": "none.txt"}, "none.txt"),
-    ({"--output": "text.png"}, "text.png cannot be a directory"),
-    ({"--batch_sise": "1"}, "unknown option --batch_sise: did you mean --batch_size?"),
-    ({"--epochs": "x"}, "epochs must be an integer"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--image": "missing.png"}, "missing.png"),
+        ({"--image": "text.png"}, "text.png"),
+        ({"--expression": "  "}, "expression"),
+        ({"--checkpoint": "none.ckpt"}, "no checkpoint none.ckpt"),
+        ({"--checkpoint": "text.ckpt"}, "text.ckpt is not a MindSpore checkpoint"),
+        ({"--seg_head_dim": "16"}, "another configuration"),
+        ({"--vocab_file": "none.txt"}, "none.txt"),
+        ({"--output": "text.png"}, "text.png cannot be a directory"),
+        ({"--batch_sise": "1"}, "unknown option --batch_sise: did you mean --batch_size?"),
+        ({"--epochs": "x"}, "epochs must be an integer"),
+    ],
+)
 def test_mistakes_are_one_line_and_leave_nothing(checkpoint, tmp_path, monkeypatch, capfd, change, message):
     monkeypatch.chdir(tmp_path)
     # The prediction itself is not what goes wrong here, and compiling it takes long.
-    monkeypatch.setattr("src.context.set_up", lambda config: None)
+    monkeypatch.setattr("coupalign.context.set_up", lambda config: None)
     write_png("image.png", picture(20, 30))
     for name in ("text.png", "text.ckpt"):
         (tmp_path / name).write_text("not what it is called")
     before = sorted(os.listdir(tmp_path))
-    arguments = {"--checkpoint": str(checkpoint), "--config": str(checkpoint.with_name("config.yaml")),
-                 "--image": "image.png", "--expression": "fine", "--output": "out", **change}
+    arguments = {
+        "--checkpoint": str(checkpoint),
+        "--config": str(checkpoint.with_name("config.yaml")),
+        "--image": "image.png",
+        "--expression": "fine",
+        "--output": "out",
+        **change,
+    }
     status = program.main([part for pair in arguments.items() for part in pair])
     out, err = capfd.readouterr()
     assert (status, out) == (2, "")
@@ -241,8 +267,22 @@ def test_a_mistake_in_a_process_of_its_own(checkpoint, tmp_path):
     (tmp_path / "image.png").write_bytes((tmp_path / "image.png").read_bytes()[:2000])
     environment = {name: value for name, value in os.environ.items() if name not in ("GLOG_v", "OPENCV_LOG_LEVEL")}
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "predict.py"), "--checkpoint", str(checkpoint), "--image", "image.png",
-         "--expression", "x"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            str(REPOSITORY / "predict.py"),
+            "--checkpoint",
+            str(checkpoint),
+            "--image",
+            "image.png",
+            "--expression",
+            "x",
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "image.png" in done.stderr
     assert os.listdir(tmp_path) == ["image.png"]

@@ -1,4 +1,5 @@
 """prepare_data.py from its arguments to its files."""
+
 from __future__ import annotations
 
 import fcntl
@@ -17,10 +18,10 @@ import pytest
 from mindspore.mindrecord import FileReader
 
 import prepare_data
-from src.config import load_config
-from src.data import prepare as prepare_module
-from src.data.convert import SCENES_AT_ONCE
-from src.data.dataset import Split
+from coupalign.config import load_config
+from coupalign.data import prepare as prepare_module
+from coupalign.data.convert import SCENES_AT_ONCE
+from coupalign.data.dataset import Split
 from tests.handmade_refer import Handmade, rectangle
 
 REFSHAPES = ["--dataset", "refshapes", "--max_tokens", "20", "--seed", "4", "--expressions", "30", "--workers", "1"]
@@ -35,29 +36,48 @@ def handmade(tmp_path) -> Handmade:
 
 @pytest.fixture
 def arguments(handmade, tmp_path) -> list[str]:
-    return ["--dataset", "refcoco", "--annotations", str(handmade.annotations), "--images", str(handmade.images),
-            "--output", str(tmp_path / "data")]
+    return [
+        "--dataset",
+        "refcoco",
+        "--annotations",
+        str(handmade.annotations),
+        "--images",
+        str(handmade.images),
+        "--output",
+        str(tmp_path / "data"),
+    ]
 
 
 def _state(directory: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes())
-            for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_refer_data_take_the_road_to_mindrecord(arguments, tmp_path, capsys):
     assert prepare_data.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[:3]] == [
-        ["split", "images", "referents", "expressions"], ["train", "1", "2", "3"], ["val", "1", "1", "3"]]
+        ["split", "images", "referents", "expressions"],
+        ["train", "1", "2", "3"],
+        ["val", "1", "1", "3"],
+    ]
     data = tmp_path / "data"
     assert {path.name for path in data.iterdir()} == {
-        f"{split}.{part}.{end}" for split in ("train", "val") for part in ("images", "masks", "expressions")
-        for end in ("mindrecord", "mindrecord.db")} | {"meta.json", "skipped.jsonl"}
+        f"{split}.{part}.{end}"
+        for split in ("train", "val")
+        for part in ("images", "masks", "expressions")
+        for end in ("mindrecord", "mindrecord.db")
+    } | {"meta.json", "skipped.jsonl"}
     meta = json.loads((data / "meta.json").read_text())
     assert meta["dataset"] == "refcoco"
     assert meta["max_tokens"] == 30
-    assert meta["splits"] == {"train": {"images": 1, "referents": 2, "expressions": 3},
-                              "val": {"images": 1, "referents": 1, "expressions": 3}}
+    assert meta["splits"] == {
+        "train": {"images": 1, "referents": 2, "expressions": 3},
+        "val": {"images": 1, "referents": 1, "expressions": 3},
+    }
     config = load_config(overrides={"data_dir": str(data)})
     assert [len(Split(config, split)) for split in meta["splits"]] == [3, 3]
 
@@ -112,7 +132,9 @@ def test_what_changed_is_written_anew(arguments, handmade, tmp_path, capsys, cha
 def test_check_compares_with_the_published_and_writes_nothing(arguments, tmp_path, capsys):
     assert prepare_data.main([*arguments, "--check"]) == 0
     out = capsys.readouterr().out
-    assert "train: 1 images, 16,993 fewer than published, 2 referents, 42,402 fewer than published, 3 expressions" in out
+    assert (
+        "train: 1 images, 16,993 fewer than published, 2 referents, 42,402 fewer than published, 3 expressions" in out
+    )
     assert "testA: missing, published with 1,975 referents" in out
     assert "all splits: 3 referents, 6 expressions; the CoupAlign paper says 19,994 images" in out
     assert not (tmp_path / "data").exists()
@@ -138,7 +160,8 @@ def test_expressions_without_a_word_are_left_out_and_counted(arguments, handmade
     handmade.write()
     assert prepare_data.main([*arguments, "--check"]) == 0
     assert "val: 1 images, 1,499 fewer than published, 1 referents, 3,810 fewer than published, 2 expressions" in (
-        capsys.readouterr().out)
+        capsys.readouterr().out
+    )
     assert prepare_data.main(arguments) == 0
     out = capsys.readouterr().out
     assert "left out: 1 x empty expression; with them 0 referents and 1 expressions" in out
@@ -148,18 +171,28 @@ def test_expressions_without_a_word_are_left_out_and_counted(arguments, handmade
 def test_own_data_take_the_same_road(handmade, tmp_path, capsys):
     file = tmp_path / "mine.jsonl"
     cv2.imwrite(str(tmp_path / "dog.png"), handmade.masks[4].astype(np.uint8))
-    lines = [{"image": "b.png", "expression": "the dog", "mask": {"png": "dog.png"}},
-             {"image": "a.jpg", "expression": "a cup", "mask": [rectangle(10, 5, 30, 15)], "split": "val"}]
+    lines = [
+        {"image": "b.png", "expression": "the dog", "mask": {"png": "dog.png"}},
+        {"image": "a.jpg", "expression": "a cup", "mask": [rectangle(10, 5, 30, 15)], "split": "val"},
+    ]
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    own = ["--dataset", "mine", "--annotations", str(file), "--images", str(handmade.images), "--output",
-           str(tmp_path / "data")]
+    own = [
+        "--dataset",
+        "mine",
+        "--annotations",
+        str(file),
+        "--images",
+        str(handmade.images),
+        "--output",
+        str(tmp_path / "data"),
+    ]
     assert prepare_data.main([*own, "--check"]) == 0
     assert prepare_data.main(own) == 0
     config = load_config(overrides={"dataset": "mine", "data_dir": str(tmp_path / "data")})
     for split, name, ann_id, expression in (("train", "b.png", 4, "the dog"), ("val", "a.jpg", 1, "a cup")):
         data = Split(config, split)
         assert data.records["expression"].tolist() == [expression]
-        picture, = data.pictures([0], 1)
+        (picture,) = data.pictures([0], 1)
         np.testing.assert_array_equal(picture["image"], cv2.imread(str(handmade.images / name))[..., ::-1])
         np.testing.assert_array_equal(picture["target"], handmade.masks[ann_id])
     # Another mask under the same name is another data set.
@@ -253,9 +286,11 @@ def test_two_at_once_are_refused(arguments, tmp_path, capsys):
 
 def test_a_full_disk_leaves_nothing_that_looks_finished(arguments, tmp_path):
     # A limit on the size of files is met like a full disk: in the midst of writing, and by every writer.
-    program = ("import resource, signal, sys, prepare_data; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-               "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY)); "
-               "sys.exit(prepare_data.main(sys.argv[1:]))")
+    program = (
+        "import resource, signal, sys, prepare_data; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY)); "
+        "sys.exit(prepare_data.main(sys.argv[1:]))"
+    )
     ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     assert ended.returncode == 2, ended.stderr
     assert "cannot be written" in ended.stderr.splitlines()[-1]
@@ -272,10 +307,12 @@ def test_killed_again_and_again_it_ends_with_the_same_content(handmade, argument
         name = f"{number}.png"
         (handmade.images / name).write_bytes((handmade.images / "b.png").read_bytes())
         handmade.instances["images"].append({"id": 100 + number, "file_name": name, "height": 50, "width": 30})
-        handmade.instances["annotations"].append({**handmade.instances["annotations"][3], "id": 100 + number,
-                                                  "image_id": 100 + number})
-        handmade.refs.append(handmade.ref(100 + number, 100 + number, 100 + number, 2, "train",
-                                          {1000 + number: f"dog number {number}"}))
+        handmade.instances["annotations"].append(
+            {**handmade.instances["annotations"][3], "id": 100 + number, "image_id": 100 + number}
+        )
+        handmade.refs.append(
+            handmade.ref(100 + number, 100 + number, 100 + number, 2, "train", {1000 + number: f"dog number {number}"})
+        )
     handmade.write()
     command = [sys.executable, "prepare_data.py", *arguments, "--workers", "2"]
     work = tmp_path / "data"
@@ -301,7 +338,7 @@ def test_what_is_left_out_is_listed_and_counted(arguments, handmade, tmp_path, c
         out = capsys.readouterr().out
         assert "left out: 1 x image; with them 1 referents and 3 expressions" in out
         assert ["val", "1", "1", "1"] in [line.split() for line in out.splitlines()]
-    problem, = [json.loads(line) for line in (tmp_path / "data/skipped.jsonl").read_text().splitlines()]
+    (problem,) = [json.loads(line) for line in (tmp_path / "data/skipped.jsonl").read_text().splitlines()]
     assert (problem["kind"], problem["name"]) == ("image", str(handmade.images / "b.png"))
 
 
@@ -323,20 +360,27 @@ def _rows_of_a_fresh_directory(arguments: list[str], tmp_path: Path, max_tokens:
     return _rows(fresh, max_tokens)
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    (["--dataset", "coco", "--annotations", ".", "--images", "."],
-     "no data set 'coco' in the layout of the REFER tool: --dataset is one of refcoco, refcoco+, refcocog, referit"),
-    (["--dataset", "coco"], "coco is read from disk: give --annotations"),
-    (["--dataset", "refcoco", "--annotations", "."], "give --images"),
-    (["--dataset", "mine", "--annotations", "x.jsonl", "--split_by", "unc"], "leave out --split_by"),
-    (["--dataset", "refcoco+", "--split_by", "umd", "--annotations", ".", "--images", "."],
-     "refcoco+ is not split by 'umd': --split_by is one of unc"),
-    (["--dataset", "refcocog", "--annotations", "nowhere", "--images", "."], "nowhere is no directory"),
-    (["--dataset", "refshapes", "--images", "."], "RefShapes is made, not read"),
-    (["--dataset", "refshapes", "--expressions", "5"], "raise --expressions"),
-    (["--dataset", "refshapes", "--check"], "holds no RefShapes to check: leave out --check to make it"),
-    (["--dataset", "refshapes", "--vocab_file", "none.txt"], "none.txt"),
-])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["--dataset", "coco", "--annotations", ".", "--images", "."],
+            "no data set 'coco' in the layout of the REFER tool: --dataset is one of refcoco, refcoco+, refcocog, referit",
+        ),
+        (["--dataset", "coco"], "coco is read from disk: give --annotations"),
+        (["--dataset", "refcoco", "--annotations", "."], "give --images"),
+        (["--dataset", "mine", "--annotations", "x.jsonl", "--split_by", "unc"], "leave out --split_by"),
+        (
+            ["--dataset", "refcoco+", "--split_by", "umd", "--annotations", ".", "--images", "."],
+            "refcoco+ is not split by 'umd': --split_by is one of unc",
+        ),
+        (["--dataset", "refcocog", "--annotations", "nowhere", "--images", "."], "nowhere is no directory"),
+        (["--dataset", "refshapes", "--images", "."], "RefShapes is made, not read"),
+        (["--dataset", "refshapes", "--expressions", "5"], "raise --expressions"),
+        (["--dataset", "refshapes", "--check"], "holds no RefShapes to check: leave out --check to make it"),
+        (["--dataset", "refshapes", "--vocab_file", "none.txt"], "none.txt"),
+    ],
+)
 def test_mistakes_are_one_line_that_names_the_mend(tmp_path, capsys, given, message):
     arguments = [*given, "--output", str(tmp_path / "data"), "--workers", "1"]
     if "--expressions" not in given:

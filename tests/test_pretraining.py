@@ -1,4 +1,5 @@
 """Pretraining: labels against the scenes themselves, its objective against NumPy in float64, and a run."""
+
 from __future__ import annotations
 
 import os
@@ -12,23 +13,23 @@ import pytest
 from mindspore import Tensor, nn
 
 import pretrain
-from src.config import load_config
-from src.data.refshapes import labels as labelling
-from src.data.refshapes.dice import Dice
-from src.data.refshapes.drawing import palette
-from src.data.refshapes.expressions import make_expressions
-from src.data.refshapes.labels import COLUMNS, LabelledScenes, _labels, describe, labelled_batches
-from src.data.refshapes.meaning import Closest, Described, Ranked, Related, parts_of
-from src.data.refshapes.scene import FACTORS, Kind, Thing, make_scene
-from src.data.tokenizer import Tokenizer
-from src.data.transform import prepare_image
-from src.data.workers import map_in_order
-from src.errors import UserError
-from src.loss import PixelContrastiveLoss
-from src.model import build_model
-from src.training import pretraining
-from src.training.pretraining import PretrainingObjective
-from src.training.step import Objective
+from coupalign.config import load_config
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.transform import prepare_image
+from coupalign.data.workers import map_in_order
+from coupalign.errors import UserError
+from coupalign.loss import PixelContrastiveLoss
+from coupalign.model import build_model
+from coupalign.refshapes import labels as labelling
+from coupalign.refshapes.dice import Dice
+from coupalign.refshapes.drawing import palette
+from coupalign.refshapes.expressions import make_expressions
+from coupalign.refshapes.labels import COLUMNS, LabelledScenes, _labels, describe, labelled_batches
+from coupalign.refshapes.meaning import Closest, Described, Ranked, Related, parts_of
+from coupalign.refshapes.scene import FACTORS, Kind, Thing, make_scene
+from coupalign.training import pretraining
+from coupalign.training.pretraining import PretrainingObjective
+from coupalign.training.step import Objective
 from tests.conftest import SMALLEST, assert_close
 from tests.expression_reader import read
 from tests.refshapes_files import Item
@@ -50,7 +51,7 @@ def test_labels_are_what_is_seen():
         assert labels.shape == (9, size, size)
         for i in range(size):
             for j in range(size):
-                index = scene.labels[int((i + .5) / size * height), int((j + .5) / size * width)]
+                index = scene.labels[int((i + 0.5) / size * height), int((j + 0.5) / size * width)]
                 if index < 0:
                     assert labels[:, i, j].tolist() == [-1, -1, -1, -1, -1, -1, -1, 0, 0]
                     continue
@@ -58,8 +59,11 @@ def test_labels_are_what_is_seen():
                 kinds = [values[int(labels[k, i, j])] for k, values in enumerate(FACTORS.values())]
                 assert kinds == [getattr(thing.kind, factor) for factor in FACTORS]
                 left, top, box_width, box_height = thing.box
-                assert_close(labels[7:, i, j], [(left + box_width / 2) / width * 2 - 1,
-                                                (top + box_height / 2) / height * 2 - 1], 1e-6)
+                assert_close(
+                    labels[7:, i, j],
+                    [(left + box_width / 2) / width * 2 - 1, (top + box_height / 2) / height * 2 - 1],
+                    1e-6,
+                )
 
 
 def test_masks_are_all_that_the_words_fit():
@@ -68,13 +72,20 @@ def test_masks_are_all_that_the_words_fit():
     for index in range(120):
         _, token_ids, token_mask, mask, labels = scenes(range(120))[index]
         scene = make_scene(Dice(3, 4, index), (3, 8), unseen_pairs=False)
-        words = tokenizer._tokenizer.decode(token_ids[:token_mask.sum()].tolist())
+        words = tokenizer._tokenizer.decode(token_ids[: token_mask.sum()].tolist())
         things = []
         for i, thing in enumerate(scene.things):
             left, top, width, height = thing.box
-            things.append(Item(i, asdict(thing.kind), None, (left, top, left + width, top + height),
-                               (left + width / 2, top + height / 2)))
-        (form, named), = read(words, things)
+            things.append(
+                Item(
+                    i,
+                    asdict(thing.kind),
+                    None,
+                    (left, top, left + width, top + height),
+                    (left + width / 2, top + height / 2),
+                )
+            )
+        ((form, named),) = read(words, things)
         forms[form] += 1
         expected = np.isin(scene.labels, [item.ann_id for item in named])
         height, width = expected.shape
@@ -88,20 +99,26 @@ def test_masks_are_all_that_the_words_fit():
 
 
 # Four rings in a row, the third of them small, and a star above all.
-ROW = [Thing(Kind("ring", "red", size, "solid"), (left, 80, 20, 20))
-       for left, size in ((20, "large"), (50, "large"), (80, "small"), (110, "large"))]
+ROW = [
+    Thing(Kind("ring", "red", size, "solid"), (left, 80, 20, 20))
+    for left, size in ((20, "large"), (50, "large"), (80, "small"), (110, "large"))
+]
 ROW.append(Thing(Kind("star", "red", "large", "solid"), (40, 10, 20, 20)))
 RINGS, LARGE_RINGS = Described((("shape", "ring"),)), Described((("shape", "ring"), ("size", "large")))
 STAR = Described((("shape", "star"),))
 
 
-@pytest.mark.parametrize(("meaning", "group", "anchors", "order"), [
-    (Described((("size", "large"),), (("shape", "star"),)), [0, 1, 3], [], []),
-    (Ranked(LARGE_RINGS, "right", 2), [0, 1, 3], [], [3, 1, 0]),
-    (Related(RINGS, "bottom", STAR), [0, 1, 2, 3], [4], []),
-    (Related(RINGS, "right", Ranked(LARGE_RINGS, "left", 2)), [0, 1, 2, 3], [1], [0, 1, 3]),
-    (Ranked(Related(RINGS, "right", Described((("size", "small"),))), "left", 1), [0, 1, 2, 3], [2], [3]),
-    (Closest(RINGS, STAR), [0, 1, 2, 3], [4], [])])
+@pytest.mark.parametrize(
+    ("meaning", "group", "anchors", "order"),
+    [
+        (Described((("size", "large"),), (("shape", "star"),)), [0, 1, 3], [], []),
+        (Ranked(LARGE_RINGS, "right", 2), [0, 1, 3], [], [3, 1, 0]),
+        (Related(RINGS, "bottom", STAR), [0, 1, 2, 3], [4], []),
+        (Related(RINGS, "right", Ranked(LARGE_RINGS, "left", 2)), [0, 1, 2, 3], [1], [0, 1, 3]),
+        (Ranked(Related(RINGS, "right", Described((("size", "small"),))), "left", 1), [0, 1, 2, 3], [2], [3]),
+        (Closest(RINGS, STAR), [0, 1, 2, 3], [4], []),
+    ],
+)
 def test_parts_of_a_description(meaning, group, anchors, order):
     assert parts_of(meaning, ROW) == (group, anchors, order)
 
@@ -111,8 +128,16 @@ def test_labels_tell_the_parts():
     row = [Thing(Kind("ring", "red", "small", "solid"), (18 * i, 80, 16, 16)) for i in range(7)]
     meaning = Ranked(RINGS, "right", 2)
     rows = list(_labels([*row, ROW[4]], meaning, 128, 144))
-    assert [each[4:7] for each in rows] == [[1, 0, 5], [1, 0, 5], [1, 0, 5], [1, 0, 4], [1, 0, 3], [1, 0, 2], [1, 0, 1],
-                                            [0, 0, 0]]
+    assert [each[4:7] for each in rows] == [
+        [1, 0, 5],
+        [1, 0, 5],
+        [1, 0, 5],
+        [1, 0, 4],
+        [1, 0, 3],
+        [1, 0, 2],
+        [1, 0, 1],
+        [0, 0, 0],
+    ]
     rows = list(_labels(ROW, Related(RINGS, "bottom", STAR), 128, 144))
     assert [each[4:7] for each in rows] == [[1, 0, 0]] * 4 + [[0, 1, 0]]
 
@@ -174,9 +199,14 @@ def test_the_objective(random_cell, weight):
     objective, weights, _ = random_cell(PretrainingObjective(Objective(Features(), contrast, weight), 5), inputs=(1,))
     image = random.standard_normal((2, 6, 16, 16)).astype(np.float32)
     mask = random.integers(2, size=(2, 16, 16)).astype(np.float32)
-    small = np.stack([random.integers(-1, 8, (2, 4, 4)), *(random.integers(count, size=(2, 4, 4))
-                                                           for count in (8, 2, 3, 2, 2, 6)),
-                      *random.uniform(-1, 1, (2, 2, 4, 4))], 1)
+    small = np.stack(
+        [
+            random.integers(-1, 8, (2, 4, 4)),
+            *(random.integers(count, size=(2, 4, 4)) for count in (8, 2, 3, 2, 2, 6)),
+            *random.uniform(-1, 1, (2, 2, 4, 4)),
+        ],
+        1,
+    )
     small[:, 1:7] = np.where(small[:, :1] < 0, -1, small[:, 1:7])
     small = small.astype(np.float32)
     logits, features = image[:, 0].astype(np.float64), image[:, 1:, ::4, ::4].astype(np.float64)
@@ -186,7 +216,7 @@ def test_the_objective(random_cell, weight):
     here = small[:, 0] >= 0
     seen, first = np.abs(found[:, -2:] - small[:, 7:]).sum(1)[here].sum() / (here.sum() + 1), 0
     for factor, size in enumerate((9, 8, 2, 3, 2, 2, 6)):
-        part = found[:, first:first + size]
+        part = found[:, first : first + size]
         likelihood = part - np.log(np.exp(part).sum(1, keepdims=True))
         target = np.maximum(small[:, factor].astype(int) + (factor == 0), 0)
         error = -np.take_along_axis(likelihood, target[:, None], 1)[:, 0]
@@ -201,10 +231,23 @@ def test_the_objective(random_cell, weight):
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("pretraining") / "config.yaml"
-    load_config(overrides={**SMALLEST, "vocab_file": VOCABULARY, "bert_vocab_size": 227, "dataset": "refshapes",
-                           "max_tokens": 24, "bert_max_positions": 24, "batch_size": 4, "learning_rate": 1e-3,
-                           "end_learning_rate": 1e-4, "decay_epochs": 1, "epochs": 1, "swin_drop_path_rate": 0.0,
-                           "bert_dropout": 0.0}).save(path)
+    load_config(
+        overrides={
+            **SMALLEST,
+            "vocab_file": VOCABULARY,
+            "bert_vocab_size": 227,
+            "dataset": "refshapes",
+            "max_tokens": 24,
+            "bert_max_positions": 24,
+            "batch_size": 4,
+            "learning_rate": 1e-3,
+            "end_learning_rate": 1e-4,
+            "decay_epochs": 1,
+            "epochs": 1,
+            "swin_drop_path_rate": 0.0,
+            "bert_dropout": 0.0,
+        }
+    ).save(path)
     return path
 
 
@@ -218,11 +261,30 @@ def test_a_checkpoint_to_start_from(config_file, tmp_path, capsys):
     np.random.seed(42)
     start = {name: each.asnumpy() for name, each in build_model(load_config(config_file)).parameters_dict().items()}
     assert set(saved) == set(start)
-    changed = {name.split(".")[0] for name, value in start.items() if np.abs(saved[name].asnumpy() - value).max() > 1e-4}
+    changed = {
+        name.split(".")[0] for name, value in start.items() if np.abs(saved[name].asnumpy() - value).max() > 1e-4
+    }
     assert changed == {name.split(".")[0] for name in start}
     further = tmp_path / "further.ckpt"
-    assert pretrain.main(["--config", str(config_file), "--output", str(further), "--scenes", "43", "--init_checkpoint",
-                          str(output), "--learning_rate", "1e-12", "--end_learning_rate", "0"]) == 0
+    assert (
+        pretrain.main(
+            [
+                "--config",
+                str(config_file),
+                "--output",
+                str(further),
+                "--scenes",
+                "43",
+                "--init_checkpoint",
+                str(output),
+                "--learning_rate",
+                "1e-12",
+                "--end_learning_rate",
+                "0",
+            ]
+        )
+        == 0
+    )
     for name, each in mindspore.load_checkpoint(str(further)).items():
         if "moving" not in name:
             assert_close(each.asnumpy(), saved[name].asnumpy(), 1e-6)
@@ -234,8 +296,21 @@ def test_one_that_is_stopped_leaves_what_it_has_learnt(config_file, tmp_path, mo
         raise KeyboardInterrupt
 
     def pretrained(output, scenes, *more):
-        status = pretrain.main(["--config", str(config_file), "--output", str(output), "--scenes", scenes,
-                                "--end_learning_rate", "9.99999e-4", "--warmup_steps", "0", *more])
+        status = pretrain.main(
+            [
+                "--config",
+                str(config_file),
+                "--output",
+                str(output),
+                "--scenes",
+                scenes,
+                "--end_learning_rate",
+                "9.99999e-4",
+                "--warmup_steps",
+                "0",
+                *more,
+            ]
+        )
         return status, {name: each.asnumpy() for name, each in mindspore.load_checkpoint(str(output)).items()}
 
     status, whole = pretrained(tmp_path / "whole.ckpt", "8")
@@ -247,9 +322,13 @@ def test_one_that_is_stopped_leaves_what_it_has_learnt(config_file, tmp_path, mo
         assert_close(stopped[name], value, 1e-5)
 
 
-@pytest.mark.parametrize(("more", "said"), [
-    (["--scenes", "3"], "fewer than batch_size 4"),
-    (["--scenes", "8", "--learning_rate", "1e30", "--aux_loss_weight", "0"], "not finite")])
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--scenes", "3"], "fewer than batch_size 4"),
+        (["--scenes", "8", "--learning_rate", "1e30", "--aux_loss_weight", "0"], "not finite"),
+    ],
+)
 def test_mistakes_are_one_line_and_leave_nothing(config_file, more, said, tmp_path, capsys):
     assert pretrain.main(["--config", str(config_file), "--output", str(tmp_path / "start.ckpt"), *more]) == 2
     error = capsys.readouterr().err

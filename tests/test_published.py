@@ -1,20 +1,25 @@
 """What --check says of published data sets."""
+
 from __future__ import annotations
 
 import pytest
 
-from src.data.published import KINDS, PAPER, PUBLISHED, check_files, report
+from coupalign.data.published import KINDS, PAPER, PUBLISHED, check_files, report
 from tests.handmade_refer import Handmade
 
 
 def _counts(dataset: str, split_by: str) -> dict[str, dict[str, int]]:
-    return {split: {kind: number or 0 for kind, number in zip(KINDS, numbers, strict=True)}
-            for split, numbers in PUBLISHED[dataset, split_by].items()}
+    return {
+        split: {kind: number or 0 for kind, number in zip(KINDS, numbers, strict=True)}
+        for split, numbers in PUBLISHED[dataset, split_by].items()
+    }
 
 
 def test_splits_add_up_to_the_papers_totals():
-    total = {key: [sum(filter(None, numbers)) for numbers in zip(*splits.values(), strict=True)]
-             for key, splits in PUBLISHED.items()}
+    total = {
+        key: [sum(filter(None, numbers)) for numbers in zip(*splits.values(), strict=True)]
+        for key, splits in PUBLISHED.items()
+    }
     assert total["refcoco+", "unc"] == list(PAPER["refcoco+"])
     assert total["refcoco", "unc"] == [19_994, 50_000, 142_210]  # one expression more than the paper says
     assert total["refcoco", "google"][1] == 50_000
@@ -26,15 +31,18 @@ def test_counts_are_ok_or_differ_by_so_many():
     counts = _counts("refcoco", "unc")
     lines = report("refcoco", "unc", counts).splitlines()
     assert lines[0] == "train: 16,994 images ok, 42,404 referents ok, 120,624 expressions ok"
-    assert lines[4] == ("all splits: 50,000 referents, 142,210 expressions; the CoupAlign paper says 19,994 images, "
-                        "50,000 referents, 142,209 expressions")
+    assert lines[4] == (
+        "all splits: 50,000 referents, 142,210 expressions; the CoupAlign paper says 19,994 images, "
+        "50,000 referents, 142,209 expressions"
+    )
     counts["val"]["referents"] -= 1_200
     counts["val"]["expressions"] += 1
     del counts["testA"]
     counts["other"] = {"images": 1, "referents": 2, "expressions": 3}
     lines = report("refcoco", "unc", counts).splitlines()
-    assert lines[1] == ("val: 1,500 images ok, 2,611 referents, 1,200 fewer than published, 10,835 expressions, 1 more "
-                        "than published")
+    assert lines[1] == (
+        "val: 1,500 images ok, 2,611 referents, 1,200 fewer than published, 10,835 expressions, 1 more than published"
+    )
     assert lines[2] == "testA: missing, published with 1,975 referents"
     assert lines[4] == "other: 1 images, 2 referents, 3 expressions; no published numbers to compare with"
 
@@ -44,12 +52,19 @@ def test_what_is_not_published_is_only_counted():
     assert lines[0] == "train: 1 images, 2 referents, 3 expressions; no published numbers to compare with"
     assert "the CoupAlign paper says 19,894 images, 130,525 expressions" in lines[1]
     assert report("refcoco", "google", _counts("refcoco", "google")).splitlines()[1] == (
-        "val: 4,559 images ok, 5,000 referents ok, 0 expressions")
+        "val: 4,559 images ok, 5,000 referents ok, 0 expressions"
+    )
 
 
-@pytest.mark.parametrize(("dataset", "archive", "images"), [
-    ("refcoco", "refcoco.zip", "cocodataset.org"), ("refcoco+", "refcoco+.zip", "cocodataset.org"),
-    ("refcocog", "refcocog.zip", "cocodataset.org"), ("referit", "refclef.zip", "saiapr_tc-12.zip")])
+@pytest.mark.parametrize(
+    ("dataset", "archive", "images"),
+    [
+        ("refcoco", "refcoco.zip", "cocodataset.org"),
+        ("refcoco+", "refcoco+.zip", "cocodataset.org"),
+        ("refcocog", "refcocog.zip", "cocodataset.org"),
+        ("referit", "refclef.zip", "saiapr_tc-12.zip"),
+    ],
+)
 def test_everything_that_is_missing_is_told_at_once_with_its_source(tmp_path, dataset, archive, images):
     for directory, pictures in ((None, None), (tmp_path, tmp_path), (tmp_path / "none", tmp_path / "nowhere")):
         text, complete = check_files(dataset, "unc", directory, pictures)
@@ -69,9 +84,14 @@ def test_what_is_there_is_found(tmp_path):
     text, complete = check_files("refcocog", "umd", data.annotations, data.images)
     assert not complete
     assert [line.partition(": ")[2].split(";")[0] for line in text.splitlines() if not line.startswith(" ")] == [
-        "missing", "found", "holds images"]
+        "missing",
+        "found",
+        "holds images",
+    ]
     assert "holds refs(google).p: set --split_by google" in text
     for path in data.images.iterdir():
         path.unlink()
-    assert f"{data.images}: holds no images; from COCO" in check_files("refcocog", "google", data.annotations,
-                                                                      data.images)[0]
+    assert (
+        f"{data.images}: holds no images; from COCO"
+        in check_files("refcocog", "google", data.annotations, data.images)[0]
+    )

@@ -1,4 +1,5 @@
 """The reader of REFER's layout: nothing lost, nothing run, and mistakes named."""
+
 from __future__ import annotations
 
 import shutil
@@ -7,8 +8,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from src.data.refer import read_refer
-from src.errors import UserError
+from coupalign.data.refer import read_refer
+from coupalign.errors import UserError
 from tests.handmade_refer import Handmade
 
 
@@ -26,7 +27,8 @@ def test_every_referent_and_every_sentence_is_kept(handmade):
     dataset = _read(handmade)
     assert [referent.ref_id for referent in dataset.referents] == [20, 21, 22]
     assert {(r.ref_id, s.sent_id): s.text for r in dataset.referents for s in r.sentences} == {
-        (ref["ref_id"], said["sent_id"]): said["sent"] for ref in handmade.refs for said in ref["sentences"]}
+        (ref["ref_id"], said["sent_id"]): said["sent"] for ref in handmade.refs for said in ref["sentences"]
+    }
     assert dataset.splits == ["train", "val"]
     assert [r.ref_id for r in dataset.of_split("val")] == [22]
     assert [r.category for r in dataset.referents] == ["cup", "cup", "dog"]
@@ -63,7 +65,9 @@ def test_what_was_typed_stands_in_for_an_empty_sentence_and_one_without_a_word_i
     assert [s.text for s in dataset.referents[0].sentences] == ["Left cup"]
     assert [r.ref_id for r in dataset.referents] == [20, 22]
     assert [(problem.kind, problem.referents, problem.expressions) for problem in dataset.problems] == [
-        ("empty expression", 0, 1), ("empty expression", 1, 1)]
+        ("empty expression", 0, 1),
+        ("empty expression", 1, 1),
+    ]
 
 
 def _drop(name):
@@ -85,8 +89,10 @@ LOST = [
     (lambda data: data.refs[2].update(image_id=7), "referent 22 annotation 4 is on image 9, not on 7", [20, 21]),
     (_set(category_id=8), "referent 20 category_id 8 is not in", [21, 22]),
     (lambda data: data.refs[1].update(ref_id=20), "ref_id 20 occurs twice", [22]),
-    (_drop("ann_id"), "referent 20 has no ann_id", [21, 22]), (_drop("sentences"), "20 has no sentences", [21, 22]),
-    (_drop("split"), "referent 20 has no split", [21, 22]), (_drop("ref_id"), "entry 0 has no ref_id", [21, 22]),
+    (_drop("ann_id"), "referent 20 has no ann_id", [21, 22]),
+    (_drop("sentences"), "20 has no sentences", [21, 22]),
+    (_drop("split"), "referent 20 has no split", [21, 22]),
+    (_drop("ref_id"), "entry 0 has no ref_id", [21, 22]),
     (_set(ref_id=True), "entry 0 has bool for its ref_id", [21, 22]),
     (_set(ref_id=20.0), "entry 0 has float for its ref_id", [21, 22]),
     (_set(ref_id=2**63), "entry 0 has int for its ref_id", [21, 22]),
@@ -115,25 +121,33 @@ def test_what_does_not_fit_is_refused_by_name_or_left_out_and_counted(handmade, 
     assert set(dataset.images) == {7 if ref_id < 22 else 9 for ref_id in left}
     assert {annotation["image_id"] for annotation in dataset.annotations.values()} == set(dataset.images)
     assert sum(problem.referents for problem in dataset.problems) == len(handmade.refs) - len(left)
-    said = sum(len(ref["sentences"]) for ref in handmade.refs
-               if isinstance(ref, dict) and isinstance(ref.get("sentences"), list))
+    said = sum(
+        len(ref["sentences"])
+        for ref in handmade.refs
+        if isinstance(ref, dict) and isinstance(ref.get("sentences"), list)
+    )
     assert sum(problem.expressions for problem in dataset.problems) == said - sum(
-        len(referent.sentences) for referent in dataset.referents)
+        len(referent.sentences) for referent in dataset.referents
+    )
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda data: data.refs[0]["sentences"][0].pop("sent_id"), "referent 20: sentence 0 has no sent_id"),
-    (_said(sent_id="x"), "referent 20: sentence 0 has no sent_id that is a number"),
-    (_said(sent=5, raw=None), "referent 20: sentence 0 has no text"),
-    (lambda data: data.refs[0]["sentences"].__setitem__(0, "cup"), "referent 20: sentence 0 has no sent_id"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.refs[0]["sentences"][0].pop("sent_id"), "referent 20: sentence 0 has no sent_id"),
+        (_said(sent_id="x"), "referent 20: sentence 0 has no sent_id that is a number"),
+        (_said(sent=5, raw=None), "referent 20: sentence 0 has no text"),
+        (lambda data: data.refs[0]["sentences"].__setitem__(0, "cup"), "referent 20: sentence 0 has no sent_id"),
+    ],
+)
 def test_a_sentence_that_is_none_costs_only_itself(handmade, change, message):
     change(handmade)
     with pytest.raises(UserError, match=message):
         _read(handmade)
     dataset = _read(handmade, skip=True)
     assert [(problem.kind, problem.referents, problem.expressions) for problem in dataset.problems] == [
-        ("expression", 0, 1)]
+        ("expression", 0, 1)
+    ]
     assert [sentence.sent_id for sentence in dataset.referents[0].sentences] == [201]
 
 
@@ -149,15 +163,18 @@ def test_images_that_are_missing_are_counted_together(handmade):
     assert dataset.counts("train") == {"images": 1, "referents": 2, "expressions": 3}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda data: data.refs.clear(), "no list of referents"),
-    (lambda data: data.instances.pop("categories"), "no list of categories"),
-    (lambda data: data.instances["annotations"][1].pop("id"), "annotation number 1 has no id"),
-    (lambda data: data.instances["annotations"][1].update(id=[1]), "annotation number 1 has list for its id"),
-    (lambda data: data.instances["annotations"][1].update(image_id=None), "number 1 has NoneType for its image_id"),
-    (lambda data: data.instances["annotations"][1].update(id=1), "annotation id 1 occurs twice"),
-    (lambda data: data.instances["categories"][1].update(name={}), "category number 1 has dict for its name"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.refs.clear(), "no list of referents"),
+        (lambda data: data.instances.pop("categories"), "no list of categories"),
+        (lambda data: data.instances["annotations"][1].pop("id"), "annotation number 1 has no id"),
+        (lambda data: data.instances["annotations"][1].update(id=[1]), "annotation number 1 has list for its id"),
+        (lambda data: data.instances["annotations"][1].update(image_id=None), "number 1 has NoneType for its image_id"),
+        (lambda data: data.instances["annotations"][1].update(id=1), "annotation id 1 occurs twice"),
+        (lambda data: data.instances["categories"][1].update(name={}), "category number 1 has dict for its name"),
+    ],
+)
 @pytest.mark.parametrize("skip", [False, True])
 def test_files_that_are_wrong_as_a_whole_are_refused(handmade, change, message, skip):
     change(handmade)
@@ -165,12 +182,20 @@ def test_files_that_are_wrong_as_a_whole_are_refused(handmade, change, message, 
         _read(handmade, skip)
 
 
-@pytest.mark.parametrize(("place", "file_name"), [
-    ("{name}", "{name}"), ("train2014/{name}", "{name}"), ("saiapr_tc-12/{name}", "{name}"),
-    ("00/images/{name}", "00/images/{name}"), ("saiapr_tc-12/00/images/{name}", "00/images/{name}"),
-    ("{name}", "saiapr_tc-12/00/images/{name}"), ("saiapr_tc-12/{name}", "00/images/{name}"),
-    ("00/images/{name}", "{name}"), ("saiapr_tc-12/00/images/{name}", "{name}"),
-])
+@pytest.mark.parametrize(
+    ("place", "file_name"),
+    [
+        ("{name}", "{name}"),
+        ("train2014/{name}", "{name}"),
+        ("saiapr_tc-12/{name}", "{name}"),
+        ("00/images/{name}", "00/images/{name}"),
+        ("saiapr_tc-12/00/images/{name}", "00/images/{name}"),
+        ("{name}", "saiapr_tc-12/00/images/{name}"),
+        ("saiapr_tc-12/{name}", "00/images/{name}"),
+        ("00/images/{name}", "{name}"),
+        ("saiapr_tc-12/00/images/{name}", "{name}"),
+    ],
+)
 def test_images_are_found_as_people_unpack_them(handmade, place, file_name):
     expected = {}
     for image in handmade.instances["images"]:
@@ -206,7 +231,8 @@ def test_annotations_of_images_without_referents_and_what_nobody_reads_are_not_k
     dataset = _read(handmade)
     assert sorted(dataset.annotations) == [1, 2, 3, 4]
     assert {frozenset(annotation) for annotation in dataset.annotations.values()} == {
-        frozenset({"id", "image_id", "category_id", "segmentation"})}
+        frozenset({"id", "image_id", "category_id", "segmentation"})
+    }
 
 
 def test_text_of_python_2_and_characters_that_are_none(handmade):

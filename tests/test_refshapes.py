@@ -1,4 +1,5 @@
 """RefShapes' files: the same bytes everywhere, masks that fit the pixels, splits that keep their promises."""
+
 from __future__ import annotations
 
 import hashlib
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.refshapes import RefShapesSettings, write_refshapes, writer
-from src.data.refshapes.dice import Dice
-from src.data.refshapes.drawing import palette, shape_mask
-from src.data.refshapes.png import encode_palette_png
-from src.errors import UserError
+from coupalign.errors import UserError
+from coupalign.refshapes import RefShapesSettings, write_refshapes, writer
+from coupalign.refshapes.dice import Dice
+from coupalign.refshapes.drawing import palette, shape_mask
+from coupalign.refshapes.png import encode_palette_png
 from tests.refshapes_files import Files
 
 _SMALL = RefShapesSettings(expressions=60, seed=3)
@@ -43,13 +44,16 @@ def test_bytes_are_the_same_everywhere_and_with_any_number_of_workers(tmp_path):
     for workers in (1, 2):
         write_refshapes(tmp_path / str(workers), _SMALL, workers)
         assert _sha256(tmp_path / str(workers)) == _SMALL_SHA256, (
-            "RefShapes of a seed changed: if that is meant, raise _VERSION in writer.py and note the new hash here")
+            "RefShapes of a seed changed: if that is meant, raise _VERSION in writer.py and note the new hash here"
+        )
 
 
 def test_another_seed_is_another_data_set(tmp_path):
     write_refshapes(tmp_path / "a", RefShapesSettings(10, seed=1))
     write_refshapes(tmp_path / "b", RefShapesSettings(10, seed=2))
-    assert (tmp_path / "a/images/train_000000.png").read_bytes() != (tmp_path / "b/images/train_000000.png").read_bytes()
+    assert (tmp_path / "a/images/train_000000.png").read_bytes() != (
+        tmp_path / "b/images/train_000000.png"
+    ).read_bytes()
 
 
 def test_a_finished_data_set_is_kept_and_one_of_other_settings_replaced(tmp_path):
@@ -73,6 +77,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
 def test_nothing_half_made_stays(tmp_path, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(writer, "_pickle", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_refshapes(tmp_path / "source", RefShapesSettings(10))
@@ -108,7 +113,12 @@ def test_refs_and_annotations_fit(files):
 
 
 def test_number_of_objects_and_pictures_sizes(files):
-    for split, counts in {"train": range(3, 9), "val": range(3, 9), "testA": range(3, 9), "testB": range(9, 13)}.items():
+    for split, counts in {
+        "train": range(3, 9),
+        "val": range(3, 9),
+        "testA": range(3, 9),
+        "testB": range(9, 13),
+    }.items():
         images = {ref["image_id"] for ref in files.refs if ref["split"] == split}
         seen = {len(files.items(image_id)) for image_id in images}
         assert seen <= set(counts)
@@ -143,8 +153,10 @@ def test_boxes_and_areas_are_those_of_the_visible_part(files):
             assert annotation["bbox"] == [left, top, right - left, bottom - top]
             assert annotation["area"] == item.mask.sum() >= 70
             # A shape that nothing covers is as it is drawn at some size.
-            occluded += not any(np.array_equal(item.mask[top:bottom, left:right], _cropped(item.looks["shape"], radius))
-                                for radius in (9, 10, 11, 17, 18, 19, 20))
+            occluded += not any(
+                np.array_equal(item.mask[top:bottom, left:right], _cropped(item.looks["shape"], radius))
+                for radius in (9, 10, 11, 17, 18, 19, 20)
+            )
     assert 0.1 < occluded / len(files.annotations) < 0.6
 
 
@@ -166,8 +178,10 @@ def test_pixels_of_a_mask_have_the_colour_and_pattern_it_is_called(files):
             if item.looks["colour"] == "white":
                 assert saturation[bright].max() < 10
             else:
-                nearest = [min(_HUES, key=lambda name: min(abs(h - _HUES[name]), 180 - abs(h - _HUES[name])))
-                           for h in hue[bright]]
+                nearest = [
+                    min(_HUES, key=lambda name: min(abs(h - _HUES[name]), 180 - abs(h - _HUES[name])))
+                    for h in hue[bright]
+                ]
                 assert set(nearest) == {item.looks["colour"]}
             inside = cv2.erode(item.mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0).astype(bool)
             dark = (inside & (value < 110)).sum() / max(inside.sum(), 1)
@@ -189,8 +203,15 @@ def test_large_is_clearly_larger_than_small(files):
 def test_shapes_have_their_area_and_symmetry(radius):
     disc = np.pi * radius**2
     star = 5 * np.sin(np.pi / 5) * 0.4253 * radius**2  # ten triangles; inner radius 0.4253 by its vertices
-    areas = {"circle": disc, "ring": disc * 0.84, "square": (2 * 0.88 * radius)**2, "diamond": 2 * 0.8 * radius**2,
-             "cross": (2 * 2 * 0.72 - 0.72**2) * radius**2, "triangle": 1.76 * radius**2, "star": star}
+    areas = {
+        "circle": disc,
+        "ring": disc * 0.84,
+        "square": (2 * 0.88 * radius) ** 2,
+        "diamond": 2 * 0.8 * radius**2,
+        "cross": (2 * 2 * 0.72 - 0.72**2) * radius**2,
+        "triangle": 1.76 * radius**2,
+        "star": star,
+    }
     for shape in (*areas, "heart"):
         mask = shape_mask(shape, radius)
         assert mask.shape == (2 * radius, 2 * radius)
@@ -202,8 +223,10 @@ def test_shapes_have_their_area_and_symmetry(radius):
 
 
 def test_shapes_differ_from_each_other():
-    masks = {shape: shape_mask(shape, 20) for shape in
-             ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "heart")}
+    masks = {
+        shape: shape_mask(shape, 20)
+        for shape in ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "heart")
+    }
     for first, a in masks.items():
         for second, b in masks.items():
             assert first == second or (a & b).sum() / (a | b).sum() < 0.86, (first, second)
@@ -227,6 +250,7 @@ def test_png_is_read_right_by_others(size):
 
 def test_png_is_read_right_by_mindspore(files):
     from mindspore.dataset import vision
+
     image_id = next(iter(files.images))
     path = files.directory / "images" / files.images[image_id]["file_name"]
     np.testing.assert_array_equal(vision.Decode()(np.fromfile(path, np.uint8)), files.pixels(image_id))
@@ -243,4 +267,8 @@ def test_dice_draw_what_they_promise():
 
 
 def test_settings_are_noted_beside_the_data(files):
-    assert json.loads((files.directory / "refshapes.json").read_text()) == {"expressions": 400, "seed": 11, "version": 1}
+    assert json.loads((files.directory / "refshapes.json").read_text()) == {
+        "expressions": 400,
+        "seed": 11,
+        "version": 1,
+    }

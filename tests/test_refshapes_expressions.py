@@ -1,21 +1,28 @@
 """What RefShapes' expressions name, read back by a grammar of the tests' own."""
+
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
 
-from src.data.refshapes import RefShapesSettings, write_refshapes
-from src.data.refshapes.dice import Dice
-from src.data.refshapes.meaning import Closest, Described, Ranked, Related, Unclear, refers_to
-from src.data.refshapes.scene import Kind, Thing
-from src.data.refshapes.wording import word
-from src.data.tokenizer import Tokenizer
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.refshapes import RefShapesSettings, write_refshapes
+from coupalign.refshapes.dice import Dice
+from coupalign.refshapes.meaning import Closest, Described, Ranked, Related, Unclear, refers_to
+from coupalign.refshapes.scene import Kind, Thing
+from coupalign.refshapes.wording import word
 from tests.expression_reader import read
 from tests.refshapes_files import Files
 
-_FORMS = {"attribute": {"plain"}, "extreme": {"extreme"}, "ordinal": {"ordinal"}, "relation": {"relation", "closest"},
-          "relation_ordinal": {"relation", "closest", "ranked relation"}, "negation": {"negation"}}
+_FORMS = {
+    "attribute": {"plain"},
+    "extreme": {"extreme"},
+    "ordinal": {"ordinal"},
+    "relation": {"relation", "closest"},
+    "relation_ordinal": {"relation", "closest", "ranked relation"},
+    "negation": {"negation"},
+}
 
 
 @pytest.fixture(scope="module")

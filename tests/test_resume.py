@@ -1,4 +1,5 @@
 """Going on with a training: what is saved, what is refused, and that a killed training ends as one left alone."""
+
 from __future__ import annotations
 
 import csv
@@ -15,12 +16,20 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from benchmarks.kill_and_resume import Training, differences
-from src.config import ConfigError, load_config
-from src.errors import UserError
-from src.training.monitor import STEP_COLUMNS
-from src.training.record import Record
-from src.training.state import MAY_CHANGE, Progress, check_unchanged, find_state, fingerprint, read_state, set_parameters
-from src.training.stop import Stopped, StopRequest
+from coupalign.checkpoints.state import (
+    MAY_CHANGE,
+    Progress,
+    check_unchanged,
+    find_state,
+    fingerprint,
+    read_state,
+    set_parameters,
+)
+from coupalign.config import ConfigError, load_config
+from coupalign.errors import UserError
+from coupalign.training.monitor import STEP_COLUMNS
+from coupalign.training.record import Record
+from coupalign.training.stop import Stopped, StopRequest
 from tests.conftest import SMALLEST
 
 SPLIT = SimpleNamespace(name="train", records={"token_ids": np.arange(24, dtype=np.int32).reshape(6, 4)})
@@ -28,14 +37,24 @@ SPLIT = SimpleNamespace(name="train", records={"token_ids": np.arange(24, dtype=
 
 def parameters(step: int) -> dict[str, Parameter]:
     random_ = np.random.default_rng(step)
-    return {"seg_head.gamma.0.weight": Parameter(Tensor(random_.standard_normal((5, 7)).astype(np.float32))),
-            "adam_m.seg_head.gamma.0.weight": Parameter(Tensor(random_.standard_normal((5, 7)).astype(np.float32))),
-            "global_step": Parameter(Tensor([step], mindspore.int32))}
+    return {
+        "seg_head.gamma.0.weight": Parameter(Tensor(random_.standard_normal((5, 7)).astype(np.float32))),
+        "adam_m.seg_head.gamma.0.weight": Parameter(Tensor(random_.standard_normal((5, 7)).astype(np.float32))),
+        "global_step": Parameter(Tensor([step], mindspore.int32)),
+    }
 
 
 def progress(config, step: int) -> Progress:
-    return Progress(config.as_dict(), fingerprint(SPLIT), step=step, epochs=step // 4, learning_rate=0.1,
-                    sums=[1 / 3, 0.2], best=0.1 * step, seconds=1.5 * step)
+    return Progress(
+        config.as_dict(),
+        fingerprint(SPLIT),
+        step=step,
+        epochs=step // 4,
+        learning_rate=0.1,
+        sums=[1 / 3, 0.2],
+        best=0.1 * step,
+        seconds=1.5 * step,
+    )
 
 
 def figures(step: int) -> dict[str, float]:
@@ -64,8 +83,17 @@ def going_on(config, **overrides):
 
 def test_the_last_checkpoints_are_kept_and_hold_everything(run):
     config, directory = run
-    assert sorted(os.listdir(directory)) == ["best.ckpt", "config.yaml", "curve.csv", "last.ckpt", "log.jsonl",
-                                             "step_00000004.ckpt", "step_00000006.ckpt", "steps.csv", "tensorboard"]
+    assert sorted(os.listdir(directory)) == [
+        "best.ckpt",
+        "config.yaml",
+        "curve.csv",
+        "last.ckpt",
+        "log.jsonl",
+        "step_00000004.ckpt",
+        "step_00000006.ckpt",
+        "steps.csv",
+        "tensorboard",
+    ]
     for name, step in (("last.ckpt", 8), ("step_00000006.ckpt", 6), ("step_00000004.ckpt", 4)):
         saved, at = read_state(directory / name)
         assert at == progress(config, step)
@@ -88,8 +116,11 @@ def test_tables_end_where_the_training_stands(run):
     config, directory = run
     whole = {name: (directory / name).read_bytes() for name in ("steps.csv", "curve.csv")}
     log = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-    for name, torn in (("steps.csv", b"\0\0\0\0\r\n7\0,0.1\r\n10,0.5,0"), ("curve.csv", b"3,12,0.5"),
-                       ("log.jsonl", b'\0\0\n{"kind": "step", "st\n{"kind": "step", "step": 10, "lo')):
+    for name, torn in (
+        ("steps.csv", b"\0\0\0\0\r\n7\0,0.1\r\n10,0.5,0"),
+        ("curve.csv", b"3,12,0.5"),
+        ("log.jsonl", b'\0\0\n{"kind": "step", "st\n{"kind": "step", "step": 10, "lo'),
+    ):
         with open(directory / name, "ab") as file:
             file.write(torn)  # killed while it wrote, or the power failed
     (directory / ".last.0123abcd.tmp").write_bytes(b"half written")
@@ -116,10 +147,10 @@ def test_a_damaged_checkpoint_is_refused_by_name_or_holds_the_same(run):
     path = directory / "last.ckpt"
     content, refused = path.read_bytes(), 0
     draw = random.Random(0)
-    damaged = [content[:draw.randrange(len(content))] for _ in range(60)]
+    damaged = [content[: draw.randrange(len(content))] for _ in range(60)]
     for _ in range(240):
         place = draw.randrange(len(content))
-        damaged.append(content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1:])
+        damaged.append(content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :])
     for each in damaged:
         path.unlink()
         path.write_bytes(each)
@@ -142,8 +173,13 @@ def test_auto_takes_the_one_before_a_damaged_checkpoint_and_says_so(run, damage,
         content = (directory / name).read_bytes()
         (directory / name).unlink()
         middle = content.index(b"adam_m") + 60
-        (directory / name).write_bytes({"truncated": content[:middle], "empty": b"", "flipped": b"".join(
-            [content[:middle], bytes([content[middle] ^ 4]), content[middle + 1:]])}[damage])
+        (directory / name).write_bytes(
+            {
+                "truncated": content[:middle],
+                "empty": b"",
+                "flipped": b"".join([content[:middle], bytes([content[middle] ^ 4]), content[middle + 1 :]]),
+            }[damage]
+        )
     path, _, at = find_state(going_on(config))
     assert (path.name, at.step) == ("step_00000004.ckpt", 4)
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
@@ -181,12 +217,28 @@ def test_what_decides_the_training_may_not_change(run):
     config, directory = run
     last = directory / "last.ckpt"
     _, at = read_state(last)
-    values = {"learning_rate": 1.0, "batch_size": 3, "seed": 1, "bert_dropout": 0.5, "init_checkpoint": "x.ckpt",
-              "val_split": "testA", "train_families": ("attribute",), "decay_epochs": 3, "threshold": 0.1}
+    values = {
+        "learning_rate": 1.0,
+        "batch_size": 3,
+        "seed": 1,
+        "bert_dropout": 0.5,
+        "init_checkpoint": "x.ckpt",
+        "val_split": "testA",
+        "train_families": ("attribute",),
+        "decay_epochs": 3,
+        "threshold": 0.1,
+    }
     for key, value in values.items():
         with pytest.raises(UserError, match=f"^{key} is .*, but was .*last.ckpt"):
             check_unchanged(last, at, going_on(config, **{key: value}), SPLIT)
-    others = {"output_dir": "o", "data_dir": "d", "num_workers": 5, "epochs": 70, "checkpoint_every": 3, "eval_every": 9}
+    others = {
+        "output_dir": "o",
+        "data_dir": "d",
+        "num_workers": 5,
+        "epochs": 70,
+        "checkpoint_every": 3,
+        "eval_every": 9,
+    }
     assert set(others) < MAY_CHANGE
     check_unchanged(last, at, going_on(config, **others), SPLIT)
     other = SimpleNamespace(name="train", records={"token_ids": SPLIT.records["token_ids"][::-1]})
@@ -241,9 +293,21 @@ def test_a_request_to_stop_waits_where_it_should(number, code):
 
 def test_a_training_that_is_killed_and_stopped_ends_as_one_left_alone(tiny_data, tmp_path):
     """In processes of their own, with a real step but a tiny model; benchmarks/kill_and_resume.py does it with any."""
-    config = load_config(overrides={
-        **SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": 2, "decay_epochs": 2, "batch_size": 10,
-        "learning_rate": 2e-3, "eval_limit": 4, "checkpoint_every": 7, "keep_checkpoints": 1, "aux_loss_weight": 0.0})
+    config = load_config(
+        overrides={
+            **SMALLEST,
+            "dataset": "refshapes",
+            "data_dir": str(tiny_data),
+            "epochs": 2,
+            "decay_epochs": 2,
+            "batch_size": 10,
+            "learning_rate": 2e-3,
+            "eval_limit": 4,
+            "checkpoint_every": 7,
+            "keep_checkpoints": 1,
+            "aux_loss_weight": 0.0,
+        }
+    )
     whole, killed = (Training(config, tmp_path / name, ["-m", "tests.tiny_training"]) for name in ("whole", "killed"))
     assert whole.run() == 0
     assert killed.run(signal.SIGKILL, after=10, writing=True) == -signal.SIGKILL

@@ -1,4 +1,5 @@
 """Whole trainings: what they learn, what they leave behind, and that they can be repeated to the last digit."""
+
 from __future__ import annotations
 
 import csv
@@ -8,16 +9,16 @@ import os
 import numpy as np
 import pytest
 
-from src.config import load_config
-from src.context import set_up
-from src.data.dataset import Split
-from src.errors import UserError
-from src.inference.checkpoint import load_checkpoint, read_checkpoint
-from src.model import build_model
-from src.training import train, trainer
-from src.training.state import read_state
-from src.training.stopwatch import PARTS
-from src.training.trainer import epoch_order
+from coupalign.checkpoints.loading import load_checkpoint, read_checkpoint
+from coupalign.checkpoints.state import read_state
+from coupalign.config import load_config
+from coupalign.context import set_up
+from coupalign.data.dataset import Split
+from coupalign.errors import UserError
+from coupalign.model import build_model
+from coupalign.training import train, trainer
+from coupalign.training.stopwatch import PARTS
+from coupalign.training.trainer import epoch_order
 from tests.conftest import SMALLEST, assert_close
 from tests.tiny_model import TinyModel
 
@@ -25,10 +26,23 @@ STEPS = 300 // 20
 
 
 def run_config(tiny_data, directory, **overrides):
-    return load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "epochs": 2,
-                                  "decay_epochs": 2, "batch_size": 20, "learning_rate": 2e-3, "eval_limit": 8,
-                                  "linear_init_std": 0.0, "bert_dropout": 0.1, "swin_drop_path_rate": 0.2,
-                                  "output_dir": str(directory), **overrides})
+    return load_config(
+        overrides={
+            **SMALLEST,
+            "dataset": "refshapes",
+            "data_dir": str(tiny_data),
+            "epochs": 2,
+            "decay_epochs": 2,
+            "batch_size": 20,
+            "learning_rate": 2e-3,
+            "eval_limit": 8,
+            "linear_init_std": 0.0,
+            "bert_dropout": 0.1,
+            "swin_drop_path_rate": 0.2,
+            "output_dir": str(directory),
+            **overrides,
+        }
+    )
 
 
 def rows(path):
@@ -66,7 +80,7 @@ def test_a_run_learns_and_says_what_it_did(trained):
     losses = [float(row["segmentation_loss"]) for row in steps]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
     for row in steps:
-        expected = float(row["segmentation_loss"]) + config.aux_loss_weight * float(row["auxiliary_loss"])
+        expected = float(row["segmentation_loss"]) + config.losses.aux_loss_weight * float(row["auxiliary_loss"])
         assert float(row["loss"]) == pytest.approx(expected, rel=1e-6)
     assert [int(row["step"]) for row in steps] == list(range(1, 2 * STEPS + 1))
     assert [(row["epoch"], float(row["samples"])) for row in epochs] == [("1", 300), ("2", 600)]
@@ -84,7 +98,9 @@ def test_speed_and_times_agree_and_compiling_is_no_part_of_them(trained):
         means = {part: float(row[part]) for part in PARTS}
         for part in PARTS:
             assert means[part] == pytest.approx(np.mean([line[part] for line in own]), abs=0.01)
-        assert float(row["samples_per_second"]) == pytest.approx(1e3 * config.batch_size / sum(means.values()), rel=0.01)
+        assert float(row["samples_per_second"]) == pytest.approx(
+            1e3 * config.training.batch_size / sum(means.values()), rel=0.01
+        )
 
 
 def test_a_run_leaves_its_configuration_and_checkpoints_that_load(trained):
@@ -94,8 +110,16 @@ def test_a_run_leaves_its_configuration_and_checkpoints_that_load(trained):
     for name in ("best.ckpt", "last.ckpt"):
         load_checkpoint(directory / name, model)
     assert sorted(os.listdir(directory)) == [
-        "best.ckpt", "config.yaml", "curve.csv", "curve.png", "last.ckpt", "log.jsonl", "step_00000015.ckpt", "steps.csv",
-        "tensorboard"]
+        "best.ckpt",
+        "config.yaml",
+        "curve.csv",
+        "curve.png",
+        "last.ckpt",
+        "log.jsonl",
+        "step_00000015.ckpt",
+        "steps.csv",
+        "tensorboard",
+    ]
 
 
 def test_norms_follow_the_batches(trained):
@@ -109,8 +133,10 @@ def test_best_is_the_highest_score_so_far(trained):
     """Two epochs were saved; best.ckpt holds the weights of the one with the higher oIoU."""
     config, directory, _ = trained
     scores = [float(row["oIoU"]) for row in rows(directory / "curve.csv")]
-    best, after = (read_checkpoint(directory / name) for name in ("best.ckpt", ["step_00000015.ckpt", "last.ckpt"][
-        int(scores[1] > scores[0])]))
+    best, after = (
+        read_checkpoint(directory / name)
+        for name in ("best.ckpt", ["step_00000015.ckpt", "last.ckpt"][int(scores[1] > scores[0])])
+    )
     assert set(best) == set(build_model(config).parameters_dict())
     for name, parameter in best.items():
         np.testing.assert_array_equal(parameter.asnumpy(), after[name].asnumpy(), err_msg=name)
@@ -153,8 +179,17 @@ def test_the_same_seed_gives_the_same_run_and_another_may_start_from_its_weights
     before = read_state(one / "last.ckpt")[0]
     for name, parameter in read_state(two / "last.ckpt")[0].items():
         np.testing.assert_array_equal(parameter.asnumpy(), before[name].asnumpy(), err_msg=name)
-    after = read_checkpoint(tiny_train("three", init_checkpoint=str(one / "last.ckpt"), epochs=1, decay_epochs=1,
-                                       learning_rate=1e-9, end_learning_rate=0.0) / "last.ckpt")
+    after = read_checkpoint(
+        tiny_train(
+            "three",
+            init_checkpoint=str(one / "last.ckpt"),
+            epochs=1,
+            decay_epochs=1,
+            learning_rate=1e-9,
+            end_learning_rate=0.0,
+        )
+        / "last.ckpt"
+    )
     assert int(after["global_step"].asnumpy()[0]) == STEPS
     for name in ("image_encoder.weight", "text_encoder.embedding_table", "mask_proj.weight"):
         assert_close(after[name], before[name].asnumpy(), relative=1e-5)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from mindspore import ParameterTuple, Tensor, ops
 
-from src.model.batch_norm import batch_norm
-from src.model.resize import Upsample
-from src.model.seg_head import DoubleConv, SegHead
+from coupalign.model.batch_norm import batch_norm
+from coupalign.model.resize import Upsample
+from coupalign.model.seg_head import DoubleConv, SegHead
 from tests import equations
 from tests.conftest import assert_close
 
@@ -16,8 +16,9 @@ from tests.conftest import assert_close
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_upsample_is_torchs_bilinear(factor, size):
     x = np.random.default_rng(0).standard_normal((2, 3, size, size)).astype(np.float32)
-    expected = torch.nn.functional.interpolate(torch.from_numpy(x).double(), scale_factor=factor, mode="bilinear",
-                                               align_corners=False).numpy()
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(x).double(), scale_factor=factor, mode="bilinear", align_corners=False
+    ).numpy()
     assert_close(Upsample(size=size, factor=factor)(Tensor(x)), expected, relative=1e-6)
     assert_close(equations.upsample(x, factor), expected, relative=1e-12)
 
@@ -26,15 +27,17 @@ def test_seg_head_is_eq_10(random_cell):
     cell = SegHead(image_dims=[3, 4, 6, 8], fused_dim=10, dim=5, size=16, statistics="local")
     shapes = [(2, 10, 2, 2), (2, 3, 16, 16), (2, 4, 8, 8), (2, 6, 4, 4), (2, 8, 2, 2)]
     head, w, (fused, *stages) = random_cell(cell, inputs=shapes)
-    found = head.cell(*(Tensor(x.astype(np.float32)) for x in [fused]),
-                      [Tensor(x.astype(np.float32)) for x in stages])
+    found = head.cell(*(Tensor(x.astype(np.float32)) for x in [fused]), [Tensor(x.astype(np.float32)) for x in stages])
     assert_close(found, equations.seg_head(fused, stages, w), relative=1e-5)
 
 
 def test_training_normalises_by_the_batch_and_remembers_it(random_cell):
     double, w, x = random_cell(DoubleConv(in_dim=3, out_dim=4, statistics="local"), inputs=(2, 3, 5, 5))
-    layers = [layer for width in (3, 4) for layer in (torch.nn.Conv2d(width, 4, 3, padding=1), torch.nn.ReLU(),
-                                                      torch.nn.BatchNorm2d(4))]
+    layers = [
+        layer
+        for width in (3, 4)
+        for layer in (torch.nn.Conv2d(width, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.BatchNorm2d(4))
+    ]
     reference = torch.nn.Sequential(*layers).double()
     names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
     places = {"conv1": 0, "bn1": 2, "conv2": 3, "bn2": 5}

@@ -1,4 +1,5 @@
 """The trained model in assets/refshapes."""
+
 from __future__ import annotations
 
 import hashlib
@@ -7,9 +8,9 @@ import json
 import numpy as np
 from pycocotools import mask as rle
 
-from src.config import load_config
-from src.data.refshapes.writer import _record
-from src.inference import Predictor
+from coupalign.config import load_config
+from coupalign.inference import Predictor
+from coupalign.refshapes.writer import _record
 from tests.documents import README, README_CN, REPOSITORY, commands, tables
 
 MODEL = REPOSITORY / "assets/refshapes"
@@ -23,7 +24,7 @@ def evaluations() -> dict[str, dict]:
 
 
 def test_it_finds_what_the_readmes_ask_for():
-    record = _record("val", 28, load_config().seed)  # of the examples, whatever the seed of the model's training
+    record = _record("val", 28, load_config().run.seed)  # of the examples, whatever the seed of the model's training
     (thing,) = [thing for thing, said in record["refs"] if EXPRESSION in [text for _, text in said]]
     target = rle.decode(record["annotations"][thing]["segmentation"]).astype(bool)
     mask = Predictor(CONFIG, MODEL / "best.ckpt").predict(REPOSITORY / "assets/examples" / IMAGE, EXPRESSION).mask
@@ -39,15 +40,23 @@ def test_evaluations_beside_it_are_its_own():
 
 def test_the_readme_shows_its_figures():  # and README_CN the same ones: test_documents
     found = evaluations()
-    expected = {family.replace("_", " with "): [metrics, *found["val"]["family_baselines"][family].values()]
-                for family, metrics in found["val"]["families"].items()}
+    expected = {
+        family.replace("_", " with "): [metrics, *found["val"]["family_baselines"][family].values()]
+        for family, metrics in found["val"]["families"].items()
+    }
     expected |= {f"all, {split}": [of["metrics"], *of["baselines"].values()] for split, of in found.items()}
-    rows = [" | ".join([f"| {name}", *(f"{100 * each['oIoU']:.2f} / {100 * each['mIoU']:.2f}" for each in cells)]) + " |"
-            for name, cells in expected.items()]
+    rows = [
+        " | ".join([f"| {name}", *(f"{100 * each['oIoU']:.2f} / {100 * each['mIoU']:.2f}" for each in cells)]) + " |"
+        for name, cells in expected.items()
+    ]
     assert rows in [shown[1:] for shown in tables(README)]
 
 
 def test_the_readmes_ask_it():
     for page in (README, README_CN):
-        assert any(MODEL.relative_to(REPOSITORY).as_posix() + "/best.ckpt" in " ".join(command.words)
-                   and IMAGE in " ".join(command.words) and EXPRESSION in command.words for command in commands(page))
+        assert any(
+            MODEL.relative_to(REPOSITORY).as_posix() + "/best.ckpt" in " ".join(command.words)
+            and IMAGE in " ".join(command.words)
+            and EXPRESSION in command.words
+            for command in commands(page)
+        )

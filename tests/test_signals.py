@@ -1,4 +1,5 @@
 """Signals reach Python's handlers as what they are, even while MindSpore runs a graph."""
+
 from __future__ import annotations
 
 import signal
@@ -7,13 +8,14 @@ import sys
 
 import pytest
 
-from src.files import REPOSITORY
+from coupalign.files import REPOSITORY
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_a_graph_arrives_as_itself(number):
-    with subprocess.Popen([sys.executable, "-m", "tests.busy_graph"], cwd=REPOSITORY, stdout=subprocess.PIPE,
-                          text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.busy_graph"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "busy\n"
         process.send_signal(number)
         assert process.stdout.readline() == f"received {int(number)}\n"
@@ -21,13 +23,20 @@ def test_a_signal_during_a_graph_arrives_as_itself(number):
 
 
 def test_a_signal_without_a_handler_ends_the_process():
-    program = ("import time; from src.signals import take_signals; take_signals(); print('ready', flush=True)\n"
-               "while True: time.sleep(0.02)")
+    program = (
+        "import time; from coupalign.signals import take_signals; take_signals(); print('ready', flush=True)\n"
+        "while True: time.sleep(0.02)"
+    )
     for number, expected in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)):
         # Without preexec_fn, Ctrl-C would be ignored where the tests are a job in the background of a script.
-        with subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL, text=True,
-                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process:
             assert process.stdout.readline() == "ready\n"
             process.send_signal(number)
             assert process.wait(30) == expected

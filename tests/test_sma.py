@@ -5,7 +5,7 @@ import pytest
 from mindspore import Tensor, ops
 from mindspore import grad as gradient
 
-from src.model.sma import SentenceMaskAlignment, unit
+from coupalign.model.sma import SentenceMaskAlignment, unit
 from tests import equations
 from tests.conftest import assert_close
 

@@ -1,4 +1,5 @@
 """Ablation studies: which runs there are, and which of them are made, skipped, gone on with."""
+
 from __future__ import annotations
 
 import os
@@ -12,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import study as program
-from src.config import load_config
-from src.errors import UserError
-from src.files import REPOSITORY
-from src.study import runner
-from src.study.report import write_results
-from src.study.runner import Child, read_starts, train_missing
-from src.study.study_file import read_study
+from coupalign.config import load_config
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
+from coupalign.study import runner
+from coupalign.study.report import write_results
+from coupalign.study.runner import Child, read_starts, train_missing
+from coupalign.study.study_file import read_study
 from tests.script_tree import make_tree
 from tests.study_runs import SMALL, leave_results, write
 
@@ -26,8 +27,15 @@ SHIPPED = [REPOSITORY / "configs/ablations/refshapes.yaml", REPOSITORY / "config
 # oIoU of the paper's Tables 4 and 5, mIoU of Table 3, from its text.
 PAPER = {
     ("table4", "oIoU"): {"no-wpa": 70.43, "uni": 72.70, "no-sma": 73.02, "no-aux": 73.70, "full": 74.70},
-    ("table5", "oIoU"): {"full": 74.70, "stages-12": 72.74, "stages-34": 73.93, "stage-4": 73.61, "stage-3": 72.53,
-                         "stage-2": 72.63, "stage-1": 72.59},
+    ("table5", "oIoU"): {
+        "full": 74.70,
+        "stages-12": 72.74,
+        "stages-34": 73.93,
+        "stage-4": 73.61,
+        "stage-3": 72.53,
+        "stage-2": 72.63,
+        "stage-1": 72.59,
+    },
     ("table3", "mIoU"): {"20": 74.77, "50": 74.98, "100": 75.49},
 }
 
@@ -38,6 +46,7 @@ def small(tmp_path):
 
 
 # --- The plan
+
 
 def test_table_4_comes_seed_by_seed_and_nothing_twice(small):
     assert list(map(str, small.runs())) == ["uni/1", "full/1", "uni/2", "full/2", "uni/3", "full/3", "wide/1"]
@@ -57,13 +66,16 @@ def test_shipped_studies_are_those_of_the_paper(path):
         shown = {entry.label if name == "table3" else entry.row: entry.paper[metric] for entry in entries}
         assert shown == figures
     assert len(tables["table4"].seeds) >= 3 and study.tables[0] is tables["table4"]
-    masks = {entry.label: study.config(run, "runs").num_queries for entry in tables["table3"].entries
-             for run in study.runs(entry.row)}
+    masks = {
+        entry.label: study.config(run, "runs").num_queries
+        for entry in tables["table3"].entries
+        for run in study.runs(entry.row)
+    }
     assert masks == {"20": 20, "50": 50, "100": 100}
     for entry in tables["table5"].entries:
         config = study.config(study.runs(entry.row)[0], "runs")
         stages = entry.label.replace("1-4", "1, 2, 3, 4").split(", ")
-        assert config.wpa_stages == tuple(map(int, stages)) and config.wpa_direction == "bi"
+        assert config.model.wpa_stages == tuple(map(int, stages)) and config.model.wpa_direction == "bi"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -76,30 +88,50 @@ def test_runs_differ_in_their_rows_keys_and_seed_alone(path):
         assert changed == {**study.rows[run.row], **own}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"seed": [1]}, "unknown name 'seed': it takes base, keys"),
-    ({"family": None}, "family must be a str, but is None"),
-    ({"rows": {**SMALL["rows"], "uni": {"wpa_direktion": "uni"}}},
-     "row uni: unknown key 'wpa_direktion': did you mean wpa_direction?"),
-    ({"rows": {**SMALL["rows"], "uni": {"wpa_direction": "both"}}}, "row uni: wpa_direction is 'both': choose"),
-    ({"rows": {**SMALL["rows"], "uni": {"seed": 5}}}, "row uni: seed is set by the study: remove it"),
-    ({"rows": {**SMALL["rows"], "uni": ["bi"]}}, "row uni: keys of the configuration are expected, not ['bi']"),
-    ({"rows": {**SMALL["rows"], "wide": {}}}, "row wide: it is the same configuration as row full: keep one of them"),
-    ({"rows": {**SMALL["rows"], "../up": {"num_queries": 9}}}, "row ../up: it becomes a directory"),
-    ({"rows": {**SMALL["rows"], "more": {"num_queries": 9}}}, "row more is in no table: add it to one, or remove it"),
-    ({"reference": "all"}, "there is no row 'all': rows are full, uni, wide"),
-    ({"split": "test"}, "split test is none of eval_splits: add it there"),
-    ({"keys": {"epochs": 0}}, "epochs is 0: give at least 1"),
-    ({"tables": {"four": {"title": "Four"}}}, "table four: rows is missing"),
-    ({"tables": {"four": {"title": "Four", "rows": {"fool": {"label": "x"}}}}}, "table four: there is no row 'fool'"),
-    ({"tables": {"four": {"title": "Four", "rows": {"full": {"label": "x", "paper": {"IoU": 1.0}}}}}},
-     "table four, row full, paper: unknown name 'IoU': it takes oIoU, mIoU"),
-    ({"tables": {"four": {"title": "Four", "seeds": [1, 1], "rows": {"full": {"label": "x"}}}}},
-     "table four: seeds must be different integers from 0, but are [1, 1]"),
-    ({"tables": {"full": {"title": "Four", "rows": {"full": {"label": "x"}}}}},
-     "table full: a row has the same name: --only could not tell them apart"),
-    ("- rows", "not a YAML configuration: lines of `key: value` are expected"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": [1]}, "unknown name 'seed': it takes base, keys"),
+        ({"family": None}, "family must be a str, but is None"),
+        (
+            {"rows": {**SMALL["rows"], "uni": {"wpa_direktion": "uni"}}},
+            "row uni: unknown key 'wpa_direktion': did you mean wpa_direction?",
+        ),
+        ({"rows": {**SMALL["rows"], "uni": {"wpa_direction": "both"}}}, "row uni: wpa_direction is 'both': choose"),
+        ({"rows": {**SMALL["rows"], "uni": {"seed": 5}}}, "row uni: seed is set by the study: remove it"),
+        ({"rows": {**SMALL["rows"], "uni": ["bi"]}}, "row uni: keys of the configuration are expected, not ['bi']"),
+        (
+            {"rows": {**SMALL["rows"], "wide": {}}},
+            "row wide: it is the same configuration as row full: keep one of them",
+        ),
+        ({"rows": {**SMALL["rows"], "../up": {"num_queries": 9}}}, "row ../up: it becomes a directory"),
+        (
+            {"rows": {**SMALL["rows"], "more": {"num_queries": 9}}},
+            "row more is in no table: add it to one, or remove it",
+        ),
+        ({"reference": "all"}, "there is no row 'all': rows are full, uni, wide"),
+        ({"split": "test"}, "split test is none of eval_splits: add it there"),
+        ({"keys": {"epochs": 0}}, "epochs is 0: give at least 1"),
+        ({"tables": {"four": {"title": "Four"}}}, "table four: rows is missing"),
+        (
+            {"tables": {"four": {"title": "Four", "rows": {"fool": {"label": "x"}}}}},
+            "table four: there is no row 'fool'",
+        ),
+        (
+            {"tables": {"four": {"title": "Four", "rows": {"full": {"label": "x", "paper": {"IoU": 1.0}}}}}},
+            "table four, row full, paper: unknown name 'IoU': it takes oIoU, mIoU",
+        ),
+        (
+            {"tables": {"four": {"title": "Four", "seeds": [1, 1], "rows": {"full": {"label": "x"}}}}},
+            "table four: seeds must be different integers from 0, but are [1, 1]",
+        ),
+        (
+            {"tables": {"full": {"title": "Four", "rows": {"full": {"label": "x"}}}}},
+            "table full: a row has the same name: --only could not tell them apart",
+        ),
+        ("- rows", "not a YAML configuration: lines of `key: value` are expected"),
+    ],
+)
 def test_a_study_file_that_does_not_fit_gives_one_line(tmp_path, capsys, change, message):
     path = write(tmp_path, change if isinstance(change, str) else {**SMALL, **change})
     assert program.main(["--study", str(path)]) == 2
@@ -107,13 +139,16 @@ def test_a_study_file_that_does_not_fit_gives_one_line(tmp_path, capsys, change,
     assert said.startswith("error: ") and said.count("\n") == 1 and message in said
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--study", "nowhere.yaml"], "no configuration file nowhere.yaml: check --study"),
-    (["--study", str(SHIPPED[0]), "--only", "table6"], "no table, row or row/seed 'table6'"),
-    (["--study", str(SHIPPED[0]), "--config", "default_config.yaml"], "a study names its configuration itself"),
-    (["--study", str(SHIPPED[0]), "--threads", "-1"], "--threads -1: give a number from 0"),
-    ([], "--study"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--study", "nowhere.yaml"], "no configuration file nowhere.yaml: check --study"),
+        (["--study", str(SHIPPED[0]), "--only", "table6"], "no table, row or row/seed 'table6'"),
+        (["--study", str(SHIPPED[0]), "--config", "default_config.yaml"], "a study names its configuration itself"),
+        (["--study", str(SHIPPED[0]), "--threads", "-1"], "--threads -1: give a number from 0"),
+        ([], "--study"),
+    ],
+)
 def test_arguments_that_do_not_fit_give_one_line(capsys, arguments, message):
     assert program.main(arguments) == 2
     said = capsys.readouterr().err
@@ -121,6 +156,7 @@ def test_arguments_that_do_not_fit_give_one_line(capsys, arguments, message):
 
 
 # --- Runs one after another
+
 
 class Trainer:
     """Stands where a process would train: notes what it is given, and leaves what a finished run leaves."""
@@ -137,7 +173,7 @@ class Trainer:
         pass
 
     def __call__(self, config, threads):
-        directory = Path(config.output_dir)
+        directory = Path(config.run.output_dir)
         run = f"{directory.parent.name}/{directory.name}"
         self.trained.append(run)
         directory.mkdir(parents=True, exist_ok=True)
@@ -203,7 +239,7 @@ def test_a_signal_is_handed_on_once_and_the_child_may_save(small, tmp_path, monk
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     config = small.config(small.runs()[0], tmp_path)
-    directory = Path(config.output_dir)
+    directory = Path(config.run.output_dir)
     before = signal.getsignal(signal.SIGINT)
 
     def interrupt():
@@ -216,7 +252,7 @@ def test_a_signal_is_handed_on_once_and_the_child_may_save(small, tmp_path, monk
         assert child(config, 3) == 143
     assert child.signal == signal.SIGINT and signal.getsignal(signal.SIGINT) is before
     said = (directory / "log.txt").read_text().splitlines()
-    assert said == [f"given -m src.study.child --config {directory}/config.yaml --threads 3, 3", "saved"]
+    assert said == [f"given -m coupalign.study.child --config {directory}/config.yaml --threads 3, 3", "saved"]
     assert int((directory / "group").read_text()) != os.getpgid(0)  # Ctrl-C in a terminal goes to all of a group
     assert load_config(directory / "config.yaml") == config
     seconds, processors = read_starts(directory)
@@ -225,16 +261,21 @@ def test_a_signal_is_handed_on_once_and_the_child_may_save(small, tmp_path, monk
 
 # --- The script
 
+
 def test_the_script_runs_the_study_from_anywhere(tmp_path):
     tree = make_tree(tmp_path / "tree", {"python": '#!/bin/sh\necho "called with $*"\nexit 1\n'})
     command = ["bash", str(tree / "scripts/run_study.sh")]
-    run = subprocess.run([*command, "tree/c.yaml", "tree/data", "out", "--only", "table4"], cwd=tmp_path,
-                         capture_output=True, text=True)
-    said = (f"called with study.py --study {tree}/c.yaml --data_dir {tree}/data --output_dir {tmp_path}/out "
-            "--only table4")
+    run = subprocess.run(
+        [*command, "tree/c.yaml", "tree/data", "out", "--only", "table4"], cwd=tmp_path, capture_output=True, text=True
+    )
+    said = (
+        f"called with study.py --study {tree}/c.yaml --data_dir {tree}/data --output_dir {tmp_path}/out --only table4"
+    )
     assert run.returncode == 1 and run.stdout.splitlines()[-1] == said
-    for arguments, message in ((["c.yaml"], "STUDY, DATA_DIR and OUTPUT_DIR are needed"),
-                               (["none.yaml", "data", "out"], "no study file none.yaml"),
-                               (["c.yaml", "none", "out"], "no directory none: make it with prepare_data.py")):
+    for arguments, message in (
+        (["c.yaml"], "STUDY, DATA_DIR and OUTPUT_DIR are needed"),
+        (["none.yaml", "data", "out"], "no study file none.yaml"),
+        (["c.yaml", "none", "out"], "no directory none: make it with prepare_data.py"),
+    ):
         run = subprocess.run([*command, *arguments], cwd=tree, capture_output=True, text=True)
         assert run.returncode == 2 and run.stderr.splitlines()[0] == f"error: {message}"

@@ -1,4 +1,5 @@
 """What a few seeds of a study tell, what its report says, and how Q_w and the gates are measured."""
+
 from __future__ import annotations
 
 import csv
@@ -8,12 +9,12 @@ import pytest
 import scipy.stats
 
 import study as program
-from src.config import load_config
-from src.errors import UserError
-from src.files import REPOSITORY
-from src.study import statistics
-from src.study.report import write_results
-from src.study.study_file import read_study
+from coupalign.config import load_config
+from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
+from coupalign.study import statistics
+from coupalign.study.report import write_results
+from coupalign.study.study_file import read_study
 from tests.study_runs import SMALL, leave_results, write
 
 
@@ -24,6 +25,7 @@ def small(tmp_path):
 
 # --- What a few seeds tell
 
+
 def test_welchs_interval_is_scipys():
     values, reference = [0.31, 0.36, 0.29, 0.35], [0.41, 0.38, 0.47]
     found = statistics.difference(values, reference)
@@ -32,13 +34,18 @@ def test_welchs_interval_is_scipys():
     assert found.mean == pytest.approx(0.3275 - 0.42)
 
 
-@pytest.mark.parametrize(("values", "reference", "sign"), [
-    # Means 2 and 7, variances 1: 5 ± 2.776 sqrt(2/3) = 5 ± 2.27, by the table of Student's t with 4 degrees of freedom.
-    ([1, 2, 3], [6, 7, 8], -1), ([6, 7, 8], [1, 2, 3], 1),
-    ([1, 2, 3], [3, 4, 5], 0),  # 2 ± 2.27
-    ([1], [9], 0), ([1, 1.01], [9, 9.01], 0),  # too few, however far apart
-    ([2, 2, 2], [3, 3, 3], -1),
-])
+@pytest.mark.parametrize(
+    ("values", "reference", "sign"),
+    [
+        # Means 2 and 7, variances 1: 5 ± 2.776 sqrt(2/3) = 5 ± 2.27, by the table of Student's t with 4 degrees of freedom.
+        ([1, 2, 3], [6, 7, 8], -1),
+        ([6, 7, 8], [1, 2, 3], 1),
+        ([1, 2, 3], [3, 4, 5], 0),  # 2 ± 2.27
+        ([1], [9], 0),
+        ([1, 1.01], [9, 9.01], 0),  # too few, however far apart
+        ([2, 2, 2], [3, 3, 3], -1),
+    ],
+)
 def test_only_what_the_spread_allows_is_different(values, reference, sign):
     assert statistics.difference(values, reference).sign == sign
 
@@ -60,9 +67,15 @@ def test_the_order_is_counted_by_pairs():
 
 # --- The report
 
-ATTRIBUTE = {"full/1": [(8, 10), (2, 10)], "full/2": [(9, 10), (1, 10)], "full/3": [(9, 10), (2, 10)],
-             "uni/1": [(3, 10), (2, 10)], "uni/2": [(3, 10), (1, 10)], "uni/3": [(2, 10), (2, 10)],
-             "wide/1": [(9, 9), (9, 9)]}
+ATTRIBUTE = {
+    "full/1": [(8, 10), (2, 10)],
+    "full/2": [(9, 10), (1, 10)],
+    "full/3": [(9, 10), (2, 10)],
+    "uni/1": [(3, 10), (2, 10)],
+    "uni/2": [(3, 10), (1, 10)],
+    "uni/3": [(2, 10), (2, 10)],
+    "wide/1": [(9, 9), (9, 9)],
+}
 
 
 @pytest.fixture
@@ -77,8 +90,11 @@ def reported(small, tmp_path):
 def cells(text, title, first):
     """Cells of the row that begins with `first` in the part of that title."""
     part = text.split(f"## {title}")[1].split("\n## ")[0]
-    return next([cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()
-                if line.startswith(f"| {first} |"))
+    return next(
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in part.splitlines()
+        if line.startswith(f"| {first} |")
+    )
 
 
 def test_a_table_shows_means_spread_and_the_papers_figure(reported):
@@ -98,10 +114,24 @@ def test_one_seed_tells_nothing_however_good(reported):
 
 def test_failures_are_those_of_the_family_and_add_up(reported):
     title = "Table 2's question: failures by IoU"
-    assert cells(reported, title, "full/1")[1:] == ["2", "0 (0.0 %)", "0 (0.0 %)", "1 (50.0 %)", "0 (0.0 %)",
-                                                     "0 (0.0 %)", "1 (50.0 %)"]
-    assert cells(reported, title, "uni, together")[1:] == ["6", "0 (0.0 %)", "1 (16.7 %)", "3 (50.0 %)", "2 (33.3 %)",
-                                                            "0 (0.0 %)", "6 (100.0 %)"]
+    assert cells(reported, title, "full/1")[1:] == [
+        "2",
+        "0 (0.0 %)",
+        "0 (0.0 %)",
+        "1 (50.0 %)",
+        "0 (0.0 %)",
+        "0 (0.0 %)",
+        "1 (50.0 %)",
+    ]
+    assert cells(reported, title, "uni, together")[1:] == [
+        "6",
+        "0 (0.0 %)",
+        "1 (16.7 %)",
+        "3 (50.0 %)",
+        "2 (33.3 %)",
+        "0 (0.0 %)",
+        "6 (100.0 %)",
+    ]
 
 
 def test_failures_are_compared_on_seeds_that_all_have(small, tmp_path):
@@ -114,7 +144,12 @@ def test_failures_are_compared_on_seeds_that_all_have(small, tmp_path):
 
 def test_gates_families_and_compute_are_told(reported):
     assert cells(reported, "Q_w and the gates", "full/1")[1:] == [
-        "5 → 10", "0.9900 → 0.5000", "0.2000 → 0.2500", "0.10 – 0.30 – → 0.15 – 0.35 –", "–"]
+        "5 → 10",
+        "0.9900 → 0.5000",
+        "0.2000 → 0.2500",
+        "0.10 – 0.30 – → 0.15 – 0.35 –",
+        "–",
+    ]
     # All: the ordinal sample has no pixel right.
     assert cells(reported, "'full' on every split, 3 seeds", "val")[1:4] == ["all", "3", "34.44 (33.33-36.67)"]
     assert "7 runs: 70 steps, 1,120 samples" in reported
@@ -125,7 +160,7 @@ def test_the_csv_has_a_line_for_each_row_seed_split_and_family(reported, tmp_pat
     with open(tmp_path / "results.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 7 * 3
-    line, = [each for each in lines if (each["row"], each["seed"], each["family"]) == ("uni", "2", "attribute")]
+    (line,) = [each for each in lines if (each["row"], each["seed"], each["family"]) == ("uni", "2", "attribute")]
     assert float(line["oIoU"]) == 0.2 and float(line["mIoU"]) == 0.2 and line["n"] == "2"
     assert [line[f"IoU in {each}"] for each in ("[0,0.1)", "[0.1,0.2)", "[0.3,0.4)")] == ["0", "1", "1"]
     assert (line["steps"], line["samples"], line["processor_seconds"]) == ("10", "160", "70.5")
@@ -152,8 +187,9 @@ def test_runs_of_different_data_are_not_put_side_by_side(small, tmp_path):
 
 # --- Q_w and the gates
 
+
 def test_entropy_is_scipys_over_that_of_equal_weights():
-    from src.study.alignment import relative_entropy
+    from coupalign.study.alignment import relative_entropy
 
     weights = np.array([[0.25] * 4, [1, 0, 0, 0], [0.7, 0.1, 0.1, 0.1]])
     expected = [scipy.stats.entropy(row) / np.log(4) for row in weights]
@@ -163,8 +199,8 @@ def test_entropy_is_scipys_over_that_of_equal_weights():
 def test_each_checkpoint_is_measured_with_its_own_weights(tiny_data, tmp_path):
     from mindspore import Parameter, Tensor, nn, ops
 
-    from src.study.alignment import Watched, alignment_over_training
-    from src.training.state import Progress, save_state
+    from coupalign.checkpoints.state import Progress, save_state
+    from coupalign.study.alignment import Watched, alignment_over_training
 
     class Model(nn.Cell):
         """Weighs three masks as its parameter says; a gate to pixels at stage 2, and both at stage 3."""
@@ -193,8 +229,14 @@ def test_each_checkpoint_is_measured_with_its_own_weights(tiny_data, tmp_path):
         rows = list(csv.DictReader(file))
     for row, (step, values) in zip(rows, scores.items(), strict=True):
         q_w = np.exp(values) / np.exp(values).sum()
-        expected = {"step": step, "entropy": scipy.stats.entropy(q_w) / np.log(3), "largest_weight": q_w.max(),
-                    "image_gate_2": q_w[0], "image_gate_3": 2 * q_w[0], "text_gate_3": 3 * q_w[0]}
+        expected = {
+            "step": step,
+            "entropy": scipy.stats.entropy(q_w) / np.log(3),
+            "largest_weight": q_w.max(),
+            "image_gate_2": q_w[0],
+            "image_gate_3": 2 * q_w[0],
+            "text_gate_3": 3 * q_w[0],
+        }
         assert {name: float(value) for name, value in row.items() if value} == pytest.approx(expected, rel=1e-5)
 
 
@@ -202,8 +244,13 @@ def test_the_documents_table_is_what_the_kept_report_has():
     """docs/study.md against docs/study/refshapes.csv, row by row."""
     with open(REPOSITORY / "docs/study/refshapes.csv", newline="", encoding="utf-8") as file:
         found = [line for line in csv.DictReader(file) if (line["split"], line["family"]) == ("val", "attribute")]
-    names = {"no WPA": "no-wpa", "no auxiliary loss": "no-aux", "no SMA": "no-sma", "WPA from language to image": "uni",
-             "all": "full"}
+    names = {
+        "no WPA": "no-wpa",
+        "no auxiliary loss": "no-aux",
+        "no SMA": "no-sma",
+        "WPA from language to image": "uni",
+        "all": "full",
+    }
     text = (REPOSITORY / "docs/study.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     said = {row[0]: row[1:4] for row in rows if row[0] in names}

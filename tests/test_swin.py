@@ -1,4 +1,5 @@
 """The image encoder against Hugging Face's, in float64 with all weights random."""
+
 from __future__ import annotations
 
 import mindspore
@@ -7,11 +8,11 @@ import pytest
 import torch
 from mindspore import Tensor, ops
 
-from src.config import load_config
-from src.model import build_model
-from src.model.dropout import DropPath, connect_dropout, draw
-from src.model.swin import SwinBlock, SwinTransformer
-from src.model.windows import WindowLayout
+from coupalign.config import load_config
+from coupalign.model import build_model
+from coupalign.model.dropout import DropPath, connect_dropout, draw
+from coupalign.model.swin import SwinBlock, SwinTransformer
+from coupalign.model.windows import WindowLayout
 from tests.backbones import random_swin, set_weights, swin_weights
 from tests.conftest import SMALLEST, assert_close
 
@@ -105,18 +106,26 @@ def test_drop_path_grows_as_hugging_face_has_it():
 
 def test_each_head_may_start_by_looking_at_another_neighbour():
     """Where queries and keys say nothing, attention is a Gaussian of the places around one neighbour."""
-    config = load_config("default_config.yaml", {**SMALLEST, "image_size": 128, "swin_window_size": 4,
-                                                 "swin_num_heads": [4, 4, 4, 8], "swin_embed_dim": 8,
-                                                 "swin_bias_start": "neighbours"})
+    config = load_config(
+        "default_config.yaml",
+        {
+            **SMALLEST,
+            "image_size": 128,
+            "swin_window_size": 4,
+            "swin_num_heads": [4, 4, 4, 8],
+            "swin_embed_dim": 8,
+            "swin_bias_start": "neighbours",
+        },
+    )
     places = np.stack(np.divmod(np.arange(16), 4), 1)  # of the 16 tokens of a window
     centre = 5
-    for stage, heads in zip(build_model(config).image_encoder.layers, config.swin_num_heads):
+    for stage, heads in zip(build_model(config).image_encoder.layers, config.model.swin_num_heads):
         attention = stage.blocks[0].attn
         table = attention.relative_position_bias_table.asnumpy()
         bias = table[attention.relative_position.asnumpy()].reshape(16, 16, heads)
         looked_at = places[bias[centre].argmax(0)] - places[centre]
         assert len({tuple(each) for each in looked_at}) == heads
-        assert sorted((looked_at ** 2).sum(1)) == [1, 1, 1, 1, 2, 2, 2, 2][:heads]
+        assert sorted((looked_at**2).sum(1)) == [1, 1, 1, 1, 2, 2, 2, 2][:heads]
         for head, step in enumerate(looked_at):
             distance = ((places[None] - places[:, None] - step) ** 2).sum(-1)
             assert np.array_equal(bias[..., head], -distance)

@@ -1,4 +1,5 @@
 """Word pieces against Hugging Face's own BertTokenizer on the same vocabulary."""
+
 from __future__ import annotations
 
 import hashlib
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from src.data.tokenizer import Tokenizer
-from src.errors import UserError
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.errors import UserError
 
 VOCABULARY = Path(__file__).parent.parent / "assets/bert-base-uncased-vocab.txt"
 OURS = Tokenizer(VOCABULARY, 12)
@@ -23,19 +24,32 @@ def _theirs(expression: str) -> tuple[list[int], list[int]]:
     return encoded["input_ids"], encoded["attention_mask"]
 
 
-@pytest.mark.parametrize("expression", [
-    "the left cup", "Man in RED shirt, 2nd from left!", "naïve café déjà-vu", "不是 the 狗", "unaffable skateboarder's",
-    "white/black dog", "  two   spaces\tand a tab ", "one two three four five six seven eight nine ten eleven twelve",
-    "𝔪𝔞𝔱𝔥 🐶 dog", "x" * 300,
-])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "the left cup",
+        "Man in RED shirt, 2nd from left!",
+        "naïve café déjà-vu",
+        "不是 the 狗",
+        "unaffable skateboarder's",
+        "white/black dog",
+        "  two   spaces\tand a tab ",
+        "one two three four five six seven eight nine ten eleven twelve",
+        "𝔪𝔞𝔱𝔥 🐶 dog",
+        "x" * 300,
+    ],
+)
 def test_equals_hugging_face(expression):
     ids, mask = OURS.encode(expression)
     assert (ids.tolist(), mask.tolist()) == _theirs(expression)
 
 
 # Blocks that have long been complete: the two take newer characters from Unicode tables of different age.
-_CHARACTERS = (st.characters(max_codepoint=0x24F) | st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5)
-               | st.sampled_from("’“”–—…€αβДж한글ひカกُ🐶\u200b\u3000\ufeff"))
+_CHARACTERS = (
+    st.characters(max_codepoint=0x24F)
+    | st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5)
+    | st.sampled_from("’“”–—…€αβДж한글ひカกُ🐶\u200b\u3000\ufeff")
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -50,14 +64,30 @@ def test_equals_hugging_face_on_any_text(expression):
         assert (ours[0].tolist(), ours[1].tolist()) == (ids, mask)
 
 
-@pytest.mark.parametrize(("expression", "words"), [
-    ("the hexagonal ring", [("[CLS]", [0]), ("the", [1]), ("hexagonal", [2, 3, 4]), ("ring", [5]), ("[SEP]", [6])]),
-    (" Étoile (left),\tdog's\n", [("[CLS]", [0]), ("Étoile", [1, 2, 3]), ("(left),", [4, 5, 6, 7]),
-                                 ("dog's", [8, 9, 10]), ("[SEP]", [11])]),
-    ("a half\u00adway  dodecahedron red blue green icosahedron", [  # a soft hyphen; the last of three pieces is cut
-        ("[CLS]", [0]), ("a", [1]), ("half\u00adway", [2]), ("dodecahedron", [3, 4, 5]), ("red", [6]), ("blue", [7]),
-        ("green", [8]), ("icosa", [9, 10]), ("[SEP]", [11])]),
-])
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("the hexagonal ring", [("[CLS]", [0]), ("the", [1]), ("hexagonal", [2, 3, 4]), ("ring", [5]), ("[SEP]", [6])]),
+        (
+            " Étoile (left),\tdog's\n",
+            [("[CLS]", [0]), ("Étoile", [1, 2, 3]), ("(left),", [4, 5, 6, 7]), ("dog's", [8, 9, 10]), ("[SEP]", [11])],
+        ),
+        (
+            "a half\u00adway  dodecahedron red blue green icosahedron",
+            [  # a soft hyphen; the last of three pieces is cut
+                ("[CLS]", [0]),
+                ("a", [1]),
+                ("half\u00adway", [2]),
+                ("dodecahedron", [3, 4, 5]),
+                ("red", [6]),
+                ("blue", [7]),
+                ("green", [8]),
+                ("icosa", [9, 10]),
+                ("[SEP]", [11]),
+            ],
+        ),
+    ],
+)
 def test_words_are_what_stands_between_blanks(expression, words):
     assert OURS.words(expression) == words
 
@@ -68,7 +98,7 @@ def test_words_share_all_pieces_among_them(expression):
     slots = [slot for _, each in words for slot in each]
     assert slots == list(range(OURS.encode(" ".join(expression))[1].sum()))
     spelt = [word for word, _ in words[1:-1]]
-    assert spelt[:-1] == expression[:len(spelt) - 1] and expression[len(spelt) - 1].startswith(spelt[-1])
+    assert spelt[:-1] == expression[: len(spelt) - 1] and expression[len(spelt) - 1].startswith(spelt[-1])
 
 
 @given(st.text(st.characters(max_codepoint=0x7E), min_size=1, max_size=40))
@@ -86,8 +116,20 @@ _WORDS = (
     "ÉCOLE jalapeño façade Zürich straße ﬁsh ½ № 狗 红色的狗 左から二番目 ネコ 개 красный собака κύων الكلب कुत्ता "
     "หมา 🐶 ❤️ ☕ … — “quoted” ’tis ¿que? #1 @home $5 50% a/b (parens) [SEP] [CLS] [MASK] [UNK] ##ing ~ "
     "` ^ & * _under_score C++ zebra.in.the.middle supercalifragilisticexpialidocious "
-).split() + ["e\u0301", "n\u0303", "👩\u200d👩\u200d👧", "\u200b", "\ufeff", "\t", "\n", "\u3000", "\u00a0", "\x00",
-             "\x07", "x" * 120]
+).split() + [
+    "e\u0301",
+    "n\u0303",
+    "👩\u200d👩\u200d👧",
+    "\u200b",
+    "\ufeff",
+    "\t",
+    "\n",
+    "\u3000",
+    "\u00a0",
+    "\x00",
+    "\x07",
+    "x" * 120,
+]
 _MARKS = ["", "", "", ",", ".", "!", "?", "...", "'", '"', ";", " - "]
 
 
@@ -96,9 +138,9 @@ def _sentences(count: int) -> list[str]:
     random = np.random.default_rng(0)
     sentences = []
     for _ in range(count):
-        length = random.choice([0, 1, 2, 3, 5, 8, 13, 60], p=[.04, .1, .16, .2, .2, .16, .1, .04])
+        length = random.choice([0, 1, 2, 3, 5, 8, 13, 60], p=[0.04, 0.1, 0.16, 0.2, 0.2, 0.16, 0.1, 0.04])
         words = [_WORDS[i] + _MARKS[j] for i, j in random.integers((len(_WORDS), len(_MARKS)), size=(length, 2))]
-        sentences.append((" ", "  ", "")[random.choice(3, p=[.8, .1, .1])].join(words))
+        sentences.append((" ", "  ", "")[random.choice(3, p=[0.8, 0.1, 0.1])].join(words))
     return sentences
 
 
@@ -149,10 +191,16 @@ def test_the_vocabulary_is_bert_base_uncased():
     assert OURS.vocabulary_sha256 in (VOCABULARY.parent / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (None, "cannot be read"), (b"[PAD]\n[UNK]\n[CLS]\n", r"lacks \[SEP\]"), (b"\xff\xfe\x00", "UTF-8"),
-    (b"[UNK]\n[PAD]\n[CLS]\n[SEP]\n", r"does not start with \[PAD\]"), (b"", r"lacks \[PAD\]"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"[PAD]\n[UNK]\n[CLS]\n", r"lacks \[SEP\]"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"[UNK]\n[PAD]\n[CLS]\n[SEP]\n", r"does not start with \[PAD\]"),
+        (b"", r"lacks \[PAD\]"),
+    ],
+)
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content, message):
     path = tmp_path / "vocab.txt"
     if content is not None:

@@ -1,4 +1,5 @@
 """The loop of training around a stand-in for the step: what the step is given, what is counted, where it goes on."""
+
 from __future__ import annotations
 
 import csv
@@ -13,13 +14,13 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from src.config import load_config
-from src.errors import UserError
-from src.training import trainer
-from src.training.state import read_state
-from src.training.stop import Stopped
-from src.training.stopwatch import PARTS
-from src.training.update import Clip
+from coupalign.checkpoints.state import read_state
+from coupalign.config import load_config
+from coupalign.errors import UserError
+from coupalign.training import trainer
+from coupalign.training.stop import Stopped
+from coupalign.training.stopwatch import PARTS
+from coupalign.training.update import Clip
 from tests.conftest import SMALLEST
 
 EPOCHS, STEPS = 3, 5  # of 60 samples
@@ -58,7 +59,9 @@ class Step:
     def update(self, batches, seed, number, first_samples):
         assert self.training
         batches = [{name: each.asnumpy() for name, each in batch.items()} for batch in batches]
-        assert len(batches) == self.count and all(len(each) == self.batch for batch in batches for each in batch.values())
+        assert len(batches) == self.count and all(
+            len(each) == self.batch for batch in batches for each in batch.values()
+        )
         assert first_samples == [place * self.batch for place in range(self.count)]
         whole = [np.concatenate([batch[name] for batch in batches]) for name in sorted(batches[0])]
         given = np.concatenate([[seed, number], *(each.ravel() for each in whole)])
@@ -91,9 +94,20 @@ def standing_in():
 
 
 def train(data, directory, **overrides):
-    config = load_config(overrides={
-        **SMALLEST, "dataset": "refshapes", "data_dir": str(data), "epochs": EPOCHS, "decay_epochs": 1,
-        "batch_size": 60, "checkpoint_every": 2, "resume": "auto", "output_dir": str(directory), **overrides})
+    config = load_config(
+        overrides={
+            **SMALLEST,
+            "dataset": "refshapes",
+            "data_dir": str(data),
+            "epochs": EPOCHS,
+            "decay_epochs": 1,
+            "batch_size": 60,
+            "checkpoint_every": 2,
+            "resume": "auto",
+            "output_dir": str(directory),
+            **overrides,
+        }
+    )
     return trainer.train(config, progress=False)
 
 
@@ -118,8 +132,10 @@ def table(path):
 
 
 def log(path):
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMES}
-            for line in path.read_text().splitlines()]
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in TIMES}
+        for line in path.read_text().splitlines()
+    ]
 
 
 def same(one, other):
@@ -201,7 +217,7 @@ def test_best_is_the_highest_so_far_and_all_epochs_are_in_the_curve(training, ca
     curve, steps = table(directory / "curve.csv"), table(directory / "steps.csv")
     assert [float(row["oIoU"]) for row in curve] == list(SCORES.values())
     for epoch, row in enumerate(curve):
-        own = steps[epoch * STEPS:(epoch + 1) * STEPS]
+        own = steps[epoch * STEPS : (epoch + 1) * STEPS]
         assert float(row["loss"]) == pytest.approx(np.mean([float(each["loss"]) for each in own]), rel=1e-12)
         assert row["learning_rate"] == own[-1]["learning_rate"] and row["skipped"] == "0"
 
@@ -261,8 +277,9 @@ def disk(tmp_path):
     path.mkdir()
 
     def mount(*options):
-        return subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(("size=2m", *options)), "none", path],
-                              capture_output=True).returncode
+        return subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", ",".join(("size=2m", *options)), "none", path], capture_output=True
+        ).returncode
 
     if os.geteuid() or mount():
         pytest.skip("only root, where it is allowed to, can mount a small file system")

@@ -1,4 +1,5 @@
 """Training: the update against PyTorch's, and the schedule against its formula."""
+
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -8,16 +9,16 @@ import pytest
 import torch
 from mindspore import Parameter, Tensor, nn
 
-from src.config import load_config
-from src.context import set_up
-from src.errors import UserError
-from src.loss import PixelContrastiveLoss
-from src.model import build_model
-from src.model.dropout import Dropout, draw
-from src.training import step as step_module
-from src.training import trainer
-from src.training.optimizer import freeze, make_optimizer
-from src.training.step import Objective, TrainStep
+from coupalign.config import load_config
+from coupalign.context import set_up
+from coupalign.errors import UserError
+from coupalign.loss import PixelContrastiveLoss
+from coupalign.model import build_model
+from coupalign.model.dropout import Dropout, draw
+from coupalign.training import step as step_module
+from coupalign.training import trainer
+from coupalign.training.optimizer import freeze, make_optimizer
+from coupalign.training.step import Objective, TrainStep
 from tests.conftest import SMALLEST, assert_close
 from tests.tiny_model import TinyModel
 
@@ -37,37 +38,52 @@ class Quadratic(nn.Cell):
 
 def rate(step: int, config, steps_per_epoch: int) -> float:
     """4.1's schedule, with linear warm-up."""
-    if step < config.warmup_steps:
-        return config.learning_rate * step / config.warmup_steps
-    decay = config.decay_epochs * steps_per_epoch - config.warmup_steps
-    left = 1 - min(step - config.warmup_steps, decay) / decay
-    return config.end_learning_rate + (config.learning_rate - config.end_learning_rate) * left ** config.decay_power
+    if step < config.training.warmup_steps:
+        return config.training.learning_rate * step / config.training.warmup_steps
+    decay = config.training.decay_epochs * steps_per_epoch - config.training.warmup_steps
+    left = 1 - min(step - config.training.warmup_steps, decay) / decay
+    return (
+        config.training.end_learning_rate
+        + (config.training.learning_rate - config.training.end_learning_rate) * left**config.training.decay_power
+    )
 
 
 def tensors(image, mask, words=None):
     """A batch for Quadratic, whose losses and gradients are linear in it."""
     words = image if words is None else words
-    return {name: Tensor(each.astype(np.float32)) for name, each in
-            (("image", image), ("token_ids", words), ("token_mask", words), ("mask", mask))}
+    return {
+        name: Tensor(each.astype(np.float32))
+        for name, each in (("image", image), ("token_ids", words), ("token_mask", words), ("mask", mask))
+    }
 
 
 @pytest.mark.parametrize(("max_grad_norm", "parts"), [(0.0, 1), (0.5, 1), (0.5, 3)])
 def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm, parts):
     """In parts, it is that of their mean, also after an update in which one of them was not finite."""
-    config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.02, "epochs": 3, "decay_epochs": 2,
-                                    "warmup_steps": 2, "weight_decay": 0.3})
+    config = load_config(
+        overrides={
+            "learning_rate": 0.1,
+            "end_learning_rate": 0.02,
+            "epochs": 3,
+            "decay_epochs": 2,
+            "warmup_steps": 2,
+            "weight_decay": 0.3,
+        }
+    )
     set_up(config)
     objective = Quadratic()
     optimizer = make_optimizer(config, objective.trainable_params(), steps_per_epoch=5)
     step = TrainStep(objective, optimizer, max_grad_norm, 3, parts)
-    weight, bias = (torch.nn.Parameter(torch.tensor(each.asnumpy().astype(np.float64)))
-                    for each in (objective.weight, objective.bias))
+    weight, bias = (
+        torch.nn.Parameter(torch.tensor(each.asnumpy().astype(np.float64)))
+        for each in (objective.weight, objective.bias)
+    )
     reference = torch.optim.AdamW([{"params": [weight], "weight_decay": 0.3}, {"params": [bias], "weight_decay": 0.0}])
     random = np.random.default_rng(0)
     for number in range(14):  # the rate is constant after the tenth
         batches = [(random.standard_normal((3, 4)), random.standard_normal(4)) for _ in range(parts)]
         image, mask = (np.mean(each, 0) for each in zip(*batches, strict=True))
-        loss = (weight ** 2 * torch.tensor(image)).sum() + (bias ** 2 * torch.tensor(mask)).sum()
+        loss = (weight**2 * torch.tensor(image)).sum() + (bias**2 * torch.tensor(mask)).sum()
         reference.zero_grad()
         loss.backward()
         if max_grad_norm:
@@ -83,7 +99,7 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm, parts)
         assert float(losses[2].asnumpy()) == pytest.approx(2 * loss.item(), rel=1e-4, abs=2e-5)
         assert made
         assert_close(used, rate(number, config, 5), relative=1e-5)
-    assert rate(13, config, 5) == config.end_learning_rate
+    assert rate(13, config, 5) == config.training.end_learning_rate
     assert_close(objective.weight, weight.detach().numpy(), relative=1e-4)
     assert_close(objective.bias, bias.detach().numpy(), relative=1e-4)
 
@@ -119,8 +135,11 @@ def test_shared_statistics_reach_a_step_that_is_compiled(monkeypatch):
     step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.0), optimizer, 0.0, 4).set_train()
     random = np.random.default_rng(0)
     image, words = random.standard_normal((4, 3, 64, 64)), np.ones((4, 8))
-    batch = {**tensors(image, random.random((4, 64, 64)) > 0.5), "token_ids": Tensor(words.astype(np.int32)),
-             "token_mask": Tensor(words.astype(np.int32))}
+    batch = {
+        **tensors(image, random.random((4, 64, 64)) > 0.5),
+        "token_ids": Tensor(words.astype(np.int32)),
+        "token_mask": Tensor(words.astype(np.int32)),
+    }
     names = [name for name in step.state() if name.endswith(("moving_mean", "moving_variance"))]
 
     def statistics():
@@ -156,21 +175,32 @@ class Three(Quadratic):
 
 def test_groups_are_pytorchs_and_what_is_frozen_stays():
     """The first pattern that matches counts; what is frozen takes no part in the norm that gradients are clipped to."""
-    config = load_config(overrides={
-        "learning_rate": 0.1, "end_learning_rate": 0.02, "epochs": 2, "decay_epochs": 2, "weight_decay": 0.3,
-        "learning_rate_scales": "fc.b*=0.25,*=2", "weight_decays": "*.bias=0.4, fc.[a-c]*=7", "frozen": "head.*"})
+    config = load_config(
+        overrides={
+            "learning_rate": 0.1,
+            "end_learning_rate": 0.02,
+            "epochs": 2,
+            "decay_epochs": 2,
+            "weight_decay": 0.3,
+            "learning_rate_scales": "fc.b*=0.25,*=2",
+            "weight_decays": "*.bias=0.4, fc.[a-c]*=7",
+            "frozen": "head.*",
+        }
+    )
     set_up(config)
     objective = Three()
-    freeze(objective, config.frozen)
+    freeze(objective, config.training.frozen)
     step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), steps_per_epoch=5), 0.5, 3)
-    weight, bias = (torch.nn.Parameter(torch.tensor(each.asnumpy().astype(np.float64)))
-                    for each in (objective.weight, objective.bias))
+    weight, bias = (
+        torch.nn.Parameter(torch.tensor(each.asnumpy().astype(np.float64)))
+        for each in (objective.weight, objective.bias)
+    )
     reference = torch.optim.AdamW([{"params": [weight], "weight_decay": 0.3}, {"params": [bias], "weight_decay": 0.4}])
     random = np.random.default_rng(0)
     for number in range(12):
         image, mask = random.standard_normal((3, 4)), random.standard_normal(4)
         reference.zero_grad()
-        ((weight ** 2 * torch.tensor(image)).sum() + (bias ** 2 * torch.tensor(mask)).sum()).backward()
+        ((weight**2 * torch.tensor(image)).sum() + (bias**2 * torch.tensor(mask)).sum()).backward()
         torch.nn.utils.clip_grad_norm_([weight, bias], 0.5)
         for group, scale in zip(reference.param_groups, (2, 0.25), strict=True):
             group["lr"] = rate(number, config, 5) * scale
@@ -184,8 +214,11 @@ def test_groups_are_pytorchs_and_what_is_frozen_stays():
 
 def test_patterns_that_match_nothing_name_the_nearest():
     objective = Three()
-    for key, value, call in (("frozen", "fc.weights", lambda config: freeze(objective, config.frozen)),
-                             ("learning_rate_scales", "fc.weights=1", None), ("weight_decays", "fc.weights=1", None)):
+    for key, value, call in (
+        ("frozen", "fc.weights", lambda config: freeze(objective, config.training.frozen)),
+        ("learning_rate_scales", "fc.weights=1", None),
+        ("weight_decays", "fc.weights=1", None),
+    ):
         config = load_config(overrides={key: value})
         call = call or (lambda config: make_optimizer(config, objective.trainable_params(), 5))
         with pytest.raises(UserError, match=f"{key}: no parameter .* 'fc.weights', the nearest is fc.weight:"):
@@ -194,16 +227,24 @@ def test_patterns_that_match_nothing_name_the_nearest():
         freeze(objective, ["*"])
 
 
-@pytest.mark.parametrize(("overrides", "message"), [
-    ({"learning_rate_scales": "fc.weight"}, "'fc.weight': write <pattern of names>=<number from 0>"),
-    ({"learning_rate_scales": "=1"}, "'=1': write"), ({"weight_decays": "fc=-1"}, "'fc=-1': write"),
-    ({"weight_decays": ["*=0.1", "fc=nan"]}, "'fc=nan': write"),
-    ({"learning_rate_scales": "fc=0"}, "'fc=0': give a number above 0, or name what is not to be trained in frozen"),
-    ({"weight_decays": "fc=1e-3,a=.5,b=0,[a=b]*=2.e2", "frozen": [1]}, "frozen must be a list of strings"),
-    ({"ema_decay": 1}, "ema_decay is 1.0: give a number from 0 to below 1"), ({"precision": "fp8"}, "choose fp32, fp16"),
-    ({"precision": "bf16"}, "bf16, which MindSpore's CPU back end lacks: choose fp32 or fp16"),
-    ({"accumulation_steps": 0}, "accumulation_steps is 0: give at least 1"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"learning_rate_scales": "fc.weight"}, "'fc.weight': write <pattern of names>=<number from 0>"),
+        ({"learning_rate_scales": "=1"}, "'=1': write"),
+        ({"weight_decays": "fc=-1"}, "'fc=-1': write"),
+        ({"weight_decays": ["*=0.1", "fc=nan"]}, "'fc=nan': write"),
+        (
+            {"learning_rate_scales": "fc=0"},
+            "'fc=0': give a number above 0, or name what is not to be trained in frozen",
+        ),
+        ({"weight_decays": "fc=1e-3,a=.5,b=0,[a=b]*=2.e2", "frozen": [1]}, "frozen must be a list of strings"),
+        ({"ema_decay": 1}, "ema_decay is 1.0: give a number from 0 to below 1"),
+        ({"precision": "fp8"}, "choose fp32, fp16"),
+        ({"precision": "bf16"}, "bf16, which MindSpore's CPU back end lacks: choose fp32 or fp16"),
+        ({"accumulation_steps": 0}, "accumulation_steps is 0: give at least 1"),
+    ],
+)
 def test_configurations_that_are_refused(overrides, message):
     with pytest.raises(UserError) as caught:
         load_config(overrides=overrides)
@@ -229,7 +270,7 @@ def test_dropout_acts_and_follows_the_step():
     losses = []
     for mode, number in ((True, 0), (True, 1), (True, 0), (False, 0), (False, 1)):
         step.set_train(mode)
-        step.draws.set_data(draw(config.seed, number, step.draws))
+        step.draws.set_data(draw(config.run.seed, number, step.draws))
         values, *_ = step(*(Tensor(np.ones(shape, np.float32)) for shape in ((3, 4), (3, 4), (3, 4), 4)))
         losses.append(float(values[0].asnumpy()))
     assert losses[0] == pytest.approx(losses[2], rel=1e-6) and losses[3] == pytest.approx(losses[4], rel=1e-6)
@@ -240,12 +281,21 @@ def test_weights_decay_but_biases_norms_and_tables_do_not(tiny_config):
     model = build_model(tiny_config)
     optimizer = make_optimizer(tiny_config, model.trainable_params(), steps_per_epoch=5)
     decayed = {parameter.name for parameter, decay in zip(optimizer.parameters, optimizer.weight_decay) if float(decay)}
-    assert {"sma.query_proj.weight", "seg_head.rho.0.conv1.weight", "mask_generator.queries",
-            "text_encoder.embeddings.word_embeddings.embedding_table"} <= decayed
+    assert {
+        "sma.query_proj.weight",
+        "seg_head.rho.0.conv1.weight",
+        "mask_generator.queries",
+        "text_encoder.embeddings.word_embeddings.embedding_table",
+    } <= decayed
     spared = {parameter.name for parameter in model.trainable_params()} - decayed
-    assert {"image_encoder.layers.0.blocks.0.attn.relative_position_bias_table", "cross_attention.position_embedding",
-            "text_encoder.embeddings.position_embeddings.embedding_table", "seg_head.rho.0.bn1.gamma",
-            "text_encoder.embeddings.LayerNorm.beta", "wpa.0.image_gate.fc1.bias"} <= spared
+    assert {
+        "image_encoder.layers.0.blocks.0.attn.relative_position_bias_table",
+        "cross_attention.position_embedding",
+        "text_encoder.embeddings.position_embeddings.embedding_table",
+        "seg_head.rho.0.bn1.gamma",
+        "text_encoder.embeddings.LayerNorm.beta",
+        "wpa.0.image_gate.fc1.bias",
+    } <= spared
     assert not [name for name in spared if name.endswith(".weight")]
 
 
@@ -294,7 +344,7 @@ def test_averaged_weights():
     set_up(config)
     objective = Normed()
     optimizer = make_optimizer(config, objective.trainable_params(), steps_per_epoch=9)
-    step = TrainStep(objective, optimizer, 0.0, 3, ema_decay=config.ema_decay).set_train()
+    step = TrainStep(objective, optimizer, 0.0, 3, ema_decay=config.training.ema_decay).set_train()
     random = np.random.default_rng(0)
     names = {name for name in step.state() if name.startswith(("fc.", "norm."))}
     expected = {name: step.state()[name].asnumpy().astype(np.float64) for name in names}
@@ -326,7 +376,7 @@ def test_training_goes_on_after_averaged_weights_as_if_they_had_not_been_looked_
     for looks in (False, True):
         objective = Normed()
         optimizer = make_optimizer(config, objective.trainable_params(), steps_per_epoch=9)
-        step = TrainStep(objective, optimizer, 0.0, 3, ema_decay=config.ema_decay).set_train()
+        step = TrainStep(objective, optimizer, 0.0, 3, ema_decay=config.training.ema_decay).set_train()
         losses = []
         for number, batch in enumerate(batches):
             losses.append(float(step.update([tensors(batch, np.ones(4))], 0, number, [0])[0][0].asnumpy()))
@@ -342,14 +392,14 @@ class Half(Quadratic):
     """The sum of w * image * 2^-30 and b * mask, with gradients that pass through float16."""
 
     def construct(self, image, token_ids, token_mask, mask):
-        small = (self.weight.astype("float16").astype("float32") * image).sum() * 2.0 ** -30
+        small = (self.weight.astype("float16").astype("float32") * image).sum() * 2.0**-30
         loss = small + (self.bias.astype("float16").astype("float32") * mask).sum()
         return loss, loss, loss
 
 
 def test_loss_scale(monkeypatch):
     """It is halved, down to 1, and doubled after three updates; 2^-30 is nothing in float16."""
-    monkeypatch.setattr(step_module, "LOSS_SCALE", 2.0 ** 16)
+    monkeypatch.setattr(step_module, "LOSS_SCALE", 2.0**16)
     monkeypatch.setattr(step_module, "DOUBLED_AFTER", 3)
     config = load_config(overrides={"learning_rate": 1e-9, "end_learning_rate": 0.0})
     set_up(config)
@@ -363,11 +413,22 @@ def test_loss_scale(monkeypatch):
         return bool(finite), float(scale.asnumpy())
 
     # 3 * 2^15 is above float16's 65504, 3 * 2^14 is not.
-    assert [made(3.0) for _ in range(6)] == [(False, 2.0 ** 15), (False, 2.0 ** 14), (True, 2.0 ** 14), (True, 2.0 ** 14),
-                                             (True, 2.0 ** 15), (False, 2.0 ** 14)]
-    assert_close(moment, (1 - 0.9 ** 3) * image * 2.0 ** -30, relative=1e-3)
+    assert [made(3.0) for _ in range(6)] == [
+        (False, 2.0**15),
+        (False, 2.0**14),
+        (True, 2.0**14),
+        (True, 2.0**14),
+        (True, 2.0**15),
+        (False, 2.0**14),
+    ]
+    assert_close(moment, (1 - 0.9**3) * image * 2.0**-30, relative=1e-3)
     assert [made(3.0), made(np.nan), made(3.0), made(3.0), made(3.0)] == [
-        (True, 2.0 ** 14), (False, 2.0 ** 13), (True, 2.0 ** 13), (True, 2.0 ** 13), (True, 2.0 ** 14)]
+        (True, 2.0**14),
+        (False, 2.0**13),
+        (True, 2.0**13),
+        (True, 2.0**13),
+        (True, 2.0**14),
+    ]
     assert [made(np.inf)[1] for _ in range(16)] == [max(2.0 ** (13 - k), 1.0) for k in range(16)]
     assert int(state["loss_scale_counter"].asnumpy()) == 0 and int(state["global_step"].asnumpy()[0]) == 7
 

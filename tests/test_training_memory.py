@@ -1,4 +1,5 @@
 """What a training step keeps in memory, as MindSpore's pool counts it in a process of its own."""
+
 from __future__ import annotations
 
 import os
@@ -9,7 +10,7 @@ import sys
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.files import REPOSITORY
+from coupalign.files import REPOSITORY
 
 
 class Wide(nn.Cell):
@@ -40,10 +41,10 @@ class Blocks(nn.Cell):
 
 
 def main(recompute: bool) -> None:
-    from src.config import load_config
-    from src.context import set_up
-    from src.training.optimizer import make_optimizer
-    from src.training.step import TrainStep
+    from coupalign.config import load_config
+    from coupalign.context import set_up
+    from coupalign.training.optimizer import make_optimizer
+    from coupalign.training.step import TrainStep
 
     config = load_config()
     set_up(config)
@@ -61,8 +62,13 @@ def main(recompute: bool) -> None:
 def test_recomputation_keeps_what_goes_into_blocks_alone():
     peaks = []
     for argument in ("plain", "recompute"):
-        done = subprocess.run([sys.executable, "-m", "tests.test_training_memory", argument], cwd=REPOSITORY, text=True,
-                              env={**os.environ, "MS_DEV_RUNTIME_CONF": "memory_statistics:True"}, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.test_training_memory", argument],
+            cwd=REPOSITORY,
+            text=True,
+            env={**os.environ, "MS_DEV_RUNTIME_CONF": "memory_statistics:True"},
+            capture_output=True,
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         peaks.append(int(re.findall(r"pool total .*? peak used mem:(\d+)M", done.stdout + done.stderr)[-1]))
     plain, recomputed = peaks

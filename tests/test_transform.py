@@ -1,12 +1,13 @@
 """Images and masks on their way to the model, against OpenCV and NumPy in float64."""
+
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import pytest
 
-from src.data.transform import load_image, prepare_image, probability_at
-from src.errors import UserError
+from coupalign.data.transform import load_image, prepare_image, probability_at
+from coupalign.errors import UserError
 from tests.conftest import assert_close
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -59,8 +60,12 @@ def test_load_image_gives_three_channels_of_grey_and_transparent_files(tmp_path)
 def test_images_that_are_none_are_refused_by_name_and_leave_no_trace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     good = cv2.imencode(".jpg", _noise(40, 50, 3))[1].tobytes()
-    contents = {"empty.jpg": b"", "text.jpg": b"no image" * 9, "head.jpg": good[:30],
-                "cut.png": cv2.imencode(".png", _noise(40, 50, 3))[1].tobytes()[:900]}
+    contents = {
+        "empty.jpg": b"",
+        "text.jpg": b"no image" * 9,
+        "head.jpg": good[:30],
+        "cut.png": cv2.imencode(".png", _noise(40, 50, 3))[1].tobytes()[:900],
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} is no image, or a damaged one"):
@@ -76,6 +81,7 @@ def test_images_that_are_none_are_refused_by_name_and_leave_no_trace(tmp_path, m
 
 def _bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """By the definition: half-pixel centres, edges repeated."""
+
     def weights(size_in: int, size_out: int) -> np.ndarray:
         position = np.clip((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0, size_in - 1)
         low = np.floor(position).astype(int)
@@ -83,6 +89,7 @@ def _bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
         matrix[np.arange(size_out), low] += 1 - (position - low)
         matrix[np.arange(size_out), np.minimum(low + 1, size_in - 1)] += position - low
         return matrix
+
     return weights(values.shape[0], height) @ values @ weights(values.shape[1], width).T
 
 

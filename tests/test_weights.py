@@ -1,4 +1,5 @@
 """Conversions of whole files: the encoders they make against Hugging Face's, and what is said and refused."""
+
 from __future__ import annotations
 
 import json
@@ -13,16 +14,16 @@ from mindspore import Tensor
 from safetensors.torch import save_file
 
 from convert_weights import main
-from src.config import load_config
-from src.data.tokenizer import Tokenizer
-from src.model.bert import BertModel
-from src.model.layers import padding_bias
-from src.model.swin import SwinTransformer
-from src.weights import convert
-from src.weights.convert import take
-from src.weights.fit import bicubic_matrix, fit
-from src.weights.naming import bert_naming
-from src.weights.source import read_weights
+from coupalign.checkpoints import convert
+from coupalign.checkpoints.convert import take
+from coupalign.checkpoints.fit import bicubic_matrix, fit
+from coupalign.checkpoints.naming import bert_naming
+from coupalign.checkpoints.source import read_weights
+from coupalign.config import load_config
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.model.bert import BertModel
+from coupalign.model.layers import padding_bias
+from coupalign.model.swin import SwinTransformer
 from tests.backbones import bert_weights, random_bert, random_swin, set_weights, swin_weights
 from tests.conftest import TINY, assert_close
 from tests.weight_files import hugging_face, hugging_face_classifier, official, part, timm
@@ -34,8 +35,16 @@ BERT = {"vocab_size": 50, "dim": 16, "layers": 4, "heads": 2, "max_positions": 1
 
 
 def config_of(image_size: int = 224, window: int = 7, **overrides):
-    return load_config(overrides={**TINY, "image_size": image_size, "swin_window_size": window,
-                                  "swin_depths": SWIN["depths"], "bert_vocab_size": BERT["vocab_size"], **overrides})
+    return load_config(
+        overrides={
+            **TINY,
+            "image_size": image_size,
+            "swin_window_size": window,
+            "swin_depths": SWIN["depths"],
+            "bert_vocab_size": BERT["vocab_size"],
+            **overrides,
+        }
+    )
 
 
 @pytest.fixture(scope="module", params=SIZES, ids=[f"{size} pixels, window {window}" for size, window in SIZES])
@@ -52,8 +61,12 @@ def test_swin_in_each_naming_gives_hugging_faces_output(tmp_path, swin):
     save_file(hugging_face(theirs), tmp_path / "base.safetensors")
     torch.save(hugging_face_classifier(theirs), tmp_path / "classifier.bin")
     found = []
-    for name, label in {"official.pth": "the official", "timm.bin": "timm's", "base.safetensors": "Hugging Face's",
-                        "classifier.bin": "Hugging Face's"}.items():
+    for name, label in {
+        "official.pth": "the official",
+        "timm.bin": "timm's",
+        "base.safetensors": "Hugging Face's",
+        "classifier.bin": "Hugging Face's",
+    }.items():
         report = convert(config_of(size, window), output, swin=tmp_path / name)
         assert f"with {label} names" in report.summary()
         found.append(part(output, "image_encoder"))
@@ -97,7 +110,7 @@ def test_a_swin_of_another_window_keeps_all_but_its_bias_tables(tmp_path, source
             np.testing.assert_array_equal(found[name], value.astype(np.float32), err_msg=name)
             continue
         stage = int(name.split(".")[1])
-        old, new = (2 * min(window, size // 4 // 2 ** stage) - 1 for size, window in (source, target))
+        old, new = (2 * min(window, size // 4 // 2**stage) - 1 for size, window in (source, target))
         grid = torch.from_numpy(value.T.reshape(1, -1, old, old))
         expected = torch.nn.functional.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
         assert_close(found[name].T.reshape(expected.shape), expected.numpy(), relative=1e-6)
@@ -109,9 +122,21 @@ def test_a_swin_of_another_window_keeps_all_but_its_bias_tables(tmp_path, source
 def words():
     """Token ids and mask of some sentences, and every hidden state of the real BERT for them, in float64."""
     import transformers
+
     tokenizer = Tokenizer(MINILM / "vocab.txt", 16)
-    ids, mask = map(np.stack, zip(*map(tokenizer.encode, [
-        "the left cup", "man in a red shirt next to the second green car from the right, not the small one", "zebra"])))
+    ids, mask = map(
+        np.stack,
+        zip(
+            *map(
+                tokenizer.encode,
+                [
+                    "the left cup",
+                    "man in a red shirt next to the second green car from the right, not the small one",
+                    "zebra",
+                ],
+            )
+        ),
+    )
     model = transformers.BertModel.from_pretrained(MINILM, attn_implementation="eager").double().eval()
     with torch.no_grad():
         states = model(torch.from_numpy(ids).long(), torch.from_numpy(mask), output_hidden_states=True).hidden_states
@@ -141,11 +166,26 @@ def test_a_real_bert_gives_hugging_faces_hidden_states(words):
 
 
 def test_a_real_bert_by_the_command_line(tmp_path, capsys, words):
-    (tmp_path / "config.yaml").write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in {
-        **TINY, "bert_hidden_size": 384, "bert_num_heads": 12, "bert_max_positions": 64}.items()))
+    (tmp_path / "config.yaml").write_text(
+        "\n".join(
+            f"{key}: {json.dumps(value)}"
+            for key, value in {**TINY, "bert_hidden_size": 384, "bert_num_heads": 12, "bert_max_positions": 64}.items()
+        )
+    )
     output = tmp_path / "start.ckpt"
-    assert main(["--config", str(tmp_path / "config.yaml"), "--bert", str(MINILM / "model.safetensors"),
-                 "--output", str(output)]) == 0
+    assert (
+        main(
+            [
+                "--config",
+                str(tmp_path / "config.yaml"),
+                "--bert",
+                str(MINILM / "model.safetensors"),
+                "--output",
+                str(output),
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "104 tensors with Hugging Face's names, 69 used (1 resized or cut), 35 ignored" in printed
     assert "32 beyond bert_num_layers 4" in printed
@@ -159,10 +199,19 @@ def test_a_real_bert_by_the_command_line(tmp_path, capsys, words):
 @pytest.mark.parametrize("ending", ["bin", "safetensors"])
 def test_bert_in_each_naming(tmp_path, prefix, norms, ending):
     theirs = random_bert(**BERT)
-    state = {prefix + re.sub(r"LayerNorm\.(weight|bias)$", lambda m: f"LayerNorm.{norms[m[1] == 'bias']}", name):
-             value.float().clone() for name, value in theirs.state_dict().items()}
-    state |= {f"{prefix}embeddings.position_ids": torch.arange(16)[None], f"{prefix}pooler.dense.weight": torch.ones(1),
-              f"cls.predictions.transform.LayerNorm.{norms[0]}": torch.ones(16), "cls.predictions.bias": torch.ones(5)}
+    state = {
+        prefix
+        + re.sub(
+            r"LayerNorm\.(weight|bias)$", lambda m: f"LayerNorm.{norms[m[1] == 'bias']}", name
+        ): value.float().clone()
+        for name, value in theirs.state_dict().items()
+    }
+    state |= {
+        f"{prefix}embeddings.position_ids": torch.arange(16)[None],
+        f"{prefix}pooler.dense.weight": torch.ones(1),
+        f"cls.predictions.transform.LayerNorm.{norms[0]}": torch.ones(16),
+        "cls.predictions.bias": torch.ones(5),
+    }
     path = tmp_path / f"model.{ending}"
     (torch.save if ending == "bin" else save_file)(state, path)
     report = convert(config_of(), tmp_path / "start.ckpt", bert=path)
@@ -176,8 +225,11 @@ def test_bert_in_each_naming(tmp_path, prefix, norms, ending):
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_become_float32(tmp_path, precision):
-    state = {name: value.to(precision) for name, value in random_bert(**BERT).state_dict().items()
-             if value.is_floating_point()}
+    state = {
+        name: value.to(precision)
+        for name, value in random_bert(**BERT).state_dict().items()
+        if value.is_floating_point()
+    }
     torch.save(state, tmp_path / "bert.bin")
     convert(config_of(), tmp_path / "start.ckpt", bert=tmp_path / "bert.bin")
     found = part(tmp_path / "start.ckpt", "text_encoder")["encoder.layer.3.output.dense.weight"]

@@ -1,4 +1,5 @@
 """PyTorch's files read without PyTorch, against PyTorch; and what must not happen while reading one."""
+
 from __future__ import annotations
 
 import argparse
@@ -15,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as save_safetensors
 
-from src.errors import UserError
-from src.weights import torch_file
-from src.weights.source import read_weights
-from src.weights.torch_file import read_torch_file
+from coupalign.checkpoints import torch_file
+from coupalign.checkpoints.source import read_weights
+from coupalign.checkpoints.torch_file import read_torch_file
+from coupalign.errors import UserError
 
 FORMATS = {"zip": True, "legacy": False}
 
@@ -27,12 +28,30 @@ def tensors() -> dict[str, torch.Tensor]:
     """One of every type, and every way to lie in a storage."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(6, 5, 4, generator=generator)
-    each = {str(kind): (10 * base).to(kind) for kind in
-            (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
-             torch.int8, torch.uint8, torch.bool)}
-    return each | {"transposed": base.permute(2, 0, 1), "offset": base[2:, 1:3], "strided": base[::2, ::3, 1::2],
-                   "shared": base, "scalar": torch.tensor(3.5), "empty": torch.zeros(0, 3),
-                   "parameter": torch.nn.Parameter(base * 2)}
+    each = {
+        str(kind): (10 * base).to(kind)
+        for kind in (
+            torch.float64,
+            torch.float32,
+            torch.float16,
+            torch.bfloat16,
+            torch.int64,
+            torch.int32,
+            torch.int16,
+            torch.int8,
+            torch.uint8,
+            torch.bool,
+        )
+    }
+    return each | {
+        "transposed": base.permute(2, 0, 1),
+        "offset": base[2:, 1:3],
+        "strided": base[::2, ::3, 1::2],
+        "shared": base,
+        "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 3),
+        "parameter": torch.nn.Parameter(base * 2),
+    }
 
 
 def saved(path, content, is_zip: bool):
@@ -60,8 +79,12 @@ def test_what_training_scripts_leave_beside_the_weights_is_not_built(tmp_path, i
     optimizer = torch.optim.AdamW(module.parameters())
     module(torch.randn(4, 3)).sum().backward()
     optimizer.step()
-    content = {"epoch": 3, key: module.state_dict(), "optimizer": optimizer.state_dict(),
-               "config": argparse.Namespace(lr=1.0, nested=argparse.Namespace(names=["a"]))}
+    content = {
+        "epoch": 3,
+        key: module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "config": argparse.Namespace(lr=1.0, nested=argparse.Namespace(names=["a"])),
+    }
     found, beside = read_torch_file(saved(tmp_path / "a.pth", content, is_zip))
     assert beside == ["epoch", "optimizer", "config"]
     assert list(found) == list(module.state_dict())
@@ -99,8 +122,11 @@ class Evil:
 @pytest.mark.parametrize("place", ["tensor", "beside", "whole"])
 def test_a_file_that_asks_to_run_something_is_refused_and_leaves_no_trace(tmp_path, is_zip, name, place):
     evil = Evil(f"touch {tmp_path}/trace")
-    content = {"tensor": {"model": {"w": evil}}, "beside": {"model": {"w": torch.ones(2)}, "config": evil},
-               "whole": evil}[place]
+    content = {
+        "tensor": {"model": {"w": evil}},
+        "beside": {"model": {"w": torch.ones(2)}, "config": evil},
+        "whole": evil,
+    }[place]
     path = saved(tmp_path / name, content, is_zip)
     with pytest.raises(UserError, match=r"asks to run posix\.system, .*do not trust") as caught:
         read_weights(path)
@@ -110,10 +136,18 @@ def test_a_file_that_asks_to_run_something_is_refused_and_leaves_no_trace(tmp_pa
     assert (tmp_path / "trace").exists(), "the file would have run it"
 
 
-@pytest.mark.parametrize("asked", [
-    b"cbuiltins\neval\n", b"cbuiltins\ngetattr\n", b"ctorch\nload\n", b"ctorch.hub\nload\n", b"cos\nsystem\n",
-    b"ctorch.FloatStorage\n__init__\n", b"ccollections\nabc\n",
-])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b"cbuiltins\neval\n",
+        b"cbuiltins\ngetattr\n",
+        b"ctorch\nload\n",
+        b"ctorch.hub\nload\n",
+        b"cos\nsystem\n",
+        b"ctorch.FloatStorage\n__init__\n",
+        b"ccollections\nabc\n",
+    ],
+)
 def test_nothing_but_tensors_is_known(tmp_path, asked):
     pickled = b"\x80\x02" + asked + b"(X\x01\x00\x00\x001tR."
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
@@ -134,10 +168,18 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
         assert not hasattr(thing, "changed")
 
 
-@pytest.mark.parametrize(("shape", "stride", "offset"), [
-    ((3,), (1,), 2), ((2, 3), (3, 1), 0), ((1,), (1,), -1), ((2,), (-1,), 0), ((2,), (10 ** 12,), 0),
-    ((10 ** 12,), (0,), 0), ((8,), (0,), 0),
-])
+@pytest.mark.parametrize(
+    ("shape", "stride", "offset"),
+    [
+        ((3,), (1,), 2),
+        ((2, 3), (3, 1), 0),
+        ((1,), (1,), -1),
+        ((2,), (-1,), 0),
+        ((2,), (10**12,), 0),
+        ((10**12,), (0,), 0),
+        ((8,), (0,), 0),
+    ],
+)
 def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path, monkeypatch, shape, stride, offset):
     class Tensor:
         def __reduce__(self):
@@ -155,10 +197,16 @@ def test_a_memo_of_all_memory_is_refused(tmp_path):
         read_torch_file(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ({"w": 3}, "'w' is none"), ([torch.ones(2)], "no tensors by name"), ({}, "no tensors"), (torch.ones(2), "by name"),
-    ({"model": {"w": torch.ones(2), "n": 3}}, "'n' is none"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"w": 3}, "'w' is none"),
+        ([torch.ones(2)], "no tensors by name"),
+        ({}, "no tensors"),
+        (torch.ones(2), "by name"),
+        ({"model": {"w": torch.ones(2), "n": 3}}, "'n' is none"),
+    ],
+)
 def test_content_that_is_no_state_dict_is_refused(tmp_path, content, message):
     with pytest.raises(UserError, match=message):
         read_torch_file(saved(tmp_path / "a.pth", content, True))
@@ -171,10 +219,15 @@ def test_a_whole_module_is_refused(tmp_path):
 
 def test_files_that_hold_no_weights(tmp_path):
     for content, message in {
-        b"<!DOCTYPE html><html>": "is a web page", b"\n <html>": "is a web page",
-        b"version https://git-lfs.github.com/spec/v1\n": "Git LFS", b"\x1f\x8b\x08": "unpack", b"": "neither",
-        b"garbage" * 9: "neither", pickle.dumps({"w": np.ones(2)}): "neither",
-        b"\x10\0\0\0\0\0\0\0{broken header}}": "safetensors", b"\xff\xff\xff\xff\xff\xff\xff\x7f{": "safetensors",
+        b"<!DOCTYPE html><html>": "is a web page",
+        b"\n <html>": "is a web page",
+        b"version https://git-lfs.github.com/spec/v1\n": "Git LFS",
+        b"\x1f\x8b\x08": "unpack",
+        b"": "neither",
+        b"garbage" * 9: "neither",
+        pickle.dumps({"w": np.ones(2)}): "neither",
+        b"\x10\0\0\0\0\0\0\0{broken header}}": "safetensors",
+        b"\xff\xff\xff\xff\xff\xff\xff\x7f{": "safetensors",
         save_safetensors({}): "no tensors",
     }.items():
         path = tmp_path / "weights.pth"
@@ -205,8 +258,10 @@ def _small(is_zip: bool) -> bytes:
     return buffer.getvalue()
 
 
-SMALL = {**{name: _small(is_zip) for name, is_zip in FORMATS.items()},
-         "safetensors": save_safetensors({"a": torch.ones(3, 2), "b": torch.ones(2).half()})}
+SMALL = {
+    **{name: _small(is_zip) for name, is_zip in FORMATS.items()},
+    "safetensors": save_safetensors({"a": torch.ones(3, 2), "b": torch.ones(2).half()}),
+}
 
 
 @pytest.mark.parametrize("whole", SMALL.values(), ids=SMALL)

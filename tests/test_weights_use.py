@@ -1,4 +1,5 @@
 """What a conversion says, what it refuses, and who may start from what it makes."""
+
 from __future__ import annotations
 
 import os
@@ -16,12 +17,12 @@ import eval as evaluate
 import export
 import predict
 from convert_weights import main
-from src.config import load_config
-from src.errors import UserError
-from src.inference.checkpoint import load_checkpoint, start_from
-from src.model import build_model
-from src.weights import convert
-from src.weights.report import Report
+from coupalign.checkpoints import convert
+from coupalign.checkpoints.loading import load_checkpoint, start_from
+from coupalign.checkpoints.report import Report
+from coupalign.config import load_config
+from coupalign.errors import UserError
+from coupalign.model import build_model
 from tests.backbones import random_bert, random_swin
 from tests.conftest import SMALLEST, assert_close
 from tests.weight_files import converted, hugging_face_classifier
@@ -46,8 +47,10 @@ def smallest(**overrides):
 def test_the_report_names_every_tensor_and_parameter_once(tmp_path, sources):
     report = convert(smallest(), tmp_path / "start.ckpt", swin=sources[0], bert=sources[1])
     lines = report.file.read_text().splitlines()
-    of_tensors, of_parameters = (lines[:lines.index("parameters of the model")],
-                                 lines[lines.index("parameters of the model") + 1:])
+    of_tensors, of_parameters = (
+        lines[: lines.index("parameters of the model")],
+        lines[lines.index("parameters of the model") + 1 :],
+    )
     tensors = {**load_file(sources[0]), **torch.load(sources[1])}
     assert sorted(line.split()[0] for line in of_tensors if line.startswith("  ")) == sorted(tensors)
     model = build_model(smallest()).parameters_dict()
@@ -55,7 +58,12 @@ def test_the_report_names_every_tensor_and_parameter_once(tmp_path, sources):
     assert listed == [name for name in model if name.startswith(("image_encoder", "text_encoder"))]
     assert set(listed) == set(converted(report.output)) - {"converted_encoders"}
     assert [line.split(":")[0].strip() for line in of_parameters if " <- " not in line] == [
-        "wpa", "cross_attention", "seg_head", "mask_generator", "sma"]
+        "wpa",
+        "cross_attention",
+        "seg_head",
+        "mask_generator",
+        "sma",
+    ]
     rest = sum(int(line.split()[1]) for line in of_parameters if " <- " not in line)
     assert len(listed) + rest == len(model)
     assert str(sources[0]) in report.summary() and f"{len(listed)} of {len(model)} parameters" in report.summary()
@@ -100,9 +108,10 @@ def test_half_an_encoder_and_encoders_of_another_configuration_are_no_start(tmp_
     half = [{"name": name, "data": Tensor(value)} for name, value in converted(output).items() if "blocks" not in name]
     mindspore.save_checkpoint(half, str(tmp_path / "half.ckpt"))
     for path, config, message in [
-            (tmp_path / "half.ckpt", smallest(), "lacks image_encoder.layers"),
-            (output, smallest(swin_window_size=8), "in another shape image_encoder.layers"),
-            (output, smallest(swin_depths=[1, 1, 2, 1]), "lacks image_encoder.layers.2.blocks.1")]:
+        (tmp_path / "half.ckpt", smallest(), "lacks image_encoder.layers"),
+        (output, smallest(swin_window_size=8), "in another shape image_encoder.layers"),
+        (output, smallest(swin_depths=[1, 1, 2, 1]), "lacks image_encoder.layers.2.blocks.1"),
+    ]:
         model = build_model(config)
         before = held(model)
         with pytest.raises(UserError, match=f"{message}.*run convert_weights.py with this one"):
@@ -131,8 +140,21 @@ def test_a_trained_model_at_another_size(tmp_path, make_checkpoint, capsys, old,
     checkpoint = make_checkpoint(smallest(image_size=old[0], swin_window_size=old[1]))
     output = tmp_path / "resized.ckpt"
     config = smallest(image_size=new[0], swin_window_size=new[1])
-    assert main(["--checkpoint", str(checkpoint), "--image_size", str(new[0]), "--swin_window_size", str(new[1]),
-                 "--output", str(output)]) == 0
+    assert (
+        main(
+            [
+                "--checkpoint",
+                str(checkpoint),
+                "--image_size",
+                str(new[0]),
+                "--swin_window_size",
+                str(new[1]),
+                "--output",
+                str(output),
+            ]
+        )
+        == 0
+    )
     assert "at random" not in capsys.readouterr().out
     model = build_model(config)
     load_checkpoint(output, model)
@@ -164,8 +186,11 @@ def test_what_is_beside_a_trained_model_is_left_out(tmp_path, make_checkpoint):
 def options(config) -> list[str]:
     """The configuration as one would type it."""
     default = load_config().as_dict()
-    return [f"--{key}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
-            for key, value in config.as_dict().items() if value != default[key]]
+    return [
+        f"--{key}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+        for key, value in config.as_dict().items()
+        if value != default[key]
+    ]
 
 
 def spoiled(sources, directory, kind: str, name: str, value) -> list[str]:
@@ -182,24 +207,32 @@ _TABLE = "swin.encoder.layers.2.blocks.0.attention.self.relative_position_bias_t
 _QUERY = "swin.encoder.layers.0.blocks.0.attention.self.query.weight"
 
 
-@pytest.mark.parametrize(("kind", "name", "value", "message"), [
-    ("swin", _TABLE, torch.ones(100, 2), r"bias_table \(100, 2\), which does not fit \(49, 2\)"),
-    ("swin", _TABLE, torch.ones(49, 4), r"does not fit .*swin_num_heads"),
-    ("swin", _TABLE, torch.ones(0, 2), r"does not fit"),
-    ("swin", _TABLE, torch.ones(98), r"does not fit"),
-    ("swin", _QUERY, torch.ones(16, 8), r"query.weight \(16, 8\), which does not fit \(8, 8\).*swin_embed_dim"),
-    ("swin", _QUERY, None, f"lacks {_QUERY}.*swin_depths"),
-    ("swin", "swin.encoder.layers.2.blocks.1.layernorm_before.weight", torch.ones(32), "no place for.*swin_depths"),
-    ("swin", "swin.logit_scale", torch.ones(2), "has swin.logit_scale, which the model has no place for"),
-    ("swin", "swin.layernorm.bias", torch.full((64,), float("nan")), "swin.layernorm.bias that are no finite floats"),
-    ("swin", "swin.layernorm.bias", torch.ones(64, dtype=torch.int64), "no finite floats"),
-    ("swin", "swin.embeddings.patch_embeddings.projection.weight", None, "holds no Swin in names that are known"),
-    ("bert", "embeddings.word_embeddings.weight", torch.ones(60, 16), r"\(60, 16\).*bert_vocab_size"),
-    ("bert", "embeddings.word_embeddings.weight", None, "holds no BERT in names that are known.*--bert"),
-    ("bert", "embeddings.position_embeddings.weight", torch.ones(15, 16), r"\(15, 16\).*bert_max_positions"),
-    ("bert", "encoder.layer.3.output.dense.bias", None, "lacks encoder.layer.3.output.dense.bias.*bert_num_layers"),
-    ("bert", "encoder.emb.weight", torch.ones(2), "has encoder.emb.weight, which the model has no place for"),
-])
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "message"),
+    [
+        ("swin", _TABLE, torch.ones(100, 2), r"bias_table \(100, 2\), which does not fit \(49, 2\)"),
+        ("swin", _TABLE, torch.ones(49, 4), r"does not fit .*swin_num_heads"),
+        ("swin", _TABLE, torch.ones(0, 2), r"does not fit"),
+        ("swin", _TABLE, torch.ones(98), r"does not fit"),
+        ("swin", _QUERY, torch.ones(16, 8), r"query.weight \(16, 8\), which does not fit \(8, 8\).*swin_embed_dim"),
+        ("swin", _QUERY, None, f"lacks {_QUERY}.*swin_depths"),
+        ("swin", "swin.encoder.layers.2.blocks.1.layernorm_before.weight", torch.ones(32), "no place for.*swin_depths"),
+        ("swin", "swin.logit_scale", torch.ones(2), "has swin.logit_scale, which the model has no place for"),
+        (
+            "swin",
+            "swin.layernorm.bias",
+            torch.full((64,), float("nan")),
+            "swin.layernorm.bias that are no finite floats",
+        ),
+        ("swin", "swin.layernorm.bias", torch.ones(64, dtype=torch.int64), "no finite floats"),
+        ("swin", "swin.embeddings.patch_embeddings.projection.weight", None, "holds no Swin in names that are known"),
+        ("bert", "embeddings.word_embeddings.weight", torch.ones(60, 16), r"\(60, 16\).*bert_vocab_size"),
+        ("bert", "embeddings.word_embeddings.weight", None, "holds no BERT in names that are known.*--bert"),
+        ("bert", "embeddings.position_embeddings.weight", torch.ones(15, 16), r"\(15, 16\).*bert_max_positions"),
+        ("bert", "encoder.layer.3.output.dense.bias", None, "lacks encoder.layer.3.output.dense.bias.*bert_num_layers"),
+        ("bert", "encoder.emb.weight", torch.ones(2), "has encoder.emb.weight, which the model has no place for"),
+    ],
+)
 def test_what_nothing_explains_is_refused(tmp_path, sources, capsys, kind, name, value, message):
     file = spoiled(sources, tmp_path, kind, name, value)
     assert main([*options(smallest()), *file, "--output", str(tmp_path / "start.ckpt")]) == 2
@@ -218,21 +251,21 @@ def test_arguments_that_are_refused(tmp_path, sources, capsys, make_checkpoint):
     (tmp_path / "file").write_text("")
     before = sorted(os.listdir(tmp_path))
     for arguments, message in [
-            (["--swin", swin, "--swin", swin, "--output", out], "--swin is given twice"),
-            (["--bert", bert, "--swin", swin, "--bert", bert, "--output", out], "--bert is given twice"),
-            (["--swin", bert, "--output", out], "holds no Swin"),
-            (["--bert", swin, "--output", out], "holds no BERT"),
-            (["--output", out], "nothing to convert: give --swin"),
-            (["--swin", swin], "--output"),
-            (["--swin", swin, "--output", str(tmp_path / "a.pth")], "does not end in .ckpt"),
-            (["--swin", swin, "--output", str(tmp_path / "file/a.ckpt")], "file is in its place"),
-            (["--swin", swin, "--checkpoint", str(trained), "--output", out], "give one or the other"),
-            (["--checkpoint", start, "--output", out], "holds encoders only"),
-            (["--checkpoint", swin, "--output", out], "not a MindSpore checkpoint"),
-            (["--checkpoint", str(trained), "--output", str(trained)], "is the file to convert"),
-            (["--checkpoint", str(trained), "--num_queries", "7", "--output", out], "mask_generator.queries"),
-            (["--checkpoint", str(trained), "--wpa_direction", "uni", "--output", out], "has wpa.0.image_to_text"),
-            (["--swin", str(tmp_path / "none.pth"), "--output", out], "none.pth cannot be read"),
+        (["--swin", swin, "--swin", swin, "--output", out], "--swin is given twice"),
+        (["--bert", bert, "--swin", swin, "--bert", bert, "--output", out], "--bert is given twice"),
+        (["--swin", bert, "--output", out], "holds no Swin"),
+        (["--bert", swin, "--output", out], "holds no BERT"),
+        (["--output", out], "nothing to convert: give --swin"),
+        (["--swin", swin], "--output"),
+        (["--swin", swin, "--output", str(tmp_path / "a.pth")], "does not end in .ckpt"),
+        (["--swin", swin, "--output", str(tmp_path / "file/a.ckpt")], "file is in its place"),
+        (["--swin", swin, "--checkpoint", str(trained), "--output", out], "give one or the other"),
+        (["--checkpoint", start, "--output", out], "holds encoders only"),
+        (["--checkpoint", swin, "--output", out], "not a MindSpore checkpoint"),
+        (["--checkpoint", str(trained), "--output", str(trained)], "is the file to convert"),
+        (["--checkpoint", str(trained), "--num_queries", "7", "--output", out], "mask_generator.queries"),
+        (["--checkpoint", str(trained), "--wpa_direction", "uni", "--output", out], "has wpa.0.image_to_text"),
+        (["--swin", str(tmp_path / "none.pth"), "--output", out], "none.pth cannot be read"),
     ]:
         assert main([*options(smallest()), *arguments]) == 2
         error = capsys.readouterr().err

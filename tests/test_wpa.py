@@ -4,7 +4,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor
 
-from src.model.wpa import WordPixelAlignment
+from coupalign.model.wpa import WordPixelAlignment
 from tests import equations
 from tests.conftest import assert_close
 
@@ -48,7 +48,7 @@ def test_scores_beyond_half_precision(random_cell):
     found = wpa.cell(Tensor(pixels), Tensor(words), Tensor(TOKEN_MASK.astype(np.int32)))
     expected = equations.word_pixel_alignment(pixels.astype(float), words.astype(float), TOKEN_MASK, w)
     scores = equations.linear(pixels, w, "image_proj") @ equations.linear(words, w, "text_proj").swapaxes(1, 2)
-    assert np.abs(scores).max() / 8 ** 0.5 > 1e5 > 65504 > np.abs(expected[0]).max()
+    assert np.abs(scores).max() / 8**0.5 > 1e5 > 65504 > np.abs(expected[0]).max()
     for each, reference in zip(found[2:], expected[2:], strict=True):
         assert each.dtype == mindspore.float32
         assert_close(each, reference, relative=1e-2)

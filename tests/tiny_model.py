@@ -1,10 +1,11 @@
 """A model with CoupAlign's ways in and out, and all that a training has to save, which compiles in seconds."""
+
 from __future__ import annotations
 
 from mindspore import Tensor, nn
 
-from src.model.batch_norm import batch_norm
-from src.model.dropout import Dropout
+from coupalign.model.batch_norm import batch_norm
+from coupalign.model.dropout import Dropout
 
 
 class TinyModel(nn.Cell):

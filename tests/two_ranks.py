@@ -2,6 +2,7 @@
 
 Leaves in DIRECTORY rank_<n>.npz, the run trained/ and the evaluation of its best checkpoint, evaluated/.
 """
+
 from __future__ import annotations
 
 import os
@@ -12,21 +13,24 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from src.signals import take_signals
+from coupalign.signals import take_signals
 
 
 def main(directory: Path) -> None:
     take_signals()  # before MindSpore is imported
-    from src import devices
-    from src.config import load_config
-    from src.context import set_up
+    from coupalign import devices
+    from coupalign.config import load_config
+    from coupalign.context import set_up
 
     config = load_config(directory / "config.yaml")
     set_up(config)
     assert devices.rank_count() == 2 and devices.rank() == int(os.environ["MS_NODE_ID"])
     numbers = np.array([[2**62, -1], [3, 2**24 + 1]]) // (1 + devices.rank())
-    found = {"total": devices.total(numbers), "sum": devices.total(np.float32([0.1, devices.rank()])),
-             "largest": devices.largest(-5 - devices.rank())}
+    found = {
+        "total": devices.total(numbers),
+        "sum": devices.total(np.float32([0.1, devices.rank()])),
+        "largest": devices.largest(-5 - devices.rank()),
+    }
     found.update(normalised(devices.rank()))
     found["shared"] = shared_statistics(devices.rank())
     found.update(scaled(devices.rank(), 2))
@@ -46,7 +50,7 @@ def normalised(rank: int) -> dict[str, np.ndarray]:
     """Outputs and gradients of SynchronisedBatchNorm for this rank's half of `batch`, and the statistics it keeps."""
     from mindspore import ParameterTuple, Tensor, nn, ops
 
-    from src.model.batch_norm import SynchronisedBatchNorm, batch_norm
+    from coupalign.model.batch_norm import SynchronisedBatchNorm, batch_norm
 
     class Weighted(nn.Cell):
         """A loss with a gradient of its own for every output."""
@@ -66,10 +70,19 @@ def normalised(rank: int) -> dict[str, np.ndarray]:
     for parameter, value in zip(parameters, values):
         parameter.set_data(Tensor(value))
     half = slice(2 * rank, 2 * rank + 2)
-    gradient = ops.grad(Weighted(cell, Tensor(weight[half])).set_train(), 0, ParameterTuple(parameters[:2]), has_aux=True)
+    gradient = ops.grad(
+        Weighted(cell, Tensor(weight[half])).set_train(), 0, ParameterTuple(parameters[:2]), has_aux=True
+    )
     (dx, (dgamma, dbeta)), (y,) = gradient(Tensor(x[half]))
-    found = {"y": y, "dx": dx, "dgamma": dgamma, "dbeta": dbeta, "moving_mean": cell.moving_mean,
-             "moving_variance": cell.moving_variance, "evaluated": cell.set_train(False)(Tensor(x[half]))}
+    found = {
+        "y": y,
+        "dx": dx,
+        "dgamma": dgamma,
+        "dbeta": dbeta,
+        "moving_mean": cell.moving_mean,
+        "moving_variance": cell.moving_variance,
+        "evaluated": cell.set_train(False)(Tensor(x[half])),
+    }
     return {name: each.asnumpy() for name, each in found.items()}
 
 
@@ -77,12 +90,15 @@ def shared_statistics(rank: int) -> np.ndarray:
     """Statistics that differ by rank, and a weight, after they were shared."""
     from mindspore import Parameter, Tensor
 
-    from src.training.trainer import _Run
+    from coupalign.training.trainer import _Run
 
-    state = {name: Parameter(Tensor(np.float32([1.0 + rank, 5.0 * rank])))
-             for name in ("bn.moving_mean", "sound.bn.moving_variance", "bn.gamma")}
-    _Run.share_statistics(SimpleNamespace(config=SimpleNamespace(batch_norm="local"),
-                                          step=SimpleNamespace(state=lambda: state)))
+    state = {
+        name: Parameter(Tensor(np.float32([1.0 + rank, 5.0 * rank])))
+        for name in ("bn.moving_mean", "sound.bn.moving_variance", "bn.gamma")
+    }
+    _Run.share_statistics(
+        SimpleNamespace(config=SimpleNamespace(batch_norm="local"), step=SimpleNamespace(state=lambda: state))
+    )
     return np.stack([each.asnumpy() for each in state.values()])
 
 
@@ -92,9 +108,9 @@ def scaled(rank: int, ranks: int) -> dict[str, np.ndarray]:
     In the third, a gradient of the last rank's last part is not finite once it is scaled. Returns: after each update
     the weights, the loss scale and whether the update was made.
     """
-    from src.config import load_config
-    from src.training.optimizer import make_optimizer
-    from src.training.step import TrainStep
+    from coupalign.config import load_config
+    from coupalign.training.optimizer import make_optimizer
+    from coupalign.training.step import TrainStep
     from tests.test_training import Quadratic, tensors
 
     objective = Quadratic()
@@ -107,17 +123,18 @@ def scaled(rank: int, ranks: int) -> dict[str, np.ndarray]:
             images[1, 1, 0, 0] = 1e36
         own = images[rank] if ranks == 2 else images.mean(0)
         made = step.update([tensors(each, each[0]) for each in own], 0, number, (0, 3))[2]
-        rows.append([*objective.weight.asnumpy().reshape(-1), *step.state()["loss_scale"].asnumpy().reshape(-1),
-                     float(made)])
+        rows.append(
+            [*objective.weight.asnumpy().reshape(-1), *step.state()["loss_scale"].asnumpy().reshape(-1), float(made)]
+        )
     return {"scaled": np.array(rows)}
 
 
 def train_with_a_stop(config) -> None:
     """Trains; the second rank alone is asked to stop after three steps, and both go on from there."""
-    from src import devices
-    from src.training import trainer
-    from src.training.record import Record
-    from src.training.stop import Stopped
+    from coupalign import devices
+    from coupalign.training import trainer
+    from coupalign.training.record import Record
+    from coupalign.training.stop import Stopped
     from tests.tiny_model import TinyModel
 
     trainer.build_model = lambda _: TinyModel()
@@ -141,9 +158,9 @@ def train_with_a_stop(config) -> None:
 
 def evaluate(config, checkpoint: Path, output: Path, writes: bool) -> None:
     """Evaluates TinyModel on val, and saves what is found."""
-    from src.data.dataset import Split
-    from src.evaluation.evaluate import evaluate_split
-    from src.inference.checkpoint import load_checkpoint
+    from coupalign.checkpoints.loading import load_checkpoint
+    from coupalign.data.dataset import Split
+    from coupalign.evaluation.evaluate import evaluate_split
     from tests.tiny_model import TinyModel
 
     model = TinyModel()

@@ -1,11 +1,12 @@
 """What is on a drawn page, for tests: its texts with their boxes, in pixels from the upper left corner."""
+
 from __future__ import annotations
 
 from itertools import combinations
 
 import numpy as np
 
-from src.visual.page import Page
+from coupalign.visual.page import Page
 
 
 def texts(page: Page) -> list[str]:

@@ -1,4 +1,5 @@
 """Small encoders of Hugging Face's under each of the names that files have, and checkpoints as arrays."""
+
 from __future__ import annotations
 
 import re
@@ -13,8 +14,10 @@ from tests.backbones import SwinModel, swin_weights
 
 def official(model: SwinModel) -> dict[str, torch.Tensor]:
     """What the official code saves of this encoder in a classifier."""
-    state = {re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name)): torch.from_numpy(value).float()
-             for name, value in swin_weights(model).items()}
+    state = {
+        re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name)): torch.from_numpy(value).float()
+        for name, value in swin_weights(model).items()
+    }
     for name in [name for name in state if name.endswith("qkv.weight")]:
         state[name.replace("qkv.weight", "relative_position_index")] = torch.zeros(49, 49, dtype=torch.int64)
         state[name.replace("attn.qkv.weight", "attn_mask")] = torch.zeros(64, 49, 49)
@@ -24,8 +27,11 @@ def official(model: SwinModel) -> dict[str, torch.Tensor]:
 def timm(model: SwinModel) -> dict[str, torch.Tensor]:
     """What timm 1.0 saves: patch merging at the start of a stage, no buffers, its own name of the head."""
     after = {f"layers.{i}.downsample": f"layers.{i + 1}.downsample" for i in range(3)}
-    return {re.sub(r"layers\.\d\.downsample", lambda stage: after[stage[0]], name).replace("head.", "head.fc."): value
-            for name, value in official(model).items() if not name.endswith(("_index", "_mask"))}
+    return {
+        re.sub(r"layers\.\d\.downsample", lambda stage: after[stage[0]], name).replace("head.", "head.fc."): value
+        for name, value in official(model).items()
+        if not name.endswith(("_index", "_mask"))
+    }
 
 
 def hugging_face(model: SwinModel) -> dict[str, torch.Tensor]:

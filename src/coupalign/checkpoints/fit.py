@@ -1,0 +1,58 @@
+"""Tables of positions brought to the size that another image, window or text asks for."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def fit(name: str, value: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
+    """A parameter's value in the shape that the model has for it, and what was done to it ("" for nothing).
+
+    Relative position bias and the position embedding of the cross attention are resized, bicubically as is usual for
+    Swin; of BERT's positions the first ones are kept. Everything else fits or does not: None.
+    """
+    if value.shape == shape:
+        return value, ""
+    if value.ndim != len(shape):
+        return None
+    if name.endswith("relative_position_bias_table") and value.shape[1] == shape[1]:
+        # (2 window - 1)^2 rows: no window has an even side.
+        return _resized(value, shape) if len(value) % 2 else None
+    if name.endswith("position_embedding") and (value.shape[0], value.shape[2]) == (1, shape[2]):
+        resized = _resized(value[0], shape[1:])
+        return resized and (resized[0][None], resized[1])
+    if name.endswith("position_embeddings.embedding_table") and value.shape[1] == shape[1] and len(value) > shape[0]:
+        return value[: shape[0]], f"the first {shape[0]} of {len(value)} positions"
+    return None
+
+
+def bicubic_matrix(old: int, new: int) -> np.ndarray:
+    """Weights (new, old) of bicubic resizing along one axis, float64.
+
+    Half-pixel centres, clamped edges and a = -0.75: PyTorch's ``interpolate(mode="bicubic", align_corners=False)``.
+    """
+    position = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(position).astype(int)
+    matrix = np.zeros((new, old))
+    for tap in (-1, 0, 1, 2):
+        np.add.at(matrix, (np.arange(new), np.clip(first + tap, 0, old - 1)), _cubic(np.abs(position - first - tap)))
+    return matrix
+
+
+def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Keys' convolution kernel at distances x of at most 2."""
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return np.where(x <= 1, near, far)
+
+
+def _resized(grid: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
+    """Rows of a square map (n * n, C), resized to shape (m * m, C); None where either is no square."""
+    old, new = math.isqrt(len(grid)), math.isqrt(shape[0])
+    if old**2 != len(grid) or new**2 != shape[0] or old == 0:
+        return None
+    matrix = bicubic_matrix(old, new)
+    resized = np.einsum("yi,xj,ijc->yxc", matrix, matrix, grid.reshape(old, old, -1).astype(np.float64), optimize=True)
+    return resized.reshape(shape).astype(np.float32), f"resized from {old}x{old} to {new}x{new}"

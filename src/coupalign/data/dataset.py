@@ -1,0 +1,174 @@
+"""Splits made by prepare_data.py, as mindspore.dataset pipelines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from multiprocessing import cpu_count
+
+import mindspore
+import numpy as np
+from mindspore import dataset as ds
+from mindspore.dataset import transforms, vision
+
+from coupalign.config import Config
+from coupalign.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, record_file
+from coupalign.data.prepare import FORMAT, META_FILE, missing_files, read_meta
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.transform import foreground, image_transforms, mask_decoding, mask_resizing
+from coupalign.errors import UserError
+from coupalign.files import find_file
+
+
+class Split:
+    """One split of a prepared data set. A row is one expression of one referent.
+
+    Attributes:
+        records: the columns of expressions, in row order: name -> (rows, …) array. ref_id, image_id, ann_id, sent_id
+            int64; height, width int32; expression, family, category str; token_ids, token_mask (rows, T) int32;
+            image_row, mask_row int64, in the files of images and masks; baselines (rows, 4) int64, pixels of the image:
+            intersection and union of the target with all objects of its class, and with the image's largest object.
+
+    Raises: UserError if the split is missing, or was made for other words.
+    """
+
+    def __init__(self, config: Config, split: str):
+        directory = find_file(config.data.data_dir)
+        meta = read_meta(directory)
+        again = f"run prepare_data.py again with --output {directory}"
+        if not meta:
+            raise UserError(
+                f"{directory / META_FILE} is missing or broken, so {directory} holds no complete data set: "
+                f"make one with prepare_data.py --output {directory}, or set data_dir"
+            )
+        if meta.get("format") != FORMAT:
+            raise UserError(f"{directory} was made by another version of this program: {again}")
+        if split not in meta["splits"]:
+            raise UserError(f"{directory} has no split {split!r}: it has {', '.join(meta['splits'])}")
+        if meta["dataset"] != config.data.dataset:
+            raise UserError(
+                f"{directory} holds {meta['dataset']}, the configuration says dataset {config.data.dataset}, "
+                f"which results would be named after: set --dataset {meta['dataset']}, or another data_dir"
+            )
+        if meta["max_tokens"] != config.model.max_tokens:
+            raise UserError(
+                f"{directory} was made with max_tokens {meta['max_tokens']}, the configuration says "
+                f"{config.model.max_tokens}: {again} --max_tokens {config.model.max_tokens}"
+            )
+        if meta["vocabulary_sha256"] != Tokenizer(config.data.vocab_file, config.model.max_tokens).vocabulary_sha256:
+            raise UserError(
+                f"{directory} was made with another vocabulary than {config.data.vocab_file}: {again} "
+                f"--vocab_file {config.data.vocab_file}"
+            )
+        missing = missing_files(directory, meta)
+        if missing:
+            raise UserError(f"{missing[0]} is missing, or not the file that was made: {again}")
+        self.name = split
+        self._files = {part: str(record_file(directory, split, part)) for part in (IMAGES, MASKS, EXPRESSIONS)}
+        self._image_size = config.model.image_size
+        self._counts = {
+            IMAGES: meta["splits"][split]["images"],
+            MASKS: meta["splits"][split]["referents"],
+            EXPRESSIONS: meta["splits"][split]["expressions"],
+        }
+        self.records = _columns(self._files[EXPRESSIONS])
+        largest = self.records["token_ids"].max(initial=0)
+        if largest >= config.model.bert_vocab_size:
+            raise UserError(
+                f"split {split} of {directory} has word piece {largest}, beyond the model's: set "
+                f"bert_vocab_size above it (the number of lines of {config.data.vocab_file})"
+            )
+
+    def __len__(self) -> int:
+        return len(self.records["ref_id"])
+
+    def indices(self, sentences: str, seed: int = 0) -> np.ndarray:
+        """Row numbers, ascending, int64.
+
+        Args:
+            sentences: "all"; "first" of each referent; or "random", one of each referent drawn by `seed`.
+        """
+        if sentences == "all":
+            return np.arange(len(self))
+        ref_ids = self.records["ref_id"]
+        starts = np.flatnonzero(np.r_[True, ref_ids[1:] != ref_ids[:-1]])
+        if sentences == "first":
+            return starts
+        if sentences == "random":
+            counts = np.diff(np.r_[starts, len(self)])
+            return starts + np.random.Generator(np.random.PCG64(seed)).integers(counts)
+        raise ValueError(f"sentences is all, first or random, not {sentences!r}")
+
+    def train_batches(self, indices: Sequence[int], batch_size: int, num_workers: int) -> ds.Dataset:
+        """Rows in the order of `indices`, in batches; a last one that is not full is left out.
+
+        Args:
+            indices: row numbers.
+            num_workers: threads; more than there are processors is the same as all of them.
+
+        Columns: image (B, 3, S, S) float32; token_ids, token_mask (B, T) int32; mask (B, S, S) float32, 0 or 1.
+        """
+        data = self._rows(indices, num_workers, image_transforms(self._image_size))
+        data = _map(
+            data,
+            [*mask_decoding(), *mask_resizing(self._image_size), foreground(mindspore.float32)],
+            "mask",
+            num_workers,
+        )
+        return data.batch(batch_size, drop_remainder=True)
+
+    def samples(self, indices: Sequence[int], num_workers: int) -> Iterator[dict[str, np.ndarray]]:
+        """Rows in the order of `indices`, one by one; arguments as of `train_batches`.
+
+        Yields: image (3, S, S) float32; token_ids, token_mask (T,) int32; target (h, w) bool at the image's own size;
+            input_target (S, S) bool.
+        """
+        data = self._rows(indices, num_workers, image_transforms(self._image_size))
+        data = _map(data, [*mask_decoding(), transforms.Duplicate()], "mask", num_workers, ["target", "input_target"])
+        data = _map(data, [foreground(mindspore.bool_)], "target", num_workers)
+        data = _map(data, [*mask_resizing(self._image_size), foreground(mindspore.bool_)], "input_target", num_workers)
+        return data.create_dict_iterator(num_epochs=1, output_numpy=True)
+
+    def pictures(self, indices: Sequence[int], num_workers: int) -> Iterator[dict[str, np.ndarray]]:
+        """Rows in the order of `indices`, at the image's own size: image (h, w, 3) uint8, RGB; target (h, w) bool."""
+        data = self._rows(indices, num_workers, [])
+        data = _map(data, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers, ["target"])
+        return data.project(["image", "target"]).create_dict_iterator(num_epochs=1, output_numpy=True)
+
+    def areas(self, num_workers: int) -> np.ndarray:
+        """Share of its image that each referent covers, (referents,) float64, in the order of their rows."""
+        masks = self._read(MASKS, ["mask"], np.arange(self._counts[MASKS]), num_workers)
+        masks = _map(masks, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers)
+        return np.array([row["mask"].mean() for row in masks.create_dict_iterator(num_epochs=1, output_numpy=True)])
+
+    def _rows(self, indices: Sequence[int], num_workers: int, transform: list) -> ds.Dataset:
+        """Rows with the image decoded and transformed, and the mask as it is in the file."""
+        rows = np.asarray(indices)
+        images = self._read(IMAGES, ["image"], self.records["image_row"][rows], num_workers)
+        images = _map(images, [vision.Decode(), *transform], "image", num_workers)
+        words = self._read(EXPRESSIONS, ["token_ids", "token_mask"], rows, num_workers)
+        return ds.zip((images, words, self._read(MASKS, ["mask"], self.records["mask_row"][rows], num_workers)))
+
+    def _read(self, part: str, columns: list[str], rows: np.ndarray, num_workers: int) -> ds.Dataset:
+        # A sampler may name a row twice, but no more rows than there are: naming the file again raises that number.
+        times = math.ceil(len(rows) / self._counts[part])
+        return ds.MindDataset(
+            [self._files[part]] * times,
+            columns,
+            sampler=ds.SubsetSampler(rows.tolist()),
+            num_parallel_workers=min(num_workers, cpu_count()),
+        )
+
+
+def _columns(file: str) -> dict[str, np.ndarray]:
+    """All rows of a MindRecord file, column by column."""
+    data = ds.MindDataset(file, shuffle=False, num_parallel_workers=1).batch(1024)
+    blocks = list(data.create_dict_iterator(num_epochs=1, output_numpy=True))
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _map(
+    data: ds.Dataset, operations: list, column: str, num_workers: int, into: list[str] | None = None
+) -> ds.Dataset:
+    # MindSpore refuses more threads than processors.
+    return data.map(operations, column, into, num_parallel_workers=min(num_workers, cpu_count()))

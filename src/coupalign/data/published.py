@@ -1,0 +1,142 @@
+"""Sizes of the published data sets, and where their files are to be had.
+
+Per split the counts of the REFER tool's files. Referents and images are those of the TensorFlow Datasets catalogue
+(ref_coco); expressions of RefCOCO, RefCOCO+ and G-Ref are confirmed by the sums below. What could not be confirmed by a
+second source is left out: all splits of ReferIt, and the expressions of RefCOCO's split by google.
+
+Totals in the CoupAlign paper (section 4.1) differ from the sums of these splits in places:
+- RefCOCO: the splits have 142,210 expressions, the paper says 142,209.
+- G-Ref: the splits have 49,822 referents and 95,010 expressions on 25,799 images. The paper's 54,822 referents and 26,711
+  images are those of the first release, with a test split that was never given out, and its 85,474 expressions are the
+  google train split alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from coupalign.data.refer import refer_files
+from coupalign.errors import UserError
+
+KINDS = ("images", "referents", "expressions")
+# By data set and who split it, by split, numbers of images, referents and expressions; None where unknown.
+PUBLISHED: Mapping[tuple[str, str], Mapping[str, tuple[int, int, int | None]]] = {
+    ("refcoco", "unc"): {
+        "train": (16_994, 42_404, 120_624),
+        "val": (1_500, 3_811, 10_834),
+        "testA": (750, 1_975, 5_657),
+        "testB": (750, 1_810, 5_095),
+    },
+    ("refcoco", "google"): {"train": (19_213, 40_000, None), "val": (4_559, 5_000, None), "test": (4_527, 5_000, None)},
+    ("refcoco+", "unc"): {
+        "train": (16_992, 42_278, 120_191),
+        "val": (1_500, 3_805, 10_758),
+        "testA": (750, 1_975, 5_726),
+        "testB": (750, 1_798, 4_889),
+    },
+    ("refcocog", "umd"): {
+        "train": (21_899, 42_226, 80_512),
+        "val": (1_300, 2_573, 4_896),
+        "test": (2_600, 5_023, 9_602),
+    },
+    ("refcocog", "google"): {"train": (24_698, 44_822, 85_474), "val": (4_650, 5_000, 9_536)},
+}
+# Of all splits together, in the paper.
+PAPER: Mapping[str, tuple[int, int | None, int]] = {
+    "refcoco": (19_994, 50_000, 142_209),
+    "refcoco+": (19_992, 49_856, 141_564),
+    "refcocog": (26_711, 54_822, 85_474),
+    "referit": (19_894, None, 130_525),
+}
+_ARCHIVE = {"refcoco": "refcoco.zip", "refcoco+": "refcoco+.zip", "refcocog": "refcocog.zip", "referit": "refclef.zip"}
+_REFER = "the REFER tool, github.com/lichengunc/refer: {}"
+_COCO = "COCO, cocodataset.org, Download: 2014 Train images (train2014.zip, 13 GB, 82,783 files)"
+_SAIAPR = "the REFER tool, github.com/lichengunc/refer: saiapr_tc-12.zip (19,997 images of IAPR TC-12)"
+
+
+def check_files(dataset: str, split_by: str, annotations: Path | None, images: Path | None) -> tuple[str, bool]:
+    """What of a published data set is there, and where the rest is to be had; and whether all of it is there.
+
+    Directories alone are looked at; that each referent's image is in its directory is for `read_refer` to say.
+    """
+    source = _REFER.format(_ARCHIVE[dataset])
+    lines, complete = [], True
+    names = f"refs({split_by}).p", "instances.json"
+    if annotations is None:
+        found = [(" and ".join(names), "name their directory with --annotations", False)]
+    else:
+        found = [
+            (
+                str(annotations / name),
+                "found" if (annotations / name).is_file() else "missing",
+                (annotations / name).is_file(),
+            )
+            for name in names
+        ]
+    for what, state, is_there in found:
+        lines.append(f"{what}: {state}" + f"; from {source}" * (not is_there))
+        complete &= is_there
+    if annotations is not None and not complete:
+        try:
+            refer_files(annotations, split_by)
+        except UserError as error:
+            lines.append(f"  {error}")
+    where = _SAIAPR if dataset == "referit" else _COCO
+    if images is None:
+        state, is_there = "images: name their directory with --images", False
+    else:
+        is_there = _holds_images(images)
+        state = f"{images}: {'holds images' if is_there else 'holds no images' if images.is_dir() else 'missing'}"
+    lines.append(state + f"; from {where}" * (not is_there))
+    return "\n".join(lines), complete and is_there
+
+
+def _holds_images(directory: Path) -> bool:
+    """Whether there is a JPEG or PNG at most three directories below, as in saiapr_tc-12/00/images."""
+    return any(next(directory.glob(f"{'*/' * depth}*.{kind}"), None) for depth in range(4) for kind in ("jpg", "png"))
+
+
+def report(dataset: str, split_by: str, counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Counts beside the published ones, a line each that says ok or how many more or fewer.
+
+    Args:
+        counts: by split, numbers of images, referents and expressions.
+    """
+    published = PUBLISHED.get((dataset, split_by), {})
+    lines = []
+    for split in dict.fromkeys((*published, *counts)):
+        if split not in counts:
+            lines.append(f"{split}: missing, published with {published[split][1]:,} referents")
+        elif split not in published:
+            lines.append(f"{split}: {_counted(counts[split])}; no published numbers to compare with")
+        else:
+            lines.append(
+                f"{split}: "
+                + ", ".join(
+                    _compared(kind, counts[split][kind], number)
+                    for kind, number in zip(KINDS, published[split], strict=True)
+                )
+            )
+    total = {kind: sum(count[kind] for count in counts.values()) for kind in KINDS[1:]}
+    lines.append(f"all splits: {_counted(total)}" + _of_paper(dataset))
+    return "\n".join(lines)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS if kind in counts)
+
+
+def _compared(kind: str, found: int, published: int | None) -> str:
+    if published is None:
+        return f"{found:,} {kind}"
+    if found == published:
+        return f"{found:,} {kind} ok"
+    return f"{found:,} {kind}, {abs(found - published):,} {'more' if found > published else 'fewer'} than published"
+
+
+def _of_paper(dataset: str) -> str:
+    if dataset not in PAPER:
+        return ""
+    numbers = {kind: number for kind, number in zip(KINDS, PAPER[dataset], strict=True) if number is not None}
+    return f"; the CoupAlign paper says {_counted(numbers)}"

@@ -1,0 +1,59 @@
+"""Processes that share work on a data set."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import cv2
+
+from coupalign.errors import UserError
+
+_AHEAD = 4  # jobs handed out for each worker: enough that none waits, few enough to end soon
+
+
+def map_in_order(work: Callable[[Any], Any], jobs: Iterable[Any], workers: int) -> Iterator[Any]:
+    """``work(job)`` for each job, in their order, by `workers` processes; by this one where it is one.
+
+    Closed early, it waits for the jobs that have begun, and begins no other.
+
+    Raises: what `work` raises; UserError where a process was killed.
+    """
+    if workers == 1:
+        yield from map(work, jobs)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
+    try:
+        waiting: deque = deque()
+        for job in jobs:
+            waiting.append(pool.submit(work, job))
+            if len(waiting) == _AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that prepares data was killed, most likely for want of memory: start again with fewer "
+            "processes (--workers; for pretrain.py --num_workers)"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    # Ctrl-C is the parent's business; and nobody tells a worker when its parent is killed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

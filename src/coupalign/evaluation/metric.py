@@ -1,0 +1,82 @@
+"""oIoU, mIoU, prec@X and the failure histogram (paper, 4.1 and Table 2). NumPy only."""
+
+from __future__ import annotations
+
+from math import fsum
+from typing import Any
+
+import numpy as np
+
+PRECISIONS = (5, 6, 7, 8, 9)  # tenths
+HISTOGRAM_BINS = 5  # of a tenth each, from 0
+
+
+def intersection_and_union(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels in both and in either mask, per sample.
+
+    Args:
+        prediction, target: bool, (h, w) or (B, h, w).
+
+    Returns: two int64 arrays of shape (1,) or (B,).
+
+    Raises:
+        ValueError: for shapes that differ or are neither of the two.
+        TypeError: for arrays that are not bool.
+    """
+    prediction, target = np.asarray(prediction), np.asarray(target)
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
+    if prediction.ndim not in (2, 3):
+        raise ValueError(f"masks must be (h, w) or (B, h, w), but are {prediction.shape}")
+    if prediction.dtype != bool or target.dtype != bool:
+        raise TypeError(f"masks must be bool, but prediction is {prediction.dtype} and target {target.dtype}")
+    prediction, target = (mask.reshape(-1, *mask.shape[-2:]) for mask in (prediction, target))
+    return ((prediction & target).sum((1, 2), dtype=np.int64), (prediction | target).sum((1, 2), dtype=np.int64))
+
+
+class SegmentationMetric:
+    """Gathers masks, sample by sample or in batches, and computes the metrics over all of them.
+
+    A sample's IoU is its intersection over its union, 1 where both masks are empty. Comparisons with a threshold are
+    made on the integer counts, so that an IoU of exactly 0.7 is never above 0.7, and the result does not depend on
+    the order of samples or on batching.
+    """
+
+    def __init__(self) -> None:
+        self._intersections: list[int] = []
+        self._unions: list[int] = []
+
+    def update(self, prediction: np.ndarray, target: np.ndarray) -> None:
+        """Takes in masks as ``intersection_and_union`` does, and raises as it does."""
+        self.update_counts(*intersection_and_union(prediction, target))
+
+    def update_counts(self, intersections: np.ndarray, unions: np.ndarray) -> None:
+        """Takes in samples whose pixels are counted already; integers of shape (B,)."""
+        self._intersections += [int(count) for count in intersections]
+        self._unions += [int(count) for count in unions]
+
+    def compute(self) -> dict[str, Any]:
+        """The metrics of all samples so far.
+
+        Returns: ``oIoU`` (Σ intersection / Σ union), ``mIoU`` (mean IoU), ``prec@0.5`` … ``prec@0.9`` (share of samples
+        with IoU strictly above), all from 0 to 1; ``histogram``, the numbers of samples with IoU in [0, .1), [.1, .2),
+        … [.4, .5); ``samples``, their number.
+
+        Raises: ValueError without samples.
+        """
+        samples = len(self._unions)
+        if not samples:
+            raise ValueError("no masks were compared")
+        counts = list(zip(self._intersections, self._unions))
+        intersection, union = sum(self._intersections), sum(self._unions)
+        metrics: dict[str, Any] = {
+            "oIoU": intersection / union if union else 1.0,
+            # fsum is exact, whatever the order.
+            "mIoU": fsum(i / u if u else 1.0 for i, u in counts) / samples,
+        }
+        for tenths in PRECISIONS:
+            metrics[f"prec@0.{tenths}"] = sum(10 * i > tenths * u or not u for i, u in counts) / samples
+        bins = [10 * i // u for i, u in counts if u]
+        metrics["histogram"] = [bins.count(k) for k in range(HISTOGRAM_BINS)]
+        metrics["samples"] = samples
+        return metrics

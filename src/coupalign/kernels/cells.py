@@ -1,0 +1,271 @@
+"""Cells that compute on the CPU, in float32, what others of the model compute, each by a kernel of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mindspore import Parameter, Tensor, float32, nn, ops
+
+from coupalign.model.dropout import DropPath
+from coupalign.model.layers import Heads
+from coupalign.model.swin import SwinBlock, WindowAttention
+
+
+def operator(library: Path, function: str, *like: int, parts: int = 1) -> ops.Custom:
+    """The operator of a kernel in the library.
+
+    Args:
+        like: for each output the input whose shape and type it has,
+        parts: but for the last axis of the only one, which is a part of that.
+    """
+
+    def types(*inputs):
+        return inputs[like[0]] if len(like) == 1 else tuple(inputs[i] for i in like)
+
+    def shapes(*inputs):
+        return types(*inputs) if parts == 1 else (*inputs[like[0]][:-1], inputs[like[0]][-1] // parts)
+
+    return ops.Custom(f"{library}:{function}", shapes, types, func_type="aot")
+
+
+class BiasGelu(nn.Cell):
+    """``gelu(x + b)``, exact to rounding. Inputs: x (…, n); b (n,). Outputs: (…, n)."""
+
+    def __init__(self, library: Path):
+        super().__init__()
+        self.gelu = operator(library, "gelu", 0)
+        self.gradient = operator(library, "gelu_gradient", 0, 1)
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.gelu(x, bias)
+
+    def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
+        """Gradient (…, n) of out -> gradients of x and b."""
+        return self.gradient(x, bias, dout)
+
+
+class Norm(nn.Cell):
+    """Layer normalisation over the last axis. Inputs: x (…, n); gamma, beta (n,). Outputs: (…, n)."""
+
+    def __init__(self, library: Path, epsilon: float):
+        super().__init__()
+        self.norm = operator(library, "norm", 0)
+        self.gradient = operator(library, "norm_gradient", 0, 1, 1)
+        self.epsilon = Tensor(np.array([epsilon], np.float32))
+
+    def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return self.norm(x, gamma, beta, self.epsilon)
+
+    def bprop(self, x: Tensor, gamma: Tensor, beta: Tensor, out: Tensor, dout: Tensor):
+        """Gradient (…, n) of out -> gradients of x, gamma and beta."""
+        return self.gradient(x, gamma, self.epsilon, dout)
+
+
+class Residual(nn.Cell):
+    """``x + scale (a + b)``. Inputs: x, a (B, L, n); b (n,); scale (B,) or (1,). Outputs: (B, L, n).
+
+    The scale gets no gradient: it says which samples' branches are dropped.
+
+    Args:
+        drops: whether it says that; else it is a 1.
+    """
+
+    def __init__(self, library: Path, drops: bool):
+        super().__init__()
+        self.drops = drops
+        self.add = operator(library, "residual", 0)
+        self.bias_gradient = ops.Custom(f"{library}:residual_bias_gradient", last_axis, first, func_type="aot")
+
+    def construct(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
+        return self.add(x, a, bias, scale)
+
+    def bprop(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor, out: Tensor, dout: Tensor):
+        """Gradient (B, L, n) of out -> gradients of x, a and b."""
+        da = dout * scale.reshape(-1, 1, 1) if self.drops else dout
+        return dout, da, self.bias_gradient(dout, scale), ops.zeros_like(scale)
+
+
+class ResidualNorm(nn.Cell):
+    """A ``Residual`` and the layer normalisation of what it gives.
+
+    Inputs: as of ``Residual``, then gamma, beta (n,). Outputs: the sum, and that normalised, (B, L, n) each.
+    """
+
+    def __init__(self, library: Path, epsilon: float, drops: bool):
+        super().__init__()
+        self.drops = drops
+        self.add = operator(library, "residual_norm", 0, 0)
+        self.gradient = operator(library, "residual_norm_gradient", 0, 1, 1, 1)
+        self.epsilon = Tensor(np.array([epsilon], np.float32))
+
+    def construct(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor, gamma: Tensor, beta: Tensor):
+        return self.add(x, a, bias, scale, gamma, beta, self.epsilon)
+
+    def bprop(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor, gamma: Tensor, beta: Tensor, out, dout):
+        """Gradients (B, L, n) of both outputs -> gradients of all inputs but the scale."""
+        dx, dgamma, dbeta, dbias = self.gradient(out[0], gamma, self.epsilon, scale, dout[0], dout[1])
+        da = dx * scale.reshape(-1, 1, 1) if self.drops else dx
+        return dx, da, dbias, ops.zeros_like(scale), dgamma, dbeta
+
+
+def last_axis(x, *_):
+    """Shape of a vector along the last axis of x."""
+    return x[-1:]
+
+
+def first(x, *_):
+    """Type of the first input."""
+    return x
+
+
+class HeadsInWindows(nn.Cell):
+    """What a ``WindowAttention`` does between its two linear layers.
+
+    Inputs: product of the first, without its bias, (B, L, 3 dim), window by window; that bias (3 dim,); scores' biases
+    (heads, n, n), of all windows of n tokens; and (count, n, n), of the windows of an image, or (1,) for none.
+    Outputs: (B, L, dim).
+    """
+
+    def __init__(self, library: Path):
+        super().__init__()
+        self.attention = operator(library, "window_attention", 0, parts=3)
+        self.gradient = operator(library, "window_attention_gradient", 0, 1, 2)
+
+    def construct(self, product: Tensor, bias: Tensor, relative: Tensor, separation: Tensor) -> Tensor:
+        return self.attention(product, bias, relative, separation)
+
+    def bprop(self, product: Tensor, bias: Tensor, relative: Tensor, separation: Tensor, out: Tensor, dout: Tensor):
+        """Gradient (B, L, dim) of out -> gradients of the first three inputs; the fourth has none."""
+        gradients = self.gradient(product, bias, relative, separation, dout)
+        return gradients[0], gradients[1], gradients[2], ops.zeros_like(separation)
+
+
+class KernelHeads(nn.Cell):
+    """A ``Heads``, which does the work where weights are to be dropped. Inputs, outputs: as its own, float32."""
+
+    def __init__(self, library: Path, heads: Heads):
+        super().__init__(auto_prefix=False)
+        self.plain = heads
+        self.drops = heads.drops and heads.dropout.dropped > 0
+        self.heads = ops.ones(heads.heads)  # only its length counts
+        self.nothing = ops.zeros(1)
+        self.attention = HeadsInBatch(library)
+
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self.drops and self.training:
+            return self.plain(query, key, value, bias)
+        return self.attention(query, key, value, self.nothing if bias is None else bias, self.heads)
+
+
+class HeadsInBatch(nn.Cell):
+    """What a ``Heads`` computes. Inputs: as its own, then any tensor of shape (heads,). Outputs: as its own."""
+
+    def __init__(self, library: Path):
+        super().__init__()
+        self.attention = operator(library, "attention", 0)
+        self.gradient = operator(library, "attention_gradient", 0, 1, 2)
+
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, heads: Tensor) -> Tensor:
+        return self.attention(query, key, value, bias, heads)
+
+    def bprop(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, heads: Tensor, out: Tensor, dout: Tensor):
+        """Gradient (B, L, D) of out -> gradients of query, key and value; the others have none."""
+        gradients = self.gradient(query, key, value, bias, heads, dout)
+        return gradients[0], gradients[1], gradients[2], ops.zeros_like(bias), ops.zeros_like(heads)
+
+
+class KernelGelu(nn.Cell):
+    """A ``Gelu`` that also adds the bias of the linear layer before it. Inputs, outputs: (…, n) float32."""
+
+    def __init__(self, library: Path, bias: Parameter):
+        super().__init__(auto_prefix=False)
+        self.bias = bias
+        self.gelu = BiasGelu(library)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.gelu(x, self.bias)
+
+
+class KernelNorm(nn.Cell):
+    """An ``nn.LayerNorm`` over the last axis, with its parameters. Inputs, outputs: (…, n) float32."""
+
+    def __init__(self, library: Path, norm: nn.LayerNorm):
+        super().__init__(auto_prefix=False)
+        self.gamma, self.beta = norm.gamma, norm.beta
+        self.norm = Norm(library, norm.epsilon)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.norm(x, self.gamma, self.beta)
+
+
+class KernelWindowAttention(nn.Cell):
+    """A ``WindowAttention``, with its parameters, whose scores never leave the cache. Inputs, outputs: (B, L, dim)."""
+
+    def __init__(self, library: Path, attention: WindowAttention):
+        super().__init__(auto_prefix=False)
+        self.shape = (attention.heads, attention.length, attention.length)
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.qkv.has_bias = False
+        self.relative_position_bias_table = attention.relative_position_bias_table
+        self.relative_position = attention.relative_position
+        self.separation = attention.separation.squeeze(1) if attention.shifted else ops.zeros(1)
+        self.heads_in_windows = HeadsInWindows(library)
+
+    def construct(self, x: Tensor) -> Tensor:
+        relative = ops.gather(self.relative_position_bias_table, self.relative_position, 0)
+        relative = relative.transpose(1, 0).reshape(self.shape)
+        return self.proj(self.heads_in_windows(self.qkv(x), self.qkv.bias, relative, self.separation))
+
+
+class KernelSwinBlock(nn.Cell):
+    """A ``SwinBlock``, with its Cells, that adds both residuals by kernels. Inputs, outputs: (B, L, dim) float32."""
+
+    def __init__(self, library: Path, block: SwinBlock):
+        super().__init__(auto_prefix=False)
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.drop_path1, self.drop_path2 = block.drop_path1, block.drop_path2
+        self.attn.proj.has_bias = self.mlp.fc2.has_bias = False
+        self.is_padded = block.is_padded
+        if self.is_padded:
+            self.real = block.real
+        self.whole = ops.ones(1)
+        self.add_norm = ResidualNorm(library, block.norm2.epsilon, block.drop_path1.rate > 0)
+        self.add = Residual(library, block.drop_path2.rate > 0)
+
+    def construct(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        if self.is_padded:
+            y = y * self.real
+        x, y = self.add_norm(
+            x, self.attn(y), self.attn.proj.bias, self._scale(x, self.drop_path1), self.norm2.gamma, self.norm2.beta
+        )
+        return self.add(x, self.mlp(y), self.mlp.fc2.bias, self._scale(x, self.drop_path2))
+
+    def _scale(self, x: Tensor, drop_path: DropPath) -> Tensor:
+        if drop_path.rate == 0.0 or not self.training:
+            return self.whole
+        return drop_path.scales(x.shape[0], x.dtype)
+
+
+class KernelClip(nn.Cell):
+    """A ``Clip``, in one operator instead of four for each gradient. Inputs, outputs: as its own, float32."""
+
+    def __init__(self, library: Path, limit: float):
+        super().__init__(auto_prefix=False)
+        self.clips = limit > 0
+        self.limit = Tensor(np.array([limit], np.float32))
+        self.norm = ops.Custom(f"{library}:global_norm", (1,), float32, func_type="aot")
+        self.clip = ops.Custom(f"{library}:clip", with_norm, with_norm, func_type="aot")
+
+    def construct(self, gradients: Sequence[Tensor]):
+        if not self.clips:
+            return self.norm(*gradients).reshape(()), gradients
+        results = self.clip(self.limit, *gradients)
+        return results[0].reshape(()), results[1:]
+
+
+def with_norm(limit, *gradients):
+    """Shapes, or types, of the outputs of ``clip``: those of its inputs, since the norm has that of the limit."""
+    return (limit, *gradients)

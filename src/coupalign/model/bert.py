@@ -1,0 +1,138 @@
+"""Text encoder: BERT (Devlin et al., NAACL 2019), three layers a stage (paper, 3.2 and Eq 3)."""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import TruncatedNormal
+
+from coupalign.model.dropout import Dropout
+from coupalign.model.layers import START, Gelu, Heads, dense
+
+EPSILON = 1e-12
+
+
+class BertEmbeddings(nn.Cell):
+    """Words, positions and the one sentence type, added and normalised. Inputs: ids (B, T). Outputs: (B, T, D)."""
+
+    def __init__(self, *, vocab_size: int, dim: int, max_positions: int, dropout: float):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(vocab_size, dim, embedding_table=TruncatedNormal(START))
+        self.position_embeddings = nn.Embedding(max_positions, dim, embedding_table=TruncatedNormal(START))
+        self.token_type_embeddings = nn.Embedding(2, dim, embedding_table=TruncatedNormal(START))
+        self.LayerNorm = nn.LayerNorm((dim,), epsilon=EPSILON)
+        self.dropout = Dropout(dropout)
+
+    def construct(self, token_ids: Tensor) -> Tensor:
+        length = token_ids.shape[1]
+        constant = self.position_embeddings.embedding_table[:length] + self.token_type_embeddings.embedding_table[:1]
+        return self.dropout(self.LayerNorm(self.word_embeddings(token_ids) + ops.expand_dims(constant, 0)))
+
+
+class BertSelfAttention(nn.Cell):
+    """Multi-head self-attention without its output. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+
+    def __init__(self, *, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.query = dense(dim, dim)
+        self.key = dense(dim, dim)
+        self.value = dense(dim, dim)
+        self.attend = Heads(heads, Dropout(dropout))
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.attend(self.query(x), self.key(x), self.value(x), bias)
+
+
+class BertOutput(nn.Cell):
+    """Linear layer, dropout, residual and norm. Inputs: x (B, T, in_dim); residual (B, T, D). Outputs: (B, T, D)."""
+
+    def __init__(self, *, in_dim: int, dim: int, dropout: float):
+        super().__init__()
+        self.dense = dense(in_dim, dim)
+        self.LayerNorm = nn.LayerNorm((dim,), epsilon=EPSILON)
+        self.dropout = Dropout(dropout)
+
+    def construct(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+
+
+class BertAttention(nn.Cell):
+    """Self-attention with its output. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+
+    def __init__(self, *, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.self = BertSelfAttention(dim=dim, heads=heads, dropout=dropout)
+        # In a graph of MindSpore 2.0 self.self is the Cell itself.
+        self.attend = (self.self,)
+        self.output = BertOutput(in_dim=dim, dim=dim, dropout=dropout)
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.output(self.attend[0](x, bias), x)
+
+
+class BertIntermediate(nn.Cell):
+    """Linear layer and GELU. Inputs: (B, T, dim). Outputs: (B, T, 4 dim)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dense = dense(dim, 4 * dim)
+        self.gelu = Gelu()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.gelu(self.dense(x))
+
+
+class BertLayer(nn.Cell):
+    """A post-norm transformer layer. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+
+    def __init__(self, *, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.attention = BertAttention(dim=dim, heads=heads, dropout=dropout)
+        self.intermediate = BertIntermediate(dim)
+        self.output = BertOutput(in_dim=4 * dim, dim=dim, dropout=dropout)
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = self.attention(x, bias)
+        return self.output(self.intermediate(x), x)
+
+
+class BertEncoder(nn.Cell):
+    """Layers of BERT. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+
+    def __init__(self, *, dim: int, heads: int, layers: int, dropout: float):
+        super().__init__()
+        self.layer = nn.CellList([BertLayer(dim=dim, heads=heads, dropout=dropout) for _ in range(layers)])
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.stage(x, bias, 0, len(self.layer))
+
+    def stage(self, x: Tensor, bias: Tensor, first: int, last: int) -> Tensor:
+        """Layers first … last - 1 of the encoder."""
+        for i in range(first, last):
+            x = self.layer[i](x, bias)
+        return x
+
+
+class BertModel(nn.Cell):
+    """BERT without its pooler, in pieces, so that pixels can join before each stage.
+
+    Args:
+        vocab_size, max_positions: of the embeddings.
+        dim, heads, layers: width, heads that divide it, a multiple of four layers.
+        dropout: of embeddings, attention weights and layer outputs.
+
+    Use: ``embeddings(token_ids)`` gives L_1, ``stage(x, bias, i)`` runs BERTStage_i, i = 1 … 4.
+    """
+
+    def __init__(self, *, vocab_size: int, dim: int, heads: int, layers: int, max_positions: int, dropout: float):
+        super().__init__()
+        self.per_stage = layers // 4
+        self.embeddings = BertEmbeddings(vocab_size=vocab_size, dim=dim, max_positions=max_positions, dropout=dropout)
+        self.encoder = BertEncoder(dim=dim, heads=heads, layers=layers, dropout=dropout)
+
+    def construct(self, token_ids: Tensor, bias: Tensor) -> Tensor:
+        """The plain encoder, without pixels: token_ids (B, T), padding bias (B, 1, T) -> (B, T, D)."""
+        return self.encoder(self.embeddings(token_ids), bias)
+
+    def stage(self, x: Tensor, bias: Tensor, i: int) -> Tensor:
+        """BERTStage_i of Eq 3: x (B, T, D); padding bias (B, 1, T) -> (B, T, D)."""
+        return self.encoder.stage(x, bias, (i - 1) * self.per_stage, i * self.per_stage)

@@ -1,0 +1,44 @@
+"""Cross attention over the encoders' outputs (paper, Eq 7, 8)."""
+
+from __future__ import annotations
+
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import TruncatedNormal, initializer
+
+from coupalign.model.layers import START, Heads, dense, padding_bias
+
+
+class CrossAttention(nn.Cell):
+    """``S_o = Attention([V_o W^v + e_p; L_o W^l]) + V_o``, of which only the image's rows are kept.
+
+    So only they ask; pixels and words are both asked, padding words are not.
+
+    Args:
+        image_dim: C_o, width of V_o.
+        dim: D, width of the words and of the attention.
+        num_pixels: H_o W_o.
+        heads: number of heads, divides dim.
+
+    Inputs: pixels V_o (B, H_oW_o, C_o); words L_o (B, T, D); token_mask (B, T). Outputs: S_o (B, H_oW_o, C_o).
+    """
+
+    def __init__(self, *, image_dim: int, dim: int, num_pixels: int, heads: int):
+        super().__init__()
+        self.attend = Heads(heads)
+        self.image_proj = dense(image_dim, dim)
+        self.text_proj = dense(dim, dim)
+        self.position_embedding = Parameter(initializer(TruncatedNormal(START), (1, num_pixels, dim)))
+        self.query = dense(dim, dim)
+        self.key = dense(dim, dim)
+        self.value = dense(dim, dim)
+        self.output = dense(dim, image_dim)
+
+    def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
+        image = self.image_proj(pixels)
+        image = image + self.position_embedding.astype(image.dtype)
+        both = ops.concat((image, self.text_proj(words)), 1)
+        visible = ops.ones((1, 1, image.shape[1]), image.dtype).astype("float32") - 1.0
+        hidden = padding_bias(token_mask)
+        bias = ops.concat((visible.broadcast_to((hidden.shape[0], 1, image.shape[1])), hidden), -1)
+        fused = self.attend(self.query(image), self.key(both), self.value(both), bias)
+        return self.output(fused) + pixels

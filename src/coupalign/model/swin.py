@@ -1,0 +1,236 @@
+"""Image encoder: Swin Transformer (Liu et al., ICCV 2021), stage by stage (paper, 3.2 and Eq 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import TruncatedNormal, initializer
+
+from coupalign.model.dropout import DropPath
+from coupalign.model.layers import START, Gelu, dense
+from coupalign.model.windows import Permute, WindowLayout
+
+
+class WindowAttention(nn.Cell):
+    """Multi-head self-attention inside each window, with relative position bias.
+
+    Args:
+        dim, heads: width, and heads that divide it.
+        layout: windows of the map.
+        shifted: whether tokens come in the shifted order, and so need keeping apart.
+
+    Inputs: x (B, L, dim), window by window. Outputs: the same shape.
+    """
+
+    def __init__(self, *, dim: int, heads: int, layout: WindowLayout, shifted: bool):
+        super().__init__()
+        self.heads = heads
+        self.length = layout.window**2
+        self.count = layout.count
+        self.shifted = shifted
+        self.enter = nn.Identity()  # where build_model brings x into another precision, as it does for linear layers
+        self.qkv = dense(dim, 3 * dim)
+        self.proj = dense(dim, dim)
+        table = ((2 * layout.window - 1) ** 2, heads)
+        self.relative_position_bias_table = Parameter(initializer(TruncatedNormal(START), table))
+        self.relative_position = Tensor(layout.relative_position())
+        if shifted:
+            self.separation = Tensor(layout.separation())
+
+    def construct(self, x: Tensor) -> Tensor:
+        batch, _, dim = x.shape
+        n, heads = self.length, self.heads
+        x = self.enter(x)
+        query = self._project(x, 0).transpose(0, 2, 1, 3)
+        key = self._project(x, 1).transpose(0, 2, 3, 1)
+        value = self._project(x, 2).transpose(0, 2, 1, 3)
+        scores = ops.matmul(query * (dim // heads) ** -0.5, key).astype("float32")
+        bias = ops.gather(self.relative_position_bias_table, self.relative_position, 0)
+        bias = bias.transpose(1, 0).reshape(1, heads, n, n).astype("float32")
+        if self.shifted:
+            bias = bias + self.separation
+        scores = scores.reshape(batch, -1, heads, n, n) + bias
+        weights = ops.softmax(scores, axis=-1).astype(value.dtype).reshape(-1, heads, n, n)
+        return self.proj(ops.matmul(weights, value).transpose(0, 2, 1, 3).reshape(batch, -1, dim))
+
+    def _project(self, x: Tensor, part: int) -> Tensor:
+        """Query, key or value (part 0, 1, 2), (B * count, n, heads, dim / heads).
+
+        The checkpoint's weight holds the three; cutting it is far cheaper than cutting their product. The product is of
+        two matrices: of a batch of them, MindSpore would copy the weight for each sample.
+        """
+        dim = x.shape[-1]
+        weight = self.qkv.weight[part * dim : (part + 1) * dim].astype(x.dtype)
+        bias = self.qkv.bias[part * dim : (part + 1) * dim].astype(x.dtype)
+        y = ops.bias_add(ops.matmul(x.reshape(-1, dim), weight.swapaxes(0, 1)), bias)
+        return y.reshape(-1, self.length, self.heads, dim // self.heads)
+
+
+class Mlp(nn.Cell):
+    """Two linear layers around a GELU, four times as wide inside. Inputs, outputs: (B, L, dim)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.fc1 = dense(dim, 4 * dim)
+        self.gelu = Gelu()
+        self.fc2 = dense(4 * dim, dim)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.fc2(self.gelu(self.fc1(x)))
+
+
+class SwinBlock(nn.Cell):
+    """A pre-norm block: window attention, then MLP. Inputs, outputs: (B, L, dim), window by window."""
+
+    def __init__(self, *, dim: int, heads: int, layout: WindowLayout, shifted: bool, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm((dim,), epsilon=1e-5)
+        self.attn = WindowAttention(dim=dim, heads=heads, layout=layout, shifted=shifted and layout.shift > 0)
+        self.norm2 = nn.LayerNorm((dim,), epsilon=1e-5)
+        self.mlp = Mlp(dim)
+        # One each: graph mode makes two calls of the same dropout on the same ones a single draw.
+        self.drop_path1 = DropPath(drop_path)
+        self.drop_path2 = DropPath(drop_path)
+        self.is_padded = layout.padded != layout.size
+        if self.is_padded:
+            self.real = Tensor(layout.real(layout.shifted if shifted else layout.plain))
+
+    def construct(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        if self.is_padded:
+            # Padding goes into attention as zeros, whatever the block before left there.
+            y = y * self.real.astype(y.dtype)
+        x = x + self.drop_path1(self.attn(y))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class PatchMerging(nn.Cell):
+    """Joins 2x2 neighbours and halves their width. Inputs: (B, size^2, dim). Outputs: (B, size^2/4, 2 dim)."""
+
+    def __init__(self, *, dim: int, size: int):
+        super().__init__()
+        raster = np.arange(size * size).reshape(size // 2, 2, size // 2, 2)
+        self.neighbours = Permute(raster.transpose(0, 2, 3, 1).reshape(-1))
+        self.norm = nn.LayerNorm((4 * dim,), epsilon=1e-5)
+        self.reduction = dense(4 * dim, 2 * dim, bias=False)
+
+    def construct(self, x: Tensor) -> Tensor:
+        batch, length, dim = x.shape
+        return self.reduction(self.norm(self.neighbours(x).reshape(batch, length // 4, 4 * dim))).astype(x.dtype)
+
+
+class SwinStage(nn.Cell):
+    """SwinStage_i of Eq 3: blocks with plain and shifted windows in turn, then patch merging but for the last.
+
+    Tokens keep the order of the windows from block to block, and go back to raster order once, at the end.
+
+    Inputs: x (B, size^2, dim), raster order. Outputs: (B, size^2/4, 2 dim), or the shape of x in the last stage.
+    """
+
+    def __init__(
+        self, *, dim: int, depth: int, heads: int, size: int, window: int, drop_path: list[float], downsample: bool
+    ):
+        super().__init__()
+        layout = WindowLayout(size, window)
+        self.size, self.padded = size, layout.padded
+        self.blocks = nn.CellList(
+            [
+                SwinBlock(dim=dim, heads=heads, layout=layout, shifted=i % 2 == 1, drop_path=drop_path[i])
+                for i in range(depth)
+            ]
+        )
+        self.moves = layout.shift > 0
+        last = layout.shifted if depth % 2 == 0 else layout.plain
+        self.enter = Permute(layout.plain)
+        self.leave = Permute(np.argsort(last))
+        if self.moves:
+            self.to_shifted = Permute(np.argsort(layout.plain)[layout.shifted])
+            self.to_plain = Permute(np.argsort(layout.shifted)[layout.plain])
+        self.has_downsample = downsample
+        if downsample:
+            self.downsample = PatchMerging(dim=dim, size=size)
+
+    def construct(self, x: Tensor) -> Tensor:
+        batch, _, dim = x.shape
+        extra = self.padded - self.size
+        if extra:
+            x = ops.pad(x.reshape(batch, self.size, self.size, dim), (0, 0, 0, extra, 0, extra))
+            x = x.reshape(batch, -1, dim)
+        x = self.enter(x)
+        for i in range(len(self.blocks)):
+            if i > 0 and self.moves:
+                x = self.to_shifted(x) if i % 2 == 1 else self.to_plain(x)
+            x = self.blocks[i](x)
+        x = self.leave(x)
+        if extra:
+            x = x.reshape(batch, self.padded, self.padded, dim)[:, : self.size, : self.size]
+            x = x.reshape(batch, -1, dim)
+        if self.has_downsample:
+            x = self.downsample(x)
+        return x
+
+
+class PatchEmbed(nn.Cell):
+    """Image (B, 3, H, W) -> V_1 (B, HW/16, dim): a linear map of each 4x4 patch, normalised."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(
+            3, dim, 4, stride=4, pad_mode="valid", has_bias=True, weight_init=TruncatedNormal(START), bias_init="zeros"
+        )
+        self.norm = nn.LayerNorm((dim,), epsilon=1e-5)
+
+    def construct(self, image: Tensor) -> Tensor:
+        x = self.proj(image)
+        batch, dim = x.shape[:2]
+        return self.norm(x.reshape(batch, dim, -1).swapaxes(1, 2))
+
+
+class SwinTransformer(nn.Cell):
+    """Swin Transformer in pieces, so that words can join before each stage.
+
+    Args:
+        image_size: height and width of the image, a multiple of 32.
+        embed_dim: C_1; C_i = C_1 2^(i-1).
+        depths, heads: of the four stages.
+        window: window, 7 or 12 in the published checkpoints.
+        drop_path_rate: stochastic depth of the last block, growing from 0 at the first.
+
+    Use: ``patch_embed(image)`` gives V_1, ``layers[i](x)`` runs stage i + 1, ``norm`` closes V_o.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        embed_dim: int,
+        depths: list[int],
+        heads: list[int],
+        window: int,
+        drop_path_rate: float,
+    ):
+        super().__init__()
+        self.patch_embed = PatchEmbed(embed_dim)
+        rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()
+        self.layers = nn.CellList(
+            [
+                SwinStage(
+                    dim=embed_dim * 2**i,
+                    depth=depths[i],
+                    heads=heads[i],
+                    size=image_size // 4 // 2**i,
+                    window=window,
+                    drop_path=rates[sum(depths[:i]) : sum(depths[: i + 1])],
+                    downsample=i < 3,
+                )
+                for i in range(4)
+            ]
+        )
+        self.norm = nn.LayerNorm((embed_dim * 8,), epsilon=1e-5)
+
+    def construct(self, image: Tensor) -> Tensor:
+        """The plain encoder, without words: image (B, 3, H, W) -> (B, HW/1024, 8 C_1)."""
+        x = self.patch_embed(image)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)

@@ -1,0 +1,49 @@
+"""Masks drawn on images, and written to files or into a page."""
+
+from __future__ import annotations
+
+import base64
+import os
+
+import cv2
+import numpy as np
+
+from coupalign.files import atomic_path
+
+COLOUR = (255, 64, 32)  # RGB
+OPACITY = 0.5
+_PALE = (175, 0.3)  # grey values 0 to 255 become 175 to 251
+
+
+def overlay(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`rgb` (H, W, 3) uint8 with the pixels of `mask` (H, W) bool tinted, and outlined within; uint8 (H, W, 3)."""
+    drawn = rgb.copy()
+    drawn[mask] = (rgb[mask] * (1 - OPACITY) + np.array(COLOUR) * OPACITY).round().astype(np.uint8)
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    drawn[mask & (inner == 0)] = COLOUR
+    return drawn
+
+
+def spotlight(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`rgb` (H, W, 3) uint8 with the pixels of `mask` (H, W) bool as they are, outlined without, and the rest pale and
+    grey, where colours are what an expression tells apart; uint8 (H, W, 3)."""
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[..., None]
+    drawn = np.where(mask[..., None], rgb, (_PALE[0] + _PALE[1] * grey).round().astype(np.uint8))
+    outer = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
+    drawn[(outer > 0) & ~mask] = COLOUR
+    return drawn
+
+
+def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Writes a bool mask (H, W) as 0 and 255, or RGB (H, W, 3) uint8, as PNG, atomically."""
+    pixels = pixels.astype(np.uint8) * 255 if pixels.dtype == bool else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def jpeg_uri(rgb: np.ndarray, side: int) -> str:
+    """A picture (H, W, 3) uint8 as the ``src`` of an image in a page of HTML, its longer side `side` pixels."""
+    scale = side / max(rgb.shape[:2])
+    rgb = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

@@ -1,0 +1,60 @@
+"""Random choices that come out the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+Item = TypeVar("Item")
+
+
+class Dice:
+    """Choices drawn from NumPy's RandomState, whose stream is frozen (NEP 19).
+
+    Drawn are doubles and 32-bit integers: the default integer of randint differs between platforms.
+
+    Args:
+        seed: integers that together name the stream.
+    """
+
+    def __init__(self, *seed: int):
+        self._state = np.random.RandomState(seed)
+
+    def below(self, limit: int) -> int:
+        """0 .. limit - 1."""
+        return int(self._state.random_sample() * limit)
+
+    def between(self, first: int, last: int) -> int:
+        """first .. last, both included."""
+        return first + self.below(last - first + 1)
+
+    def chance(self, percent: int) -> bool:
+        return self.below(100) < percent
+
+    def pick(self, items: Sequence[Item]) -> Item:
+        return items[self.below(len(items))]
+
+    def some(self, items: Sequence[Item], count: int) -> list[Item]:
+        """`count` different items (or all, if fewer) in random order."""
+        rest = list(items)
+        return [rest.pop(self.below(len(rest))) for _ in range(min(count, len(rest)))]
+
+    def weighted_order(self, weights: dict[Item, int]) -> list[Item]:
+        """The keys, each next one drawn from the rest by weight."""
+        rest = dict(weights)
+        order = []
+        while rest:
+            ticket = self.below(sum(rest.values()))
+            for item, weight in rest.items():
+                ticket -= weight
+                if ticket < 0:
+                    break
+            order.append(item)
+            del rest[item]
+        return order
+
+    def array(self, limit: int, shape: tuple[int, ...]) -> np.ndarray:
+        """int32 array of values 0 .. limit - 1."""
+        return self._state.randint(limit, size=shape, dtype=np.int32)

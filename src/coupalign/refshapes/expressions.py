@@ -1,0 +1,185 @@
+"""Families of expressions: meanings that need all they say, and their words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coupalign.refshapes.dice import Dice
+from coupalign.refshapes.meaning import (
+    DIRECTIONS,
+    Closest,
+    Described,
+    Meaning,
+    Ranked,
+    Related,
+    Unclear,
+    direction_of,
+    looks_of,
+    refers_to,
+)
+from coupalign.refshapes.scene import Thing
+from coupalign.refshapes.wording import word
+
+# How often a family comes first where all can be had; some can be had seldom.
+_WEIGHTS = {"attribute": 60, "extreme": 11, "ordinal": 26, "relation": 44, "relation_ordinal": 50, "negation": 14}
+FAMILIES = tuple(_WEIGHTS)
+_TRIES = 60
+_MOST_WORDS = 17
+
+
+@dataclass(frozen=True)
+class Expression:
+    family: str
+    text: str
+    meaning: Meaning
+
+
+def make_expressions(things: Sequence[Thing], index: int, count: int, dice: Dice) -> list[Expression]:
+    """At most `count` expressions of different families, each of which names the thing `index` and nothing else."""
+    made = []
+    for family in dice.weighted_order(_WEIGHTS):
+        for _ in range(_TRIES):
+            meaning = propose(family, things, index, dice)
+            if meaning is None or not refers_to(meaning, things, index):
+                continue
+            text = word(meaning, dice)
+            if len(text.split()) <= _MOST_WORDS:
+                made.append(Expression(family, text, meaning))
+                break
+        if len(made) == count:
+            break
+    return made
+
+
+def propose(family: str, things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
+    """A meaning of a family, if one is found, which may name the thing `index`, others, several, or be unclear."""
+    return _PROPOSE[family](things, index, dice)
+
+
+def _description(thing: Thing, dice: Dice, fewest: int, most: int) -> Described:
+    """Some of the looks of a thing, mostly with its shape."""
+    factors = dice.some(("colour", "size", "pattern"), dice.between(fewest, most))
+    return Described(looks_of(thing.kind, factors + ["shape"] * dice.chance(75)))
+
+
+def _group(things: Sequence[Thing], index: int, dice: Dice, fewest: int) -> Described | None:
+    """A description of the thing that fits `fewest` things or more, so that it alone does not tell."""
+    group = _description(things[index], dice, 0, 2)
+    return group if len(group.named(things)) >= fewest else None
+
+
+def _anchor(things: Sequence[Thing], index: int, dice: Dice) -> tuple[int, Described] | None:
+    """Another thing, and a description that names it with no look to spare."""
+    other = dice.pick([i for i in range(len(things)) if i != index])
+    anchor = _description(things[other], dice, 0, 2)
+    return (other, anchor) if refers_to(anchor, things, other) and not _wordy(anchor, things) else None
+
+
+def _wordy(meaning: Described, things: Sequence[Thing]) -> bool:
+    """Whether a description names as few things with one of its looks left out."""
+    count = len(meaning.named(things))
+    return any(
+        len(Described(tuple(look for look in meaning.looks if look != left_out)).named(things)) == count
+        for left_out in meaning.looks
+        if left_out[0] != "shape"
+    )
+
+
+def _attribute(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
+    meaning = _description(things[index], dice, 1, 3)
+    # People say more than they need; sometimes so do we.
+    return meaning if dice.chance(15) or not _wordy(meaning, things) else None
+
+
+def _negation(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
+    kind = things[index].kind
+    factor = dice.pick(("colour", "colour", "pattern", "size", "shape"))
+    group = _description(things[index], dice, 0, 1)
+    if any(said == factor for said, _ in group.looks):
+        return None
+    others = sorted({getattr(things[i].kind, factor) for i in group.named(things)} - {getattr(kind, factor)})
+    if not others or len(others) > 2 or (len(others) == 2 and factor == "size"):
+        return None
+    without = tuple((factor, value) for value in dice.some(others, 2))
+    return Described(group.looks, without)
+
+
+def _extreme(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
+    group = _group(things, index, dice, 2)
+    return group and Ranked(group, dice.pick(list(DIRECTIONS)), 1)
+
+
+def _ordinal(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
+    group = _group(things, index, dice, 3)
+    return group and _later_rank(group, things, index, dice)
+
+
+def _later_rank(group: Described | Related, things: Sequence[Thing], index: int, dice: Dice) -> Ranked | None:
+    """The group's member `index` by its rank, if it is neither first nor last nor beyond the fourth."""
+    direction = dice.pick(list(DIRECTIONS))
+    try:
+        last = len(group.named(things))
+    except Unclear:
+        return None
+    ranks = [Ranked(group, direction, rank) for rank in range(2, min(last, 5))]
+    return next((ranked for ranked in ranks if refers_to(ranked, things, index)), None)
+
+
+def _relation(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
+    group, found = _group(things, index, dice, 2), _anchor(things, index, dice)
+    if not group or not found or _tells_apart(group, found[0], things):
+        return None
+    other, anchor = found
+    if dice.chance(15):
+        return Closest(group, anchor)
+    return Related(group, direction_of(things[index], things[other], dice), anchor)
+
+
+def _tells_apart(group: Described, anchor: int, things: Sequence[Thing]) -> bool:
+    """Whether leaving the anchor aside is enough to know which of the group is meant."""
+    return len(set(group.named(things)) - {anchor}) < 2
+
+
+def _relation_ordinal(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
+    group = _group(things, index, dice, 2)
+    if not group:
+        return None
+    by_rank = dice.chance(50)
+    found = _ranked_anchor(things, index, dice) if by_rank else _anchor(things, index, dice)
+    if not found or _tells_apart(group, found[0], things):
+        return None
+    other, anchor = found
+    if not by_rank and dice.chance(20):
+        return Closest(group, anchor, 2)
+    related = Related(group, direction_of(things[index], things[other], dice), anchor)
+    return related if by_rank else _ranked(related, things, index, dice)
+
+
+def _ranked_anchor(things: Sequence[Thing], index: int, dice: Dice) -> tuple[int, Ranked] | None:
+    """Another thing, and its place among its like."""
+    other = dice.pick([i for i in range(len(things)) if i != index])
+    group = _group(things, other, dice, 2)
+    ranked = group and _ranked(group, things, other, dice)
+    return ranked and (other, ranked)
+
+
+def _ranked(group: Described | Related, things: Sequence[Thing], index: int, dice: Dice) -> Ranked | None:
+    """The group's member `index` by its place among two or more, half of the time as an extreme."""
+    if dice.chance(50):
+        return _later_rank(group, things, index, dice)
+    ranked = Ranked(group, dice.pick(list(DIRECTIONS)), 1)
+    try:
+        return ranked if len(group.named(things)) > 1 and refers_to(ranked, things, index) else None
+    except Unclear:
+        return None
+
+
+_PROPOSE = {
+    "attribute": _attribute,
+    "extreme": _extreme,
+    "ordinal": _ordinal,
+    "relation": _relation,
+    "relation_ordinal": _relation_ordinal,
+    "negation": _negation,
+}

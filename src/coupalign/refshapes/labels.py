@@ -1,0 +1,136 @@
+"""RefShapes' scenes with what is to be seen at each place of them, and descriptions, to pretrain a small model on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+import numpy as np
+
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.transform import prepare_image
+from coupalign.data.workers import map_in_order
+from coupalign.refshapes.dice import Dice
+from coupalign.refshapes.drawing import palette
+from coupalign.refshapes.expressions import make_expressions, propose
+from coupalign.refshapes.meaning import Described, Meaning, Unclear, looks_of, parts_of
+from coupalign.refshapes.scene import FACTORS, OBJECTS, Scene, Thing, make_scene
+from coupalign.refshapes.wording import word
+
+COLUMNS = ("image", "token_ids", "token_mask", "mask", "labels")  # of a batch
+# What is told of a thing, and how many values each has: its looks, and its part in the description.
+VALUES = {**{factor: len(values) for factor, values in FACTORS.items()}, "group": 2, "anchor": 2, "rank": 6}
+
+_STREAM = 4  # of scenes; those of the four splits are 0 to 3
+_REFERRING = 50  # per cent of the descriptions: expressions like those of train
+_POSITIONS = 75  # per cent of the others
+_POSITIONAL = {"extreme": 2, "ordinal": 8, "relation": 7, "relation_ordinal": 7}  # how often each comes first
+_TRIES = 25  # of each
+_NEGATIONS = 50  # per cent of the descriptions by looks that could have one
+_NOTHING = [-1] * len(VALUES) + [0, 0]
+
+
+class LabelledScenes:
+    """Scenes of train's kind that are in no split, made as they are asked for.
+
+    Args:
+        numbers: which of the scenes that follow from the seed.
+        seed: of all of them.
+        size: S, side of the image.
+        tokenizer: of the descriptions.
+
+    Item: image (3, S, S) float32, as the model takes it; token_ids, token_mask (T,) int32, of a description by looks or
+    by place, which fits one thing or several; mask (S, S) float32, 1 on the things that it fits, else 0; labels
+    (9, S/4, S/4) float32: where a thing is seen, its places in VALUES, and x and y of its centre, from -1 to 1 across the
+    image; elsewhere -1, ..., -1, 0, 0. Places are nearest neighbours: of the image's (i, j) for the mask, of its
+    (4 i + 2, 4 j + 2) for the labels.
+
+    A group is the things that a description is about before it says where, an anchor the thing that it starts from, and
+    a rank, from 1 to 4 and 5 for all beyond, the place of a thing in the order that it counts by, 0 out of it: with "the
+    second ring from the left of those below the star", all rings are of the group, the star is the anchor, and the rings
+    below it have ranks from the left.
+    """
+
+    def __init__(self, numbers: range, seed: int, size: int, tokenizer: Tokenizer):
+        self._numbers, self._seed, self._size, self._tokenizer = numbers, seed, size, tokenizer
+        self._palette = palette()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        dice = Dice(self._seed, _STREAM, self._numbers[index])
+        scene = make_scene(dice, OBJECTS["train"], unseen_pairs=False)
+        meaning = describe(scene, dice)
+        height, width = scene.labels.shape
+        y, x = (np.arange(self._size) * side // self._size for side in (height, width))
+        thing = scene.labels[y][:, x]  # its index, or -1, which finds the last row of the labels
+        labels = np.array([*_labels(scene.things, meaning, height, width), _NOTHING], np.float32)
+        return (
+            prepare_image(self._palette[scene.image], self._size),
+            *self._tokenizer.encode(word(meaning, dice)),
+            np.isin(thing, meaning.named(scene.things)).astype(np.float32),
+            labels[thing[2::4, 2::4]].transpose(2, 0, 1),
+        )
+
+
+def describe(scene: Scene, dice: Dice) -> Meaning:
+    """Half of the time what names one referent, in train's proportions of families; else what fits one thing or more for
+    sure: three times of four places, where the scene has some to tell of."""
+    things = scene.things
+    if dice.chance(_REFERRING):
+        for expression in make_expressions(things, dice.pick(scene.referents(unseen_pairs=False)), 1, dice):
+            return expression.meaning
+    if dice.chance(_POSITIONS):
+        for family in dice.weighted_order(_POSITIONAL):
+            for _ in range(_TRIES):
+                meaning = propose(family, things, dice.below(len(things)), dice)
+                try:
+                    if meaning is not None and meaning.named(things):
+                        return meaning
+                except Unclear:
+                    continue
+    return _by_looks(things, dice)
+
+
+def _by_looks(things: Sequence[Thing], dice: Dice) -> Described:
+    """One to three looks of one of the things, at times one of them by what others have instead."""
+    kind = dice.pick(things).kind
+    first, *factors = dice.some(tuple(FACTORS), dice.between(1, 3))
+    rest = Described(looks_of(kind, factors))
+    others = {getattr(things[i].kind, first) for i in rest.named(things)} - {getattr(kind, first)}
+    if others and dice.chance(_NEGATIONS):
+        return Described(rest.looks, ((first, dice.pick(sorted(others))),))
+    return Described(looks_of(kind, [first, *factors]))
+
+
+def labelled_batches(
+    numbers: range, seed: int, image_size: int, tokenizer: Tokenizer, batch_size: int, workers: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """LabelledScenes in order, in batches; a last one that is not full is left out.
+
+    Args:
+        workers: processes that draw; 1 is this one.
+
+    Yields: by COLUMNS, the items' parts, one upon another.
+    Raises: UserError where a process was killed.
+    """
+    scenes = LabelledScenes(numbers, seed, image_size, tokenizer)
+    jobs = ((scenes, range(start, start + batch_size)) for start in range(0, len(scenes) - batch_size + 1, batch_size))
+    with closing(map_in_order(_batch, jobs, workers)) as batches:
+        yield from batches
+
+
+def _batch(job: tuple[LabelledScenes, range]) -> dict[str, np.ndarray]:
+    scenes, indices = job
+    parts = zip(*(scenes[index] for index in indices), strict=True)
+    return {column: np.stack(part) for column, part in zip(COLUMNS, parts, strict=True)}
+
+
+def _labels(things: Sequence[Thing], meaning: Meaning, height: int, width: int) -> Iterator[list[float]]:
+    group, anchors, order = parts_of(meaning, things)
+    for i, thing in enumerate(things):
+        looks = [values.index(getattr(thing.kind, factor)) for factor, values in FACTORS.items()]
+        rank = min(order.index(i) + 1, VALUES["rank"] - 1) if i in order else 0
+        x, y = thing.centre
+        yield [*looks, i in group, i in anchors, rank, x / width - 1, y / height - 1]

@@ -1,0 +1,177 @@
+"""Scenes of RefShapes: which objects there are, where they are, and what is seen of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from coupalign.refshapes.dice import Dice
+from coupalign.refshapes.drawing import COLOURS, background, paint, shape_mask
+
+FACTORS: dict[str, tuple[str, ...]] = {
+    "shape": ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "heart"),
+    "colour": tuple(COLOURS),
+    "size": ("small", "large"),
+    "pattern": ("solid", "striped", "dotted"),
+}
+# Colour-shape pairs that only testA shows, and there refers to: one of each shape and of each colour.
+HELD_OUT = frozenset((FACTORS["colour"][(3 * i + 1) % 8], shape) for i, shape in enumerate(FACTORS["shape"]))
+# The fewest and the most objects of a scene, by split.
+OBJECTS = {"train": (3, 8), "val": (3, 8), "testA": (3, 8), "testB": (9, 12)}
+
+_FACTOR_NAMES = tuple(FACTORS)
+_CANVASES = ((128, 128), (128, 128), (112, 144), (144, 112), (128, 144), (144, 128), (120, 120))
+_RADIUS = {"small": (9, 11), "large": (17, 20)}
+_VISIBLE_PERCENT = 65
+_VISIBLE_PIXELS = 70
+_BORDER = 2
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an object looks like."""
+
+    shape: str
+    colour: str
+    size: str
+    pattern: str
+
+    def differences(self, other: Kind) -> list[str]:
+        """The factors in which two kinds differ."""
+        return [factor for factor in FACTORS if getattr(self, factor) != getattr(other, factor)]
+
+    @property
+    def held_out(self) -> bool:
+        return (self.colour, self.shape) in HELD_OUT
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object of a scene: its kind and the box (left, top, width, height; pixels) of its visible part."""
+
+    kind: Kind
+    box: tuple[int, int, int, int]
+
+    @property
+    def centre(self) -> tuple[int, int]:
+        """Middle (x, y) of the visible box, in half pixels."""
+        left, top, width, height = self.box
+        return 2 * left + width, 2 * top + height
+
+    @property
+    def corners(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Upper left and lower right (x, y) of the visible box, in pixels."""
+        left, top, width, height = self.box
+        return (left, top), (left + width, top + height)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what is on it.
+
+    Attributes:
+        image: (H, W) uint8, rows of the palette.
+        labels: (H, W) int16, index of the thing seen at a pixel, -1 for the background.
+        things: in the order of drawing, later ones in front.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    things: tuple[Thing, ...]
+
+    def referents(self, unseen_pairs: bool) -> list[int]:
+        """Things worth referring to: with a distractor of their class, and one that differs in a single factor.
+
+        With `unseen_pairs`, only things whose colour-shape pair is held out from training.
+        """
+        kinds = [thing.kind for thing in self.things]
+        return [
+            i
+            for i, kind in enumerate(kinds)
+            if (kind.held_out or not unseen_pairs)
+            and any(other.shape == kind.shape for j, other in enumerate(kinds) if j != i)
+            and any(len(kind.differences(other)) == 1 for other in kinds)
+        ]
+
+
+def make_scene(dice: Dice, count: tuple[int, int], unseen_pairs: bool) -> Scene:
+    """A scene of `count` (fewest, most) objects with at least one worth referring to.
+
+    Held-out colour-shape pairs occur only with `unseen_pairs`.
+    """
+    while True:
+        height, width = dice.pick(_CANVASES)
+        kinds = _kinds(dice, dice.between(*count), unseen_pairs)
+        scene = _place(dice, kinds, height, width)
+        if scene and scene.referents(unseen_pairs):
+            return scene
+
+
+def _kinds(dice: Dice, count: int, unseen_pairs: bool) -> list[Kind]:
+    """Kinds in random order that resemble each other: one has a distractor of its class and a near twin."""
+
+    def random_kind() -> Kind:
+        return Kind(**{factor: dice.pick(values) for factor, values in FACTORS.items()})
+
+    def changed(kind: Kind, factors: list[str]) -> Kind:
+        return replace(kind, **{f: dice.pick([v for v in FACTORS[f] if v != getattr(kind, f)]) for f in factors})
+
+    def allowed(make: Callable[[], Kind]) -> Kind:
+        while (kind := make()).held_out and not unseen_pairs:
+            pass
+        return kind
+
+    if unseen_pairs:
+        colour, shape = dice.pick(sorted(HELD_OUT))
+        first = replace(random_kind(), colour=colour, shape=shape)
+    else:
+        first = allowed(random_kind)
+    kinds = [
+        first,
+        allowed(lambda: changed(first, [dice.pick(_FACTOR_NAMES)])),
+        allowed(lambda: changed(first, dice.some(("colour", "size", "pattern"), dice.between(1, 2)))),
+    ]
+    while len(kinds) < count:
+        roll = dice.below(100)
+        if roll < 60:
+            kinds.append(allowed(lambda: changed(dice.pick(kinds), dice.some(_FACTOR_NAMES, dice.between(1, 2)))))
+        elif roll < 70:
+            kinds.append(dice.pick(kinds))
+        else:
+            kinds.append(allowed(random_kind))
+    return dice.some(kinds, count)
+
+
+def _place(dice: Dice, kinds: list[Kind], height: int, width: int) -> Scene | None:
+    """Draws the kinds one over the other, or gives up (None) when one finds no place."""
+    image = background(height, width, dice)
+    labels = np.full((height, width), -1, np.int16)
+    full_areas: list[int] = []
+    for index, kind in enumerate(kinds):
+        radius = dice.between(*_RADIUS[kind.size])
+        mask = shape_mask(kind.shape, radius)
+        full_areas.append(int(mask.sum()))
+        for _ in range(40):
+            left = dice.between(_BORDER, width - _BORDER - 2 * radius)
+            top = dice.between(_BORDER, height - _BORDER - 2 * radius)
+            window = slice(top, top + 2 * radius), slice(left, left + 2 * radius)
+            trial = labels.copy()
+            trial[window][mask] = index
+            areas = np.bincount(trial.ravel() + 1, minlength=index + 2)[1:]
+            if all(
+                100 * seen >= _VISIBLE_PERCENT * full and seen >= _VISIBLE_PIXELS
+                for seen, full in zip(areas.tolist(), full_areas, strict=True)
+            ):
+                break
+        else:
+            return None
+        labels = trial
+        image[window][mask] = paint(mask, kind.colour, kind.pattern, dice.below(4), dice)[mask]
+    return Scene(image, labels, tuple(Thing(kind, _box(labels == i)) for i, kind in enumerate(kinds)))
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1))

@@ -1,0 +1,87 @@
+"""One run of a study, in a process of its own: trains a configuration, or goes on with it, and evaluates best.ckpt.
+
+Leaves beside what train.py leaves: eval/<split>.json and .csv, as eval.py; alignment.csv; and, when all is done,
+done.json. Checkpoints to go on from are removed then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from coupalign.cli import command, parse_arguments
+from coupalign.config import Config
+from coupalign.files import atomic_path, find_file, sha256
+from coupalign.signals import take_signals
+from coupalign.study.runner import DONE
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, default=0, metavar="INT", help="threads; 0 is MindSpore's own choice")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add)
+    take_signals()
+    import mindspore
+
+    from coupalign.context import set_up
+    from coupalign.training import train
+
+    if args.threads:
+        mindspore.set_context(runtime_num_threads=args.threads)
+    set_up(config)
+    _finish(config, train(config, progress=False))
+    return 0
+
+
+def _finish(config: Config, directory: Path) -> None:
+    """Measures and evaluates a trained model."""
+    from coupalign.checkpoints.loading import load_checkpoint
+    from coupalign.data.dataset import Split
+    from coupalign.data.prepare import read_meta
+    from coupalign.evaluation.evaluate import evaluate_split
+    from coupalign.kernels import use_kernels
+    from coupalign.model import build_model
+    from coupalign.study.alignment import Watched, alignment_over_training
+
+    started = time.monotonic()
+    watched = Watched(use_kernels(build_model(config), config))
+    alignment_over_training(watched, config, directory)
+    best = directory / "best.ckpt"
+    load_checkpoint(best, watched.model)
+    for name in config.evaluation.eval_splits:
+        result = evaluate_split(
+            lambda *inputs: watched(*inputs)[0],
+            config,
+            Split(config, name),
+            name,
+            config.evaluation.eval_limit,
+            progress=False,
+        )
+        result.checkpoint = {"file": str(best), "sha256": sha256(best)}
+        result.save(directory / "eval")
+        print(result.table(), flush=True)
+    with open(directory / "curve.csv", newline="", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    done = {
+        "steps": int(last["step"]),
+        "samples": int(last["samples"]),
+        "training_seconds": float(last["seconds"]),
+        "evaluation_seconds": round(time.monotonic() - started, 1),
+        "parameters": sum(each.size for each in watched.model.get_parameters()),
+        "data": read_meta(find_file(config.data.data_dir))["fingerprint"],
+    }
+    with atomic_path(directory / DONE) as temporary:
+        temporary.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+    for path in (*directory.glob("step_*.ckpt"), directory / "last.ckpt"):
+        path.unlink()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

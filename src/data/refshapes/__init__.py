@@ -1,6 +1,0 @@
-"""RefShapes: a synthetic data set for referring image segmentation, made from a seed."""
-from __future__ import annotations
-
-from src.data.refshapes.writer import RefShapesSettings, write_refshapes
-
-__all__ = ["RefShapesSettings", "write_refshapes"]

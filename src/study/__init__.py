@@ -1,2 +1,0 @@
-"""Ablation studies: which trainings, each in a process of its own, and what they tell apart. Importing this, and all of
-it but ``src.study.child`` and ``src.study.alignment``, needs no MindSpore."""
