@@ -21,7 +21,8 @@ from coupalign.data.transform import prepare_image
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file
 from coupalign.inference.predict import box, slug
-from coupalign.inference.predictor import Predictor, Proposals, probabilities
+from coupalign.evaluation.evaluate import probabilities
+from coupalign.inference.predictor import Predictor, Proposals
 from coupalign.model import build_model
 from coupalign.overlay import COLOUR, overlay, write_png
 from tests.conftest import SMALLEST, assert_close

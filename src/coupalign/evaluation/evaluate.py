@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from mindspore import Tensor
+from scipy.special import expit
 from tqdm import tqdm
 
 from coupalign import devices
@@ -19,7 +20,6 @@ from coupalign.errors import UserError
 from coupalign.evaluation.metric import intersection_and_union
 from coupalign.evaluation.result import SAMPLE_COLUMNS, Result
 from coupalign.files import find_file, sha256
-from coupalign.inference.predictor import probabilities
 from coupalign.kernels import use_kernels
 from coupalign.model import build_model
 
@@ -145,6 +145,13 @@ def derangement(image_ids: np.ndarray, seed: int) -> np.ndarray | None:
     turned = np.empty_like(order)
     turned[order] = np.roll(order, -largest)
     return turned
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Sigmoid of a model's logits, float32. Raises UserError if a logit is not finite."""
+    if not np.isfinite(logits).all():
+        raise UserError("the model's output is not finite because its training diverged: use another checkpoint")
+    return expit(logits.astype(np.float32))
 
 
 def compare(config: Config, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, int]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from mindspore import Tensor, nn
-from scipy.special import expit
 
 from coupalign.checkpoints.loading import find_checkpoint, load_checkpoint
 from coupalign.config import Config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import load_image, prepare_image, probability_at
 from coupalign.errors import UserError
+from coupalign.evaluation.evaluate import probabilities
 from coupalign.files import find_file
 from coupalign.kernels import use_kernels
 from coupalign.model import build_model
@@ -132,13 +132,6 @@ class Predictor:
     def _prediction(self, logits: np.ndarray, shape: tuple[int, ...], details: Proposals | None = None) -> Prediction:
         probability = probability_at(probabilities(logits)[0], shape[0], shape[1])
         return Prediction(probability > self.config.evaluation.threshold, probability, details)
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Sigmoid of a model's logits, float32. Raises UserError where they are not finite."""
-    if not np.isfinite(logits).all():
-        raise UserError("the model's output is not finite: its training has diverged, use another checkpoint")
-    return expit(logits.astype(np.float32))
 
 
 class _Everything(nn.Cell):
