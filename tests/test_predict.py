@@ -19,9 +19,9 @@ from coupalign.config import load_config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import prepare_image
 from coupalign.errors import UserError
+from coupalign.evaluation.evaluate import probabilities
 from coupalign.files import REPOSITORY, find_file
 from coupalign.inference.predict import box, slug
-from coupalign.evaluation.evaluate import probabilities
 from coupalign.inference.predictor import Predictor, Proposals
 from coupalign.model import build_model
 from coupalign.overlay import COLOUR, overlay, write_png

@@ -20,15 +20,15 @@ from coupalign.data.workers import map_in_order
 from coupalign.errors import UserError
 from coupalign.loss import PixelContrastiveLoss
 from coupalign.model import build_model
-from coupalign.training import pretraining_labels as labelling
 from coupalign.refshapes.dice import Dice
 from coupalign.refshapes.drawing import palette
 from coupalign.refshapes.expressions import make_expressions
-from coupalign.training.pretraining_labels import COLUMNS, LabelledScenes, _labels, describe, labelled_batches
 from coupalign.refshapes.meaning import Closest, Described, Ranked, Related, parts_of
 from coupalign.refshapes.scene import FACTORS, Kind, Thing, make_scene
 from coupalign.training import pretraining
+from coupalign.training import pretraining_labels as labelling
 from coupalign.training.pretraining import PretrainingObjective
+from coupalign.training.pretraining_labels import COLUMNS, LabelledScenes, _labels, describe, labelled_batches
 from coupalign.training.step import Objective
 from tests.conftest import SMALLEST, assert_close
 from tests.expression_reader import read

@@ -20,8 +20,8 @@ from coupalign.kernels import use_kernels, use_kernels_in_update
 from coupalign.loss import PixelContrastiveLoss
 from coupalign.model import build_model
 from coupalign.model.layers import conv
-from coupalign.training.pretraining_labels import COLUMNS, VALUES, labelled_batches
 from coupalign.training.optimizer import make_optimizer
+from coupalign.training.pretraining_labels import COLUMNS, VALUES, labelled_batches
 from coupalign.training.step import Objective, TrainStep
 
 # Logits of the shapes and of the background, which is class 0; then of the other values.
