@@ -25,4 +25,4 @@ ruff check
 echo "== shellcheck"
 shellcheck scripts/*.sh .ci/run
 echo "== pytest"
-python -m pytest "$@"
+python -m pytest -n 2 --dist loadfile "$@"
