@@ -1,4 +1,4 @@
-"""What MindSpore Hub asks of a repository: its networks by name."""
+"""Networks of this repository for MindSpore Hub."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Any
 
 from mindspore import nn
 
-from coupalign.config import load_config
-from coupalign.model import build_model
+from coupalign import build_model, load_config
 
 
-def create_network(name: str, config: str = "default_config.yaml", **keys: Any) -> nn.Cell:
+def create_network(name: str, config: str | None = None, **keys: Any) -> nn.Cell:
     """The network ``coupalign`` with random weights.
 
     Args:
-        config: YAML file with what differs from default_config.yaml.
-        keys: of the configuration, over the file, for instance ``image_size=480``.
+        name: "coupalign".
+        config: YAML file with keys that differ from default_config.yaml.
+        keys: Keys of the configuration that override the file, for instance ``image_size=480``.
 
     Raises:
-        NotImplementedError: for another name.
-        UserError: for a configuration that cannot be used.
+        NotImplementedError: For another name.
+        UserError: For a configuration that cannot be used.
     """
     if name != "coupalign":
-        raise NotImplementedError(f"{name} is not implemented in this repository: it has coupalign")
+        raise NotImplementedError(f"unknown network {name!r}: this repository has coupalign")
     return build_model(load_config(config, keys))

@@ -1,18 +1,22 @@
-"""The command line that all programs at the root share."""
+"""The command line that all programs share."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import functools
+import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, get_origin
 
-from coupalign.config import DEFAULT_FILE, Config, Key, config_keys, load_config
+from coupalign.config import Config, Key, config_keys, load_config
 from coupalign.errors import UserError
 from coupalign.files import find_file
+
+_METAVARS = ((bool, "BOOL"), (int, "INT"), (float, "NUMBER"), (tuple, "LIST"), (str, "TEXT"))
 
 
 def parse_arguments(
@@ -21,77 +25,67 @@ def parse_arguments(
     add: Callable[[argparse.ArgumentParser], None] | None = None,
     subcommand: str = "",
     base: Callable[[argparse.Namespace], Mapping[str, Any]] | None = None,
+    keys: Sequence[str] | None = None,
 ) -> tuple[Config, argparse.Namespace]:
-    """Reads ``--config FILE``, ``--key value`` for every key of the configuration, and a program's own arguments.
+    """Reads ``--config FILE``, ``--key value`` for keys of the configuration, and a program's own arguments.
 
-    Where `add` gives the program a ``--checkpoint`` and no ``--config`` is given, the config.yaml that training
-    left beside the checkpoint is used, if there is one.
+    Where `add` gives the program a ``--checkpoint`` and no ``--config`` is given, config.yaml beside the checkpoint is
+    the configuration, if it exists.
 
     Args:
-        description: shown by ``--help``.
-        argv: arguments; None is those of the process.
-        add: adds the program's own arguments to the parser.
-        subcommand: which of the program's it is, for ``--help``.
-        base: gives, by the program's own arguments, the settings of an evaluation, to start from where no ``--config``
-            is given.
+        description: Shown by ``--help``.
+        argv: Arguments; None is those of the process.
+        add: Adds the program's own arguments to the parser.
+        subcommand: Name of a subcommand, for ``--help``.
+        base: Gives the settings, from the program's own arguments, that apply where no ``--config`` is given.
+        keys: What the program reads: keys, each explained by ``--help``, and sections such as "model", whose keys
+            ``--help`` only names. None is all keys. A configuration file may hold any key.
 
-    Returns: the checked configuration, and the program's own arguments (with ``config``).
+    Returns: The checked configuration, and the program's own arguments (with ``config``).
 
     Raises: UserError (ConfigError for the configuration's part).
     """
-    parser = _parser(
-        description, f"%(prog)s {subcommand}".strip() + " [--config FILE] [--key value …] [arguments]", add
-    )
+    usage = f"%(prog)s {subcommand}".strip() + " [--config FILE] [--key value …] [arguments]"
+    parser = _parser(description, usage, add)
     takes_checkpoint = parser.takes("--checkpoint") and not base
-    beside = "config.yaml beside the checkpoint if there, else " if takes_checkpoint else ""
-    default = "the evaluation's own settings" if base else f"{beside}{DEFAULT_FILE}"
-    parser.add_argument(
-        "--config", metavar="FILE", help=f"YAML file with what differs from {DEFAULT_FILE} (default: {default})"
-    )
-    keys = config_keys()
-    groups = {}
-    for key in keys.values():
-        if key.section not in groups:
-            groups[key.section] = parser.add_argument_group(f"configuration: {key.section}")
-        groups[key.section].add_argument(
-            f"--{key.name}",
-            metavar=_metavar(key),
-            default=argparse.SUPPRESS,
-            help=f"{key.help} (default: {_written(key)})".replace("%", "%%"),
-        )
+    beside = "config.yaml beside the checkpoint if it exists, else " if takes_checkpoint else ""
+    default = "the evaluation's own settings" if base else f"{beside}default_config.yaml"
+    parser.add_argument("--config", metavar="FILE", help=f"YAML file of keys (default: {default})")
+    _add_keys(parser, keys)
     args = parser.parse(argv)
     path = args.config
     if path is None and takes_checkpoint and args.checkpoint:
         candidate = find_file(args.checkpoint).parent / "config.yaml"
         path = candidate if candidate.is_file() else None
-    given = {name: vars(args).pop(name) for name in keys if name in args}
+    given = {name: vars(args).pop(name) for name in config_keys() if name in args}
     if path is None and base:
         given = {**base(args), **given}
-    return load_config(DEFAULT_FILE if path is None else path, given), args
+    return load_config(path, given), args
 
 
 def parse_own_arguments(
     description: str | None, argv: Sequence[str] | None, add: Callable[[argparse.ArgumentParser], None], subcommand: str
 ) -> argparse.Namespace:
-    """As `parse_arguments`, of a subcommand that needs no configuration."""
+    """Like `parse_arguments`, for a subcommand without a configuration."""
     return _parser(description, f"%(prog)s {subcommand} [arguments]", add).parse(argv)
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
-    """Turns a program's `main` into one that never shows a user a traceback for a user's mistake.
+    """Makes a program's `main` log to the terminal, and end without a traceback when the user made a mistake.
 
-    A UserError becomes one line ``error: …`` on stderr and the exit status 2, an interruption 130, a reader that
-    went away (``| head``) 141.
+    A UserError becomes one line ``error: …`` on stderr and exit code 2, an interruption 130, a closed pipe
+    (``| head``) 141. Loggers below "coupalign" write information to stdout and warnings, as ``warning: …``, to stderr.
     """
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
-        # MindSpore and OpenCV read these when first imported, which programs do inside main; what they log on the way
-        # to an error would bury our line about it.
+        # MindSpore and OpenCV read these when first imported, which programs do inside main. Their own messages
+        # would bury an error line.
         os.environ.setdefault("GLOG_v", "3")
         os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
         try:
-            status = main(argv)
+            with _terminal_logging():
+                status = main(argv)
             sys.stdout.flush()
             return status
         except UserError as error:
@@ -101,11 +95,62 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
             print("interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            # Python flushes stdout once more on exit, which would fail again, loudly.
+            # Python flushes stdout again on exit, which would fail with a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
 
     return guarded
+
+
+class _TerminalHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        message = self.format(record)
+        if record.levelno < logging.WARNING:
+            print(message, flush=True)
+        else:
+            print(f"{record.levelname.lower()}: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _terminal_logging() -> Iterator[None]:
+    """Shows what loggers below "coupalign" say, inside the block; a program called by another changes nothing."""
+    logger = logging.getLogger("coupalign")
+    if any(isinstance(handler, _TerminalHandler) for handler in logger.handlers):
+        yield
+        return
+    before, handler = (logger.level, logger.propagate), _TerminalHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+def _add_keys(parser: _Parser, names: Sequence[str] | None) -> None:
+    """Adds an option for each key in `names` and each key of a section in `names`."""
+    groups = {}
+    for key in config_keys().values():
+        explained = names is None or key.name in names
+        if not explained and key.section not in names:
+            continue
+        if explained and key.title not in groups:
+            groups[key.title] = parser.add_argument_group(f"configuration: {key.title}")
+        if not explained and key.section not in groups:
+            others = (other for other in config_keys().values() if other.section == key.section)
+            options = ", ".join(f"--{other.name}" for other in others if other.name not in names)
+            about = f"{options}: see default_config.yaml"
+            groups[key.section] = parser.add_argument_group(f"configuration: {key.section}", about)
+        groups[key.title if explained else key.section].add_argument(
+            f"--{key.name}",
+            metavar=_metavar(key),
+            default=argparse.SUPPRESS,
+            help=f"{key.help} (default: {_written(key.default)})".replace("%", "%%")
+            if explained
+            else argparse.SUPPRESS,
+        )
 
 
 def _parser(description: str | None, usage: str, add: Callable[[argparse.ArgumentParser], None] | None) -> _Parser:
@@ -123,7 +168,7 @@ def _parser(description: str | None, usage: str, add: Callable[[argparse.Argumen
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are UserErrors."""
+    """argparse that raises UserError."""
 
     def error(self, message: str) -> None:
         raise UserError(f"{message} (--help lists all arguments)")
@@ -138,25 +183,23 @@ class _Parser(argparse.ArgumentParser):
         return args
 
     def _unknown_argument(self, unknown: Sequence[str]) -> str:
-        """The message for arguments that no action took."""
         first = next((item for item in unknown if item.startswith("-")), unknown[0])
         name = first.split("=")[0]
         if not first.startswith("--"):
             return f"unexpected argument {first!r}: options are written --key value"
+        if name[2:] in config_keys():
+            return f"{name} is not used by {self.prog}: remove it (--help lists what is used)"
         nearest = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0)[0]
         return f"unknown option {name}: did you mean {nearest}?"
 
 
 def _metavar(key: Key) -> str:
-    if isinstance(key.default, tuple):
-        return "LIST"
-    return {bool: "BOOL", int: "INT", float: "NUMBER", str: "TEXT"}[type(key.default)]
+    kind = get_origin(key.type) or key.type
+    return next((text for base, text in _METAVARS if isinstance(kind, type) and issubclass(kind, base)), "NAME")
 
 
-def _written(key: Key) -> str:
-    """The default as one would type it."""
-    if isinstance(key.default, tuple):
-        return ",".join(map(str, key.default)) or "empty"
-    if isinstance(key.default, bool):
-        return str(key.default).lower()
-    return "empty" if key.default == "" else str(key.default)
+def _written(default: Any) -> str:
+    """A default value as a user would type it."""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default)) or "empty"
+    return str(default).lower() if isinstance(default, bool) else str(default) or "empty"

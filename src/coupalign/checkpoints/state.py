@@ -15,37 +15,12 @@ import numpy as np
 from mindspore import Parameter
 
 from coupalign.checkpoints.loading import read_checkpoint
-from coupalign.config import Config
+from coupalign.config import Config, config_keys
 from coupalign.data.dataset import Split
 from coupalign.errors import UserError
 from coupalign.files import atomic_path, find_file
 
 _ENTRY = "training_state"  # of the checkpoint; beside the parameters of model and optimiser
-# Keys that do not decide what is learnt. Those of validation that decide its figures are not among them, since
-# best.ckpt is the best by the same figure throughout.
-MAY_CHANGE = frozenset(
-    {
-        "device_target",
-        "output_dir",
-        "data_dir",
-        "vocab_file",
-        "num_workers",
-        "epochs",
-        "resume",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "max_skipped_steps",
-        "eval_every",
-        "eval_batch_size",
-        "eval_splits",
-        "prefetch",
-        "tensorboard",
-        "profile",
-        "accumulation_steps",
-        "recompute",
-        "cpu_kernels",
-    }
-)
 
 
 @dataclass
@@ -161,7 +136,7 @@ def check_unchanged(path: Path, progress: Progress, config: Config, split: Split
     """Raises UserError where the run of checkpoint `path` cannot go on with this configuration and this data."""
     for key, value in config.as_dict().items():
         before = progress.config.get(key, value)
-        if key not in MAY_CHANGE and before != value:
+        if not config_keys()[key].may_change and before != value:
             raise UserError(
                 f"{key} is {value!r}, but was {before!r} in the run of {path}: leave it as it was, or start "
                 "a new training from those weights with --init_checkpoint and another --output_dir"

@@ -1,0 +1,212 @@
+"""The sections of the configuration: names, types and ranges of all keys.
+
+Values and help texts are in default_config.yaml. A key that may differ when a training is resumed carries the mark
+``MAY_CHANGE``: it does not decide what is learnt. Keys that decide the figures of validation do not carry it, because
+best.ckpt is the best by the same figure throughout.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from coupalign.errors import ConfigError
+
+# The docstring of each type is what an error message expects.
+if TYPE_CHECKING:
+    Count = Natural = Stage = int
+    Positive = NotNegative = Fraction = float
+    Text = Name = str
+else:
+    from jsonargparse.typing import restricted_number_type as _number
+    from jsonargparse.typing import restricted_string_type as _string
+
+    _INT32 = ("<", 2**31)
+    _FINITE = ("<", math.inf)
+    Count = _number("Count", int, [(">=", 1), _INT32], docstring="an integer from 1")
+    Natural = _number("Natural", int, [(">=", 0), _INT32], docstring="an integer from 0")
+    Stage = _number("Stage", int, [(">=", 1), ("<=", 4)], docstring="an integer from 1 to 4")
+    Positive = _number("Positive", float, [(">", 0), _FINITE], docstring="a number above 0")
+    NotNegative = _number("NotNegative", float, [(">=", 0), _FINITE], docstring="a number from 0")
+    Fraction = _number("Fraction", float, [(">=", 0), ("<", 1)], docstring="a number from 0 to below 1")
+    _PRINTABLE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
+    Text = _string("Text", rf"{_PRINTABLE}*\Z", docstring="a string in one line")
+    Name = _string("Name", rf"{_PRINTABLE}+\Z", docstring="a string that is not empty, in one line")
+
+MAY_CHANGE = {"may_change": True}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Device, precision and output of a program."""
+
+    seed: Natural
+    precision: Literal["fp32", "fp16", "bf16"]
+    device_target: Literal["CPU", "GPU", "Ascend"] = field(metadata=MAY_CHANGE)
+    cpu_kernels: bool = field(metadata=MAY_CHANGE)
+    output_dir: Name = field(metadata=MAY_CHANGE)
+
+    def __post_init__(self) -> None:
+        if self.device_target == "CPU" and self.precision == "bf16":
+            raise ConfigError("precision bf16 is not available on device_target CPU: choose fp32 or fp16")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The prepared data set and how it is read."""
+
+    dataset: Name
+    data_dir: Name = field(metadata=MAY_CHANGE)
+    vocab_file: Name = field(metadata=MAY_CHANGE)
+    num_workers: Count = field(metadata=MAY_CHANGE)
+    prefetch: Count = field(metadata=MAY_CHANGE)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Schedule, optimiser and records of a training."""
+
+    train_split: Name
+    val_split: Name
+    train_sentences: Literal["all", "random"]
+    train_families: tuple[Name, ...]
+    batch_size: Count
+    learning_rate: Positive
+    end_learning_rate: NotNegative
+    decay_epochs: Count
+    decay_power: Positive
+    warmup_steps: Natural
+    weight_decay: NotNegative
+    frozen: tuple[Text, ...]
+    learning_rate_scales: tuple[Text, ...]
+    weight_decays: tuple[Text, ...]
+    ema_decay: Fraction
+    max_grad_norm: NotNegative
+    init_checkpoint: Text
+    epochs: Count = field(metadata=MAY_CHANGE)
+    accumulation_steps: Count = field(metadata=MAY_CHANGE)
+    recompute: bool = field(metadata=MAY_CHANGE)
+    max_skipped_steps: Count = field(metadata=MAY_CHANGE)
+    resume: Name = field(metadata=MAY_CHANGE)
+    checkpoint_every: Natural = field(metadata=MAY_CHANGE)
+    keep_checkpoints: Natural = field(metadata=MAY_CHANGE)
+    tensorboard: bool = field(metadata=MAY_CHANGE)
+    profile: Natural = field(metadata=MAY_CHANGE)
+
+    def __post_init__(self) -> None:
+        if not self.train_families:
+            raise ConfigError("train_families is empty: name families, or all")
+        if self.decay_epochs > self.epochs:
+            raise ConfigError(f"decay_epochs {self.decay_epochs} is above epochs {self.epochs}: lower decay_epochs")
+        if self.end_learning_rate >= self.learning_rate:
+            raise ConfigError(
+                f"end_learning_rate {self.end_learning_rate} is not below learning_rate {self.learning_rate}: "
+                "lower end_learning_rate"
+            )
+        if self.resume == self.init_checkpoint:
+            raise ConfigError(
+                f"resume and init_checkpoint are both {self.resume!r}: set resume to continue a training, "
+                "init_checkpoint to start another from its weights"
+            )
+        for name in ("learning_rate_scales", "weight_decays"):
+            for entry in getattr(self, name):
+                if not re.fullmatch(r".+=([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,2})?", entry):
+                    raise ConfigError(
+                        f"{name} has {entry!r}: expected <pattern of names>=<number from 0>, such as image_encoder.*=0.1"
+                    )
+                if name == "learning_rate_scales" and not float(entry.rpartition("=")[2]):
+                    raise ConfigError(f"{name} has {entry!r}: give a number above 0, or list the pattern in frozen")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Which samples are evaluated, and how masks are compared."""
+
+    eval_resolution: Literal["original", "input"]
+    eval_limit: Natural
+    sentences: Literal["all", "first", "random"]
+    threshold: Fraction
+    eval_every: Count = field(metadata=MAY_CHANGE)
+    eval_batch_size: Count = field(metadata=MAY_CHANGE)
+    eval_splits: tuple[Name, ...] = field(metadata=MAY_CHANGE)
+
+    def __post_init__(self) -> None:
+        if not self.eval_splits or len(set(self.eval_splits)) != len(self.eval_splits):
+            raise ConfigError(f"eval_splits is {list(self.eval_splits)}: name at least one split, and each once")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    image_size: Count
+    max_tokens: Count
+    swin_embed_dim: Count
+    swin_depths: tuple[Count, Count, Count, Count]
+    swin_num_heads: tuple[Count, Count, Count, Count]
+    swin_window_size: Count
+    swin_bias_start: Literal["random", "neighbours"]
+    swin_drop_path_rate: Fraction
+    bert_vocab_size: Count
+    bert_num_layers: Count
+    bert_hidden_size: Count
+    bert_num_heads: Count
+    bert_max_positions: Count
+    bert_dropout: Fraction
+    wpa_direction: Literal["bi", "uni", "none"]
+    wpa_stages: tuple[Stage, ...]
+    wpa_dim: Count
+    cross_attention_heads: Count
+    num_queries: Count
+    decoder_dim: Count
+    decoder_heads: Count
+    decoder_ffn_dim: Count
+    decoder_layers: Count
+    seg_head_dim: Count
+    batch_norm: Literal["synchronised", "local", "frozen"]
+    sma: bool
+    sma_temperature: Positive
+    linear_init_std: NotNegative
+
+    def __post_init__(self) -> None:
+        if self.image_size % 32:
+            raise ConfigError(f"image_size is {self.image_size}: give a multiple of 32")
+        if self.max_tokens < 3:
+            raise ConfigError(f"max_tokens is {self.max_tokens}: give at least 3, for [CLS], a word and [SEP]")
+        if self.max_tokens > self.bert_max_positions:
+            raise ConfigError(
+                f"max_tokens {self.max_tokens} is above bert_max_positions {self.bert_max_positions}: lower max_tokens"
+            )
+        if self.bert_num_layers % 4:
+            raise ConfigError(f"bert_num_layers is {self.bert_num_layers}: give a multiple of 4, a quarter per stage")
+        for stage, heads in enumerate(self.swin_num_heads):
+            width = self.swin_embed_dim * 2**stage
+            if width % heads:
+                raise ConfigError(
+                    f"swin_num_heads: {heads} heads do not divide the width {width} of stage {stage + 1} "
+                    f"(swin_embed_dim {self.swin_embed_dim}): change one of them"
+                )
+        for width_key, heads_key in (
+            ("bert_hidden_size", "bert_num_heads"),
+            ("bert_hidden_size", "cross_attention_heads"),
+            ("decoder_dim", "decoder_heads"),
+        ):
+            width, heads = getattr(self, width_key), getattr(self, heads_key)
+            if width % heads:
+                raise ConfigError(f"{heads_key} {heads} does not divide {width_key} {width}: change one of them")
+        if len(set(self.wpa_stages)) != len(self.wpa_stages):
+            raise ConfigError(f"wpa_stages is {list(self.wpa_stages)}: give each stage once")
+        if not self.wpa_stages and self.wpa_direction != "none":
+            raise ConfigError("wpa_stages is empty: give stages from 1 to 4, or set wpa_direction to none")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The auxiliary pixel contrastive loss."""
+
+    aux_loss_weight: NotNegative
+    aux_temperature: Positive
+    aux_normalize: bool
+    aux_log: bool
