@@ -1,7 +1,7 @@
-"""Segment what an expression names in an image of your own.
+"""Segment the object that an expression refers to in images of your own.
 
-Writes a mask and a picture of it on the image for each expression, as
-<image>-<number>-<expression>.mask.png and .overlay.png, and prints a line of JSON for each.
+For each image and expression it writes a mask and the mask drawn on the image, as .mask.png and .overlay.png, and
+prints a line of JSON that names the files.
 
     python predict.py --checkpoint runs/refcoco/best.ckpt --image street.jpg --expression "man in the red shirt"
 """
@@ -16,7 +16,13 @@ from coupalign.cli import command, parse_arguments
 
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained model (.ckpt)")
-    parser.add_argument("--image", required=True, metavar="FILE", help="image to segment")
+    parser.add_argument(
+        "--image",
+        required=True,
+        action="append",
+        metavar="PATH",
+        help="image, or directory of images; may be given several times",
+    )
     parser.add_argument(
         "--expression", required=True, action="append", metavar="TEXT", help="what to find; may be given several times"
     )
@@ -24,7 +30,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         "--output",
         default="predictions",
         metavar="DIR",
-        help="directory of the pictures, where those of the same names are replaced (default: predictions)",
+        help="directory of the files; the same image and expression replace their files (default: predictions)",
     )
 
 
@@ -32,12 +38,9 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
-    from coupalign.context import set_up
     from coupalign.inference.predict import predict
 
-    set_up(config)
-    predict(config, args.checkpoint, args.image, args.expression, args.output)
-    return 0
+    return 2 if predict(config, args.checkpoint, args.image, args.expression, args.output) else 0
 
 
 if __name__ == "__main__":

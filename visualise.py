@@ -94,7 +94,7 @@ def _alignment(argv: Sequence[str]) -> None:
 
     set_up(config)
     rgb = load_image(args.image)
-    prediction = Predictor(config, args.checkpoint).predict(rgb, args.expression, proposals=True)
+    prediction = Predictor(args.checkpoint, config=config).predict(rgb, args.expression, proposals=True)
     about = (
         f"{Path(args.image).name}, {rgb.shape[1]}×{rgb.shape[0]} pixels; {args.checkpoint}; threshold "
         f"{config.evaluation.threshold}"

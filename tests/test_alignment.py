@@ -59,7 +59,7 @@ def checkpoint(make_checkpoint):
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
-    return Predictor(CONFIG, checkpoint)
+    return Predictor(checkpoint, config=CONFIG)
 
 
 def test_pieces_are_joined_by_hand():
@@ -217,7 +217,7 @@ def test_pictures_keep_their_shape():
 def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("coupalign.context.set_up", lambda config: None)  # would compile
     asked = []
-    monkeypatch.setattr("coupalign.inference.Predictor", lambda *given: asked.append(given) or predictor)
+    monkeypatch.setattr("coupalign.inference.Predictor", lambda path, *, config: asked.append((config, path)) or predictor)
     write_png(tmp_path / "a.png", picture(50, 70))
     output = tmp_path / "deep/b.png"
     assert (

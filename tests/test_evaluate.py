@@ -284,7 +284,7 @@ def test_the_program_finds_what_the_predictor_finds_in_the_images(trained, tiny_
     instances = json.loads((tiny_data / "source" / "instances.json").read_text(encoding="utf-8"))
     images = {image["id"]: image for image in instances["images"]}
     annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
-    predictor = Predictor(settings_, checkpoint)
+    predictor = Predictor(checkpoint, config=settings_)
     rows, areas = rows_of(tmp_path / "out" / "val.csv"), []
     for row in rows[::3]:
         image = images[int(row["image_id"])]

@@ -59,7 +59,7 @@ def test_the_whole_model_from_the_command_line(make_checkpoint, tmp_path, capfd)
 
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # so that what is compared with was not compiled
     rgb = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    expected = Predictor(CONFIG, checkpoint).predict(rgb, "a blue square", proposals=True)
+    expected = Predictor(checkpoint, config=CONFIG).predict(rgb, "a blue square", proposals=True)
     words = Tokenizer(find_file(CONFIG.vocab_file), CONFIG.max_tokens).encode("a blue square")
     graph = nn.GraphCell(mindspore.load(str(target)))
     probability, masks, weights = graph(*(Tensor(array[None]) for array in (rgb, *words)))

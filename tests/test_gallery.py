@@ -80,14 +80,14 @@ def checkpoint(make_checkpoint):
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
-    return Predictor(load_config(overrides=SMALLEST), checkpoint)
+    return Predictor(checkpoint, config=load_config(overrides=SMALLEST))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_model(predictor, checkpoint):
     """Every Predictor of this file has the same checkpoint: it is built once. What differs is the configuration."""
 
-    def made(config, path):
+    def made(path, *, config):
         assert sha256(path) == sha256(checkpoint)
         same = copy.copy(predictor)
         same.config = config

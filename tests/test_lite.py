@@ -137,7 +137,7 @@ def test_an_image_gets_the_mask_of_mindspore(deployed, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     rgb = load_image(path)
-    expected = Predictor(deployed.config, deployed.checkpoint).predict(rgb, "the blue square")
+    expected = Predictor(deployed.checkpoint, config=deployed.config).predict(rgb, "the blue square")
     mask = cv2.imread(str(tmp_path / answer["mask"]), cv2.IMREAD_GRAYSCALE) > 0
     assert 0.02 < mask.mean() < 0.98
     # Apart from pixels on the threshold.

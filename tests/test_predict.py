@@ -46,7 +46,7 @@ def graph_mode():
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
-    return Predictor(CONFIG, checkpoint)
+    return Predictor(checkpoint, config=CONFIG)
 
 
 def picture(height: int, width: int) -> np.ndarray:

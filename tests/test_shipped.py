@@ -27,7 +27,7 @@ def test_it_finds_what_the_readmes_ask_for():
     record = _record("val", 28, load_config().run.seed)  # of the examples, whatever the seed of the model's training
     (thing,) = [thing for thing, said in record["refs"] if EXPRESSION in [text for _, text in said]]
     target = rle.decode(record["annotations"][thing]["segmentation"]).astype(bool)
-    mask = Predictor(CONFIG, MODEL / "best.ckpt").predict(REPOSITORY / "assets/examples" / IMAGE, EXPRESSION).mask
+    mask = Predictor(MODEL / "best.ckpt").predict(REPOSITORY / "assets/examples" / IMAGE, EXPRESSION).mask
     assert np.sum(mask & target) > 0.6 * np.sum(mask | target)
 
 

@@ -82,7 +82,7 @@ class MindSporeEngine:
         from coupalign.context import set_up
 
         set_up(config)
-        return Predictor(config, checkpoint)
+        return Predictor(checkpoint, config=config)
 
     def _answer(self, rgb: np.ndarray, expression: str) -> Answer:
         start = time.perf_counter()

@@ -1,66 +1,122 @@
-"""Predictions for one image as files and lines of JSON."""
+"""Predictions for image files, written as files and lines of JSON."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from coupalign.config import Config
 from coupalign.data.transform import load_image
-from coupalign.files import make_directory
+from coupalign.errors import UserError
+from coupalign.files import find_file, make_directory
 from coupalign.inference.predictor import Predictor
 from coupalign.overlay import overlay, write_png
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_SLUG_BYTES = 60  # of each of the two parts of a file name, which has 255 at most
 
 
 def predict(
     config: Config,
     checkpoint: str | os.PathLike,
-    image: str | os.PathLike,
+    images: Sequence[str | os.PathLike],
     expressions: Sequence[str],
     output: str | os.PathLike,
-) -> None:
-    """Writes a mask and an overlay for each expression to the directory `output`, and prints a line of JSON each.
+) -> int:
+    """Writes a mask and an overlay for each image and expression to the directory `output`, and prints a line of JSON.
 
-    A line holds ``image``, ``expression``, the files ``mask`` and ``overlay``, ``area`` (share of the image),
-    ``box`` ([x, y, width, height] in pixels, or null for an empty mask) and ``max_probability``.
+    A line holds ``image``, ``expression``, the files ``mask`` and ``overlay``, ``area`` (share of the image), ``box``
+    ([x, y, width, height] in pixels, or null for an empty mask), ``max_probability`` and ``warnings``, which also go
+    to stderr. An image that cannot be read gets a line with ``image`` and ``error`` if there are other images.
 
-    Raises: UserError as ``Predictor`` does, before anything is written.
+    Args:
+        images: image files, and directories whose images are all predicted.
+
+    Returns: the number of images that could not be read.
+
+    Raises:
+        UserError: as ``Predictor`` and ``Predictor.predict``, before anything is written; if a path does not exist, or
+            the only image cannot be read.
     """
-    rgb = load_image(image)
-    predictor = Predictor(config, checkpoint)
+    paths = find_images(images)
+    if len(paths) == 1:
+        load_image(paths[0])  # report a damaged image before the model is built
+    predictor = Predictor(checkpoint, config=config)
     for expression in expressions:
-        predictor.tokenizer.encode(expression)
+        for warning in predictor.warnings(expression):
+            print(f"warning: “{expression}”: {warning}", file=sys.stderr)
     make_directory(output)
-    for number, expression in enumerate(expressions, 1):
-        prediction = predictor.predict(rgb, expression)
-        stem = Path(output) / f"{slug(Path(image).stem)}-{number}-{slug(expression)}"
-        files = {kind: f"{stem}.{kind}.png" for kind in ("mask", "overlay")}
-        write_png(files["mask"], prediction.mask)
-        write_png(files["overlay"], overlay(rgb, prediction.mask))
-        line = {
-            "image": str(image),
-            "expression": expression,
-            **files,
-            "area": round(float(prediction.mask.mean()), 6),
-            "box": box(prediction.mask),
-            "max_probability": round(float(prediction.probability.max()), 6),
-        }
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+    failed = 0
+    for path in paths:
+        try:
+            rgb = load_image(path)
+        except UserError as error:
+            failed += 1
+            print_json({"image": str(path), "error": str(error)})
+            continue
+        for expression in expressions:
+            prediction = predictor.predict(rgb, expression)
+            stem = Path(output).expanduser() / file_stem(path, expression)
+            files = {kind: f"{stem}.{kind}.png" for kind in ("mask", "overlay")}
+            write_png(files["mask"], prediction.mask)
+            write_png(files["overlay"], overlay(rgb, prediction.mask))
+            print_json(
+                {
+                    "image": str(path),
+                    "expression": expression,
+                    **files,
+                    "area": round(float(prediction.mask.mean()), 6),
+                    "box": prediction.box,
+                    "max_probability": round(prediction.score, 6),
+                    "warnings": prediction.warnings,
+                }
+            )
+    return failed
 
 
-def box(mask: np.ndarray) -> list[int] | None:
-    """[x, y, width, height] of the smallest box around the true pixels of `mask` (H, W); None without any."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return None
-    return [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)]
+def find_images(paths: Sequence[str | os.PathLike]) -> list[Path]:
+    """The image files that `paths` name; for a directory its files with the suffix of an image, sorted by name.
+
+    Raises: UserError if a path does not exist, or a directory holds no image.
+    """
+    found: list[Path] = []
+    for path in map(find_file, paths):
+        if path.is_dir():
+            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file())
+            if not inside:
+                raise UserError(f"directory {path} has no images ({' '.join(IMAGE_SUFFIXES)}): check its path")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"image {path} does not exist: check its path")
+    return found
+
+
+def file_stem(image: str | os.PathLike, expression: str) -> str:
+    """The start of the names of a prediction's files: readable, and different for each image path and expression."""
+    digest = hashlib.sha256(os.fsencode(os.path.abspath(image)) + b"\0" + os.fsencode(expression)).hexdigest()
+    return f"{slug(Path(image).stem)}-{slug(expression)}-{digest[:10]}"
 
 
 def slug(text: str) -> str:
-    """`text` as part of a file name on any system."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "x"
+    """Letters and digits of `text` in lower case, in any script, joined by hyphens; at most 60 bytes of UTF-8."""
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).lower())
+    return "-".join(words).encode("utf-8", "ignore")[:_SLUG_BYTES].decode("utf-8", "ignore").strip("-") or "x"
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """Prints a record as one line of JSON. Characters that stdout cannot encode are escaped."""
+    line = json.dumps(record, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(record)
+    print(line, flush=True)

@@ -92,7 +92,7 @@ def predict_cases(
                 "--data_dir to the data set that was evaluated"
             )
     chosen = [(group, row) for group, members in choose(samples, count).items() for row in members]
-    predictor = Predictor(config, checkpoint)
+    predictor = Predictor(checkpoint, config=config)
     size = (
         None if config.evaluation.eval_resolution == "original" else (config.model.image_size, config.model.image_size)
     )
