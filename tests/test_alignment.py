@@ -217,7 +217,9 @@ def test_pictures_keep_their_shape():
 def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("coupalign.context.set_up", lambda config: None)  # would compile
     asked = []
-    monkeypatch.setattr("coupalign.inference.Predictor", lambda path, *, config: asked.append((config, path)) or predictor)
+    monkeypatch.setattr(
+        "coupalign.inference.Predictor", lambda path, *, config: asked.append((config, path)) or predictor
+    )
     write_png(tmp_path / "a.png", picture(50, 70))
     output = tmp_path / "deep/b.png"
     assert (

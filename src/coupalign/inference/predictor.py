@@ -253,10 +253,10 @@ def _config_beside(checkpoint: Path, device: str) -> Config:
     from coupalign.config import load_config
 
     path = checkpoint.with_name("config.yaml")
-    if checkpoint.is_file() and not path.is_file():
-        raise UserError(f"no configuration {path}: copy the config.yaml of the training beside the checkpoint")
     if not checkpoint.is_file():
         raise UserError(f"no checkpoint {checkpoint}: check the path")
+    if not path.is_file():
+        raise UserError(f"no configuration {path}: copy the config.yaml of the training beside the checkpoint")
     return load_config(path, {"device_target": device, **({"precision": "fp32"} if device == "CPU" else {})})
 
 
