@@ -60,7 +60,7 @@ def test_the_whole_model_from_the_command_line(make_checkpoint, tmp_path, capfd)
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # so that what is compared with was not compiled
     rgb = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     expected = Predictor(checkpoint, config=CONFIG).predict(rgb, "a blue square", proposals=True)
-    words = Tokenizer(find_file(CONFIG.vocab_file), CONFIG.max_tokens).encode("a blue square")
+    words = Tokenizer(find_file(CONFIG.data.vocab_file), CONFIG.model.max_tokens).encode("a blue square")
     graph = nn.GraphCell(mindspore.load(str(target)))
     probability, masks, weights = graph(*(Tensor(array[None]) for array in (rgb, *words)))
     assert_close(probability.asnumpy()[0], expected.probability, relative=1e-5)
@@ -77,14 +77,14 @@ def test_the_whole_model_from_the_command_line(make_checkpoint, tmp_path, capfd)
 def test_the_description_of_a_graph(stand_in):
     assert program.main(["--checkpoint", str(stand_in), "--export_batch_size", "2", "--export_for", "Ascend"]) == 0
     found = json.loads(stand_in.with_suffix(".json").read_text())
-    assert (found["device"], found["threshold"]) == ("Ascend", CONFIG.threshold)
+    assert (found["device"], found["threshold"]) == ("Ascend", CONFIG.evaluation.threshold)
     np.testing.assert_allclose(found["image"].pop("mean"), np.array([0.485, 0.456, 0.406]) * 255)
     np.testing.assert_allclose(found["image"].pop("std"), np.array([0.229, 0.224, 0.225]) * 255)
     assert found["image"] == {"size": 64, "normalised": True}
     assert found["text"] == {
         "max_tokens": 8,
         "vocabulary_size": 30522,
-        "vocabulary_sha256": sha256(find_file(CONFIG.vocab_file)),
+        "vocabulary_sha256": sha256(find_file(CONFIG.data.vocab_file)),
     }
     assert found["inputs"] == [
         {"name": "image", "shape": [2, 3, 64, 64], "dtype": "float32"},

@@ -20,7 +20,7 @@ IMAGE, EXPRESSION = "val_000028.png", "big plain blue circle"  # of the READMEs'
 
 def evaluations() -> dict[str, dict]:
     """By split, what eval.py wrote of the model."""
-    return {split: json.loads((MODEL / f"eval/{split}.json").read_text()) for split in CONFIG.eval_splits}
+    return {split: json.loads((MODEL / f"eval/{split}.json").read_text()) for split in CONFIG.evaluation.eval_splits}
 
 
 def test_it_finds_what_the_readmes_ask_for():
@@ -35,7 +35,7 @@ def test_evaluations_beside_it_are_its_own():
     checkpoint = hashlib.sha256((MODEL / "best.ckpt").read_bytes()).hexdigest()
     for found in evaluations().values():
         assert found["checkpoint"] == {"file": "assets/refshapes/best.ckpt", "sha256": checkpoint}
-        assert found["samples"] == 2000 and found["config"]["swin_depths"] == list(CONFIG.swin_depths)
+        assert found["samples"] == 2000 and found["config"]["swin_depths"] == list(CONFIG.model.swin_depths)
 
 
 def test_the_readme_shows_its_figures():  # and README_CN the same ones: test_documents
