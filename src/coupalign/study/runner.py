@@ -101,7 +101,7 @@ def train_missing(
 
     Raises: UserError, before anything is trained, where a directory holds a run of another configuration.
     """
-    configs = {run: study.config(run, base.output_dir, base.as_dict()) for run in runs}
+    configs = {run: study.config(run, base.run.output_dir, base.as_dict()) for run in runs}
     for config in configs.values():
         _check_same(config)
     missing = [run for run, config in configs.items() if not Path(config.run.output_dir, DONE).exists()]
