@@ -109,7 +109,7 @@ def train_missing(
     failed = []
     with child or Child() as child:
         for number, run in enumerate(missing, 1):
-            log, started = Path(configs[run].output_dir, LOG), time.monotonic()
+            log, started = Path(configs[run].run.output_dir, LOG), time.monotonic()
             print(f"{number}/{len(missing)}: {run}, log in {log}", flush=True)
             code = child(configs[run], threads)
             if child.signal:
