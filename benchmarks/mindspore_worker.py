@@ -19,14 +19,14 @@ def main(checkpoint: str, inputs: str, output: str) -> None:
     from coupalign.checkpoints.loading import load_checkpoint
     from coupalign.config import load_config
     from coupalign.context import set_up
-    from coupalign.inference.export import Graph
+    from coupalign.inference.graph import ExportGraph
     from coupalign.model import build_model
 
     config = load_config(Path(checkpoint).with_name("config.yaml"))
     set_up(config)
     model = build_model(config, precision="fp32")
     load_checkpoint(checkpoint, model)
-    network = Graph(model).set_train(False)
+    network = ExportGraph(model).set_train(False)
     shapes = (
         (1, 3, config.model.image_size, config.model.image_size),
         (1, config.model.max_tokens),

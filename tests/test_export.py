@@ -49,13 +49,13 @@ def stand_in(monkeypatch, tmp_path):
 
 def test_the_whole_model_from_the_command_line(make_checkpoint, tmp_path, capfd):
     checkpoint = make_checkpoint(CONFIG)
-    target = tmp_path / "deep" / "coupalign.mindir"
+    target = tmp_path / "refcoco+ (a=b) é" / "coup align.mindir"
     status = program.main(
         ["--checkpoint", str(checkpoint), "--file_name", str(target), "--export_proposals", "--export_raw_image"]
     )
     out, err = capfd.readouterr()
-    assert (status, err) == (0, "") and "coupalign.mindir: batch 1, outputs within" in out
-    assert sorted(os.listdir(target.parent)) == ["coupalign.json", "coupalign.mindir"]
+    assert (status, err) == (0, "") and "coup align.mindir: batch 1, outputs within" in out
+    assert sorted(os.listdir(target.parent)) == ["coup align.json", "coup align.mindir"]
 
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # so that what is compared with was not compiled
     rgb = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -144,14 +144,14 @@ def test_a_file_that_differs_from_the_model_is_not_kept(stand_in, tmp_path, monk
     monkeypatch.setattr(mindspore, "load", lambda path: path)
     monkeypatch.setattr(nn, "GraphCell", lambda path: lambda image, *_: Tensor(np.full((1, 64, 64), off, np.float32)))
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(UserError, match="gives other outputs than the model"):
+    with pytest.raises(UserError, match="differ from the model"):
         room.export(CONFIG, stand_in, tmp_path / "new.mindir")
     assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_both_kinds_of_sentence_are_compared():
     words = np.array([101, 7, 102, 0, 0, 0, 0, 0], np.int32)
-    padded, full = room._inputs(CONFIG, words, (words > 0).astype(np.int32), 2)
+    padded, full = room.comparison_inputs(CONFIG, words, (words > 0).astype(np.int32), 2)
     for inputs in (padded, full):
         assert [each.shape for each in inputs] == [(2, 3, 64, 64), (2, 8), (2, 8)]
         assert [each.dtype for each in inputs] == [mindspore.float32, mindspore.int32, mindspore.int32]

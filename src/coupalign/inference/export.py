@@ -1,4 +1,4 @@
-"""A trained model as MindIR, checked against the model it came from."""
+"""Export of a trained model as MindIR, compared with the model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mindspore
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from coupalign.checkpoints.loading import load_checkpoint
 from coupalign.config import Config
@@ -21,13 +23,14 @@ from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import MEAN, STD
 from coupalign.errors import UserError
 from coupalign.files import atomic_path, find_file, sha256
+from coupalign.inference.graph import ExportGraph
 from coupalign.inference.plain import use_plain_operators
 from coupalign.model import build_model
 
 TOLERANCE = 1e-5
-SENTENCE = "the red circle left of the square"
-INPUTS = ("image", "token_ids", "token_mask")
-OUTPUTS = ("probability", "proposals", "weights")
+EXPRESSION = "the red circle left of the square"
+INPUT_NAMES = ("image", "token_ids", "token_mask")
+OUTPUT_NAMES = ("probability", "proposals", "weights")
 
 
 def export(
@@ -39,82 +42,76 @@ def export(
     proposals: bool = False,
     device: str = "CPU",
 ) -> float:
-    """Writes `file_name` (.mindir), loads it again and compares it with the model; and a .json that describes it.
+    """Writes `file_name` (.mindir) and a .json that describes it, and compares the file with the model.
 
-    The graph takes image (B, 3, S, S) float32 as ``coupalign.data.transform.prepare_image`` makes it, token_ids and
-    token_mask (B, T) int32 as ``coupalign.data.tokenizer.Tokenizer`` does, and gives the probability (B, S, S) float32. It
-    computes in float32, whatever the configuration's precision: runtimes have settings of their own for less.
+    The graph's inputs are image (B, 3, S, S) float32 from ``coupalign.data.transform.prepare_image``, and token_ids and
+    token_mask (B, T) int32 from ``coupalign.data.tokenizer.Tokenizer``. Its output is the probability (B, S, S) float32.
+    The graph computes in float32, whatever the configured precision: the programs that run it have their own settings.
 
     Args:
-        raw_image: the graph takes the resized image's pixels instead, RGB (B, S, S, 3) uint8, and normalises them.
-        proposals: the graph also gives Y_N (B, N, S/4, S/4), logits, and Q_w (B, N) (Eq 11, 12).
-        device: CPU or Ascend, where the file will run. For CPU layer norms and GELU are written with other operators
+        raw_image: let the graph take the pixels of the resized image, RGB (B, S, S, 3) uint8, and normalise them.
+        proposals: let the graph also return Y_N (B, N, S/4, S/4), logits, and Q_w (B, N) (Eq 11, 12).
+        device: CPU or Ascend, where the file will run. For the CPU, LayerNorm and GELU are replaced
             (``coupalign.inference.plain``).
 
     Returns: the largest difference of an output between the file and the model.
 
     Raises:
-        UserError: where the checkpoint does not fit, the file cannot be written, or its outputs differ from the
-            model's by more than ``TOLERANCE``; no file is left then, and what was there before stays.
+        UserError: if the checkpoint does not fit, the file cannot be written, or its outputs differ from the model's by
+            more than ``TOLERANCE``. An existing file then stays as it was.
     """
     model = build_model(config, precision="fp32")
     load_checkpoint(checkpoint, model)
     tokenizer = Tokenizer(find_file(config.data.vocab_file), config.model.max_tokens)
-    inputs = _inputs(config, *tokenizer.encode(SENTENCE), batch_size, raw_image)
-    network = Graph(model, raw_image, proposals).set_train(False)
-    expected = [_tuple(network(*each)) for each in inputs]
+    inputs = comparison_inputs(config, *tokenizer.encode(EXPRESSION), batch_size, raw_image)
+    network = ExportGraph(model, raw_image, proposals).set_train(False)
+    expected = [_as_tuple(network(*each)) for each in inputs]
     if device == "CPU":
         use_plain_operators(model)
-        network = Graph(model, raw_image, proposals).set_train(False)
-    with atomic_path(file_name) as temporary, atomic_path(Path(file_name).with_suffix(".json")) as described:
-        mindspore.export(network, *inputs[0], file_name=str(temporary), file_format="MINDIR")
-        if not temporary.exists():
+        network = ExportGraph(model, raw_image, proposals).set_train(False)
+    target = Path(file_name).expanduser().absolute()
+    with atomic_path(target) as temporary, atomic_path(target.with_suffix(".json")) as description_file:
+        with _empty_working_directory(target.parent):
+            mindspore.export(network, *inputs[0], file_name="graph.mindir", file_format="MINDIR")
+            if not os.path.exists("graph.mindir"):
+                raise UserError(
+                    f"{file_name}: MindSpore splits models above 1 GB into several files: use a smaller one"
+                )
+            exported = nn.GraphCell(mindspore.load("graph.mindir"))
+            differences = [_difference(_as_tuple(exported(*each)), those) for each, those in zip(inputs, expected)]
+            # A copy of the contents has the usual permissions; MindSpore's file is readable by its owner only.
+            shutil.copyfile("graph.mindir", temporary)
+        difference = float(np.max(differences))
+        if not difference <= TOLERANCE:  # true for NaN
             raise UserError(
-                f"{file_name}: the model is above 1 GB, which MindIR keeps in several files: "
-                "choose a smaller configuration"
+                f"{file_name} was not written: its outputs differ from the model's by {difference:.1e}, more than "
+                f"{TOLERANCE:.0e}"
             )
-        exported = nn.GraphCell(mindspore.load(str(temporary)))
-        difference = float(
-            np.max([_difference(_tuple(exported(*each)), those) for each, those in zip(inputs, expected)])
-        )
-        if not difference <= TOLERANCE:  # also where it is not a number
-            raise UserError(f"{file_name} gives other outputs than the model (by {difference:.1e}): not kept")
         description = {
             **_description(config, tokenizer, raw_image, device),
-            "inputs": _ports(INPUTS, inputs[0]),
-            "outputs": _ports(OUTPUTS, expected[0]),
+            "inputs": _ports(INPUT_NAMES, inputs[0]),
+            "outputs": _ports(OUTPUT_NAMES, expected[0]),
             "checkpoint_sha256": sha256(find_file(checkpoint)),
             "mindir_sha256": sha256(temporary),
         }
-        described.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        # MindSpore leaves a file that its owner alone may read.
-        shutil.copymode(described, temporary)
+        description_file.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return difference
 
 
-class Graph(nn.Cell):
-    """A model with what an application needs around it; see ``export`` for inputs and outputs."""
-
-    def __init__(self, model: nn.Cell, raw_image: bool = False, proposals: bool = False):
-        super().__init__(auto_prefix=False)
-        self.model = model
-        self.raw_image = raw_image
-        self.proposals = proposals
-        self.mean = Tensor(np.array(MEAN, np.float32).reshape(3, 1, 1))
-        self.std = Tensor(np.array(STD, np.float32).reshape(3, 1, 1))
-
-    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
-        if self.raw_image:
-            # Transposed first, since of other values than pixels Lite takes this for a change of format, and fails.
-            image = (image.transpose(0, 3, 1, 2).astype("float32") - self.mean) / self.std
-        if not self.proposals:
-            return ops.sigmoid(self.model(image, token_ids, token_mask))
-        logits, _, masks, weights, _ = self.model.predict_all(image, token_ids, token_mask)
-        return ops.sigmoid(logits), masks, weights
+@contextmanager
+def _empty_working_directory(parent: Path) -> Iterator[None]:
+    """Changes into a temporary directory, because MindSpore only exports to paths of plain characters."""
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=parent) as directory:
+        os.chdir(directory)
+        try:
+            yield
+        finally:
+            os.chdir(before)
 
 
 def _description(config: Config, tokenizer: Tokenizer, raw_image: bool, device: str) -> dict[str, Any]:
-    """What a program without this package has to know, of JSON's types. Mean and deviation are on 0 … 255, RGB."""
+    """What a program that runs the graph without this package needs to know. Mean and std are RGB, from 0 to 255."""
     return {
         "format": 1,
         "device": device,
@@ -136,10 +133,10 @@ def _ports(names: Sequence[str], tensors: Sequence[Tensor]) -> list[dict[str, An
     ]
 
 
-def _inputs(
+def comparison_inputs(
     config: Config, token_ids: np.ndarray, token_mask: np.ndarray, batch_size: int, raw_image: bool = False
 ) -> list[list[Tensor]]:
-    """Random images with a sentence that is padded, and with random words in all places."""
+    """Two inputs of the graph with random images: one with a padded expression, one with random words in all slots."""
     random = np.random.default_rng(config.run.seed)
     size = config.model.image_size
     if raw_image:
@@ -148,21 +145,15 @@ def _inputs(
         images = random.standard_normal((2, batch_size, 3, size, size)).astype(np.float32)
     shape = (batch_size, config.model.max_tokens)
     words = random.integers(0, config.model.bert_vocab_size, shape).astype(np.int32)
-    return [
-        [
-            Tensor(images[0]),
-            Tensor(np.broadcast_to(token_ids, shape).copy()),
-            Tensor(np.broadcast_to(token_mask, shape).copy()),
-        ],
-        [Tensor(images[1]), Tensor(words), Tensor(np.ones(shape, np.int32))],
-    ]
+    padded = [Tensor(np.broadcast_to(each, shape).copy()) for each in (token_ids, token_mask)]
+    return [[Tensor(images[0]), *padded], [Tensor(images[1]), Tensor(words), Tensor(np.ones(shape, np.int32))]]
 
 
-def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Largest difference of an output; of logits in units of the largest."""
+    """Largest difference of an output, relative to the largest value of that output if it exceeds 1."""
     arrays = [(one.asnumpy(), other.asnumpy()) for one, other in zip(found, expected)]
     return float(np.max([np.abs(one - other).max() / max(1, np.abs(other).max()) for one, other in arrays]))

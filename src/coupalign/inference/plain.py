@@ -1,4 +1,4 @@
-"""Operators of the model written with others, which MindSpore Lite 2.0 computes rightly and fast on a CPU."""
+"""Replacements for operators that MindSpore Lite 2.0 computes wrongly or slowly on a CPU."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from coupalign.model.layers import Gelu
 
 
 class PlainNorm(nn.Cell):
-    """What an ``nn.LayerNorm`` over the last axis computes, by matrix products.
+    """``nn.LayerNorm`` over the last axis, by matrix products.
 
-    MindSpore Lite 2.0 leaves rows out when it runs its own LayerNorm on several threads of a CPU. The means are
-    products with a column of 1 / n because it would find the operator again in sums over an axis.
+    MindSpore Lite 2.0 omits rows when it runs its own LayerNorm on several CPU threads. The means are products with a
+    column of 1 / n, because Lite fuses sums over an axis into LayerNorm again.
 
     Args:
-        norm: gives its parameters.
+        norm: the LayerNorm whose parameters are used.
 
-    Inputs, outputs: (…, n) float32.
+    Inputs: x (…, n) float32. Outputs: (…, n) float32.
     """
 
     def __init__(self, norm: nn.LayerNorm):
@@ -30,20 +30,20 @@ class PlainNorm(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         centred = x - ops.matmul(x, self.average)
         variance = ops.matmul(centred * centred, self.average)
-        # Not rsqrt, of which Lite computes twelve bits.
+        # Lite computes rsqrt to 12 bits only.
         return centred * (1.0 / ops.sqrt(variance + self.epsilon)) * self.gamma + self.beta
 
 
 class PlainGelu(nn.Cell):
-    """What ``Gelu`` computes, to 1e-7 and what sigmoid is good to: ``x * sigmoid(p(x))``, p an odd polynomial.
+    """``Gelu`` as ``x * sigmoid(p(x))`` with an odd polynomial p, which approximates the logit of Phi(x).
 
-    Lite computes erf number by number, in a sixth of the model's time. The coefficients are those of the least
-    largest error over all x; p(x) is nearly the logit of Phi(x).
+    The error is below 1e-7 plus the error of sigmoid. Lite computes erf element by element, which takes a sixth of the
+    model's time. The coefficients minimise the largest error over all x.
 
-    Inputs, outputs: (…) float32.
+    Inputs: x (…) float32. Outputs: (…) float32.
     """
 
-    # Of x, x^3, …, x^13.
+    # For x, x^3, …, x^13.
     COEFFICIENTS = (
         1.595768536826988,
         0.07266829820907289,
