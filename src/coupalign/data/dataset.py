@@ -13,11 +13,9 @@ from mindspore.dataset import transforms, vision
 
 from coupalign.config import Config
 from coupalign.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, record_file
-from coupalign.data.prepare import FORMAT, META_FILE, missing_files, read_meta
-from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.prepared import check_split
 from coupalign.data.transform import foreground, image_transforms, mask_decoding, mask_resizing
 from coupalign.errors import UserError
-from coupalign.files import find_file
 
 
 class Split:
@@ -33,36 +31,7 @@ class Split:
     """
 
     def __init__(self, config: Config, split: str):
-        directory = find_file(config.data.data_dir)
-        meta = read_meta(directory)
-        again = f"run prepare_data.py again with --output {directory}"
-        if not meta:
-            raise UserError(
-                f"{directory / META_FILE} is missing or broken, so {directory} holds no complete data set: "
-                f"make one with prepare_data.py --output {directory}, or set data_dir"
-            )
-        if meta.get("format") != FORMAT:
-            raise UserError(f"{directory} was made by another version of this program: {again}")
-        if split not in meta["splits"]:
-            raise UserError(f"{directory} has no split {split!r}: it has {', '.join(meta['splits'])}")
-        if meta["dataset"] != config.data.dataset:
-            raise UserError(
-                f"{directory} holds {meta['dataset']}, the configuration says dataset {config.data.dataset}, "
-                f"which results would be named after: set --dataset {meta['dataset']}, or another data_dir"
-            )
-        if meta["max_tokens"] != config.model.max_tokens:
-            raise UserError(
-                f"{directory} was made with max_tokens {meta['max_tokens']}, the configuration says "
-                f"{config.model.max_tokens}: {again} --max_tokens {config.model.max_tokens}"
-            )
-        if meta["vocabulary_sha256"] != Tokenizer(config.data.vocab_file, config.model.max_tokens).vocabulary_sha256:
-            raise UserError(
-                f"{directory} was made with another vocabulary than {config.data.vocab_file}: {again} "
-                f"--vocab_file {config.data.vocab_file}"
-            )
-        missing = missing_files(directory, meta)
-        if missing:
-            raise UserError(f"{missing[0]} is missing, or not the file that was made: {again}")
+        directory, meta = check_split(config, split)
         self.name = split
         self._files = {part: str(record_file(directory, split, part)) for part in (IMAGES, MASKS, EXPRESSIONS)}
         self._image_size = config.model.image_size

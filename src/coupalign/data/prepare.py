@@ -18,6 +18,7 @@ from coupalign.config import Config
 from coupalign.data.convert import Pixels, Scene, convert, read_pixels, scenes_of
 from coupalign.data.json_lines import read_json_lines
 from coupalign.data.mindrecord import split_files, write_split
+from coupalign.data.prepared import FORMAT, META_FILE, missing_files, read_meta
 from coupalign.data.refer import read_refer
 from coupalign.data.referents import Problem, ReferDataset
 from coupalign.data.tokenizer import Tokenizer
@@ -25,9 +26,7 @@ from coupalign.errors import UserError
 from coupalign.files import atomic_path, make_directory, sha256
 from coupalign.refshapes import RefShapesSettings, write_refshapes
 
-META_FILE = "meta.json"
 SKIPPED_FILE = "skipped.jsonl"
-FORMAT = 2  # of the MindRecord files; raised when their columns change
 SPLIT_BY = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google"), "referit": ("berkeley",)}
 _UNFINISHED = ".unfinished-"
 
@@ -171,24 +170,6 @@ def split_by(name: str, wanted: str | None) -> str:
     if wanted is not None and wanted not in SPLIT_BY[name]:
         raise UserError(f"{name} is not split by {wanted!r}: --split_by is one of {', '.join(SPLIT_BY[name])}")
     return wanted or SPLIT_BY[name][0]
-
-
-def read_meta(directory: Path) -> dict:
-    """What was written down of a complete data set; nothing where there is none, or it cannot be read."""
-    try:
-        meta = json.loads((directory / META_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return meta if isinstance(meta, dict) else {}
-
-
-def missing_files(directory: Path, meta: Mapping) -> list[Path]:
-    """Files that `meta` tells of but are not there, or not of the size they were written with."""
-    return [
-        directory / name
-        for name, size in meta["files"].items()
-        if not (directory / name).is_file() or (directory / name).stat().st_size != size
-    ]
 
 
 def _refuse_source(source: Source) -> None:

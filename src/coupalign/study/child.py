@@ -44,7 +44,7 @@ def _finish(config: Config, directory: Path) -> None:
     """Measures and evaluates a trained model."""
     from coupalign.checkpoints.loading import load_checkpoint
     from coupalign.data.dataset import Split
-    from coupalign.data.prepare import read_meta
+    from coupalign.data.prepared import read_meta
     from coupalign.evaluation.evaluate import evaluate_split
     from coupalign.kernels import use_kernels
     from coupalign.model import build_model

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from coupalign.config import Config
 from coupalign.data.dataset import Split
-from coupalign.data.prepare import read_meta
+from coupalign.data.prepared import read_meta
 from coupalign.errors import UserError
 from coupalign.files import atomic_path, find_file
 from coupalign.overlay import jpeg_uri, overlay

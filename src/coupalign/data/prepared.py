@@ -1,0 +1,73 @@
+"""The description of a prepared data set, which is read without MindSpore."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from coupalign.config import Config
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.errors import UserError
+from coupalign.files import find_file
+
+META_FILE = "meta.json"
+FORMAT = 2  # of the MindRecord files; raised when their columns change
+
+
+def read_meta(directory: Path) -> dict:
+    """The description of a complete data set; empty where it is missing or cannot be read."""
+    try:
+        meta = json.loads((directory / META_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def missing_files(directory: Path, meta: Mapping) -> list[Path]:
+    """Files of the data set that are missing, or have another size than when they were written."""
+    return [
+        directory / name
+        for name, size in meta["files"].items()
+        if not (directory / name).is_file() or (directory / name).stat().st_size != size
+    ]
+
+
+def check_split(config: Config, split: str) -> tuple[Path, dict]:
+    """Checks that `data_dir` holds the split, made for this configuration.
+
+    Returns: the directory, and its description.
+
+    Raises: UserError otherwise.
+    """
+    directory = find_file(config.data.data_dir)
+    meta = read_meta(directory)
+    again = f"run prepare_data.py again with --output {directory}"
+    if not meta:
+        raise UserError(
+            f"{directory / META_FILE} is missing or broken, so {directory} holds no complete data set: "
+            f"make one with prepare_data.py --output {directory}, or set data_dir"
+        )
+    if meta.get("format") != FORMAT:
+        raise UserError(f"{directory} was made by another version of this program: {again}")
+    if split not in meta["splits"]:
+        raise UserError(f"{directory} has no split {split!r}: it has {', '.join(meta['splits'])}")
+    if meta["dataset"] != config.data.dataset:
+        raise UserError(
+            f"{directory} holds {meta['dataset']}, the configuration says dataset {config.data.dataset}, "
+            f"which results would be named after: set --dataset {meta['dataset']}, or another data_dir"
+        )
+    if meta["max_tokens"] != config.model.max_tokens:
+        raise UserError(
+            f"{directory} was made with max_tokens {meta['max_tokens']}, the configuration says "
+            f"{config.model.max_tokens}: {again} --max_tokens {config.model.max_tokens}"
+        )
+    if meta["vocabulary_sha256"] != Tokenizer(config.data.vocab_file, config.model.max_tokens).vocabulary_sha256:
+        raise UserError(
+            f"{directory} was made with another vocabulary than {config.data.vocab_file}: {again} "
+            f"--vocab_file {config.data.vocab_file}"
+        )
+    missing = missing_files(directory, meta)
+    if missing:
+        raise UserError(f"{missing[0]} is missing, or not the file that was made: {again}")
+    return directory, meta
