@@ -88,7 +88,7 @@ def _alignment(argv: Sequence[str]) -> None:
     config, args = parse_arguments(cleandoc(_alignment.__doc__), argv, add, "alignment")
     _check_png(args.output)
     from coupalign.context import set_up
-    from coupalign.data.transform import load_image
+    from coupalign.data.images import load_image
     from coupalign.inference import Predictor
     from coupalign.visual.alignment import draw_alignment
 

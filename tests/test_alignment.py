@@ -9,7 +9,8 @@ from mindspore import Tensor
 
 import visualise
 from coupalign.config import load_config
-from coupalign.data.transform import load_image, prepare_image
+from coupalign.data.images import load_image
+from coupalign.data.transform import prepare_image
 from coupalign.inference.predictor import Prediction, Predictor, Proposals
 from coupalign.overlay import COLOUR, spotlight, write_png
 from coupalign.visual.alignment import draw_alignment, pixels_of_words, ranked, words_of_pixels

@@ -11,8 +11,9 @@ import pytest
 
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
+from coupalign.data.images import load_image
 from coupalign.data.prepare import Source, prepare
-from coupalign.data.transform import load_image, prepare_image
+from coupalign.data.transform import prepare_image
 from coupalign.errors import UserError
 from tests.conftest import TINY
 from tests.handmade_refer import Handmade

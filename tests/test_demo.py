@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from coupalign.config import load_config
-from coupalign.data.transform import load_image
+from coupalign.data.images import load_image
 from coupalign.demo.engines import MindSporeEngine
 from coupalign.demo.results import ask
 from coupalign.demo.serve import served

@@ -15,8 +15,9 @@ import pytest
 
 import demo
 from coupalign.config import load_config
+from coupalign.data.images import load_image
 from coupalign.data.tokenizer import Tokenizer
-from coupalign.data.transform import MEAN, STD, load_image
+from coupalign.data.transform import MEAN, STD
 from coupalign.demo.asked import MAX_EXPRESSIONS, Refused, read_expressions, read_upload
 from coupalign.demo.engines import Answer, LiteEngine
 from coupalign.demo.results import Result

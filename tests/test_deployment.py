@@ -17,8 +17,9 @@ import postprocess
 import preprocess
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
+from coupalign.data.images import load_image
 from coupalign.data.tokenizer import Tokenizer
-from coupalign.data.transform import MEAN, STD, load_image, prepare_image, probability_at
+from coupalign.data.transform import MEAN, STD, prepare_image, probability_at
 from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY, sha256

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import visualise
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
-from coupalign.data.transform import load_image
+from coupalign.data.images import load_image
 from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import sha256

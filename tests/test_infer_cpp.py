@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coupalign.data.images import load_image
 from coupalign.data.tokenizer import Tokenizer
-from coupalign.data.transform import load_image, prepare_image
+from coupalign.data.transform import prepare_image
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
 from coupalign.overlay import overlay

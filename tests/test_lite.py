@@ -21,7 +21,7 @@ from benchmarks.lite_latency import LiteWorker
 from coupalign.checkpoints.loading import load_checkpoint
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
-from coupalign.data.transform import load_image
+from coupalign.data.images import load_image
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY
 from coupalign.inference.deployment import INPUTS, score, write_inputs

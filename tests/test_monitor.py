@@ -18,7 +18,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from coupalign.config import load_config
 from coupalign.context import set_up
 from coupalign.data.dataset import Split
-from coupalign.data.transform import load_image, prepare_image, restore_image
+from coupalign.data.images import load_image
+from coupalign.data.transform import prepare_image, restore_image
 from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY

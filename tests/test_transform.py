@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from coupalign.data.transform import load_image, prepare_image, probability_at
-from coupalign.errors import UserError
+from coupalign.data.transform import prepare_image, probability_at
 from tests.conftest import assert_close
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -38,45 +37,6 @@ def test_resizing_is_by_half_pixel_centres():
     rgb = np.repeat(np.array([[0, 200]], np.uint8)[..., None], 3, axis=2).repeat(2, axis=0)
     red = prepare_image(rgb, 4)[0] * STD[0] * 255 + MEAN[0] * 255
     np.testing.assert_allclose(red, [[0, 50, 150, 200]] * 4, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp"])
-def test_load_image_is_rgb(tmp_path, name):
-    path = tmp_path / name
-    cv2.imwrite(str(path), cv2.resize(_noise(4, 5, 3), (50, 40)))
-    rgb = load_image(path)
-    assert rgb.dtype == np.uint8
-    np.testing.assert_array_equal(rgb, cv2.imread(str(path))[..., ::-1])
-
-
-def test_load_image_gives_three_channels_of_grey_and_transparent_files(tmp_path):
-    grey, transparent = _noise(20, 30), _noise(20, 30, 4)
-    cv2.imwrite(str(tmp_path / "grey.png"), grey)
-    cv2.imwrite(str(tmp_path / "transparent.png"), transparent)
-    np.testing.assert_array_equal(load_image(tmp_path / "grey.png"), np.repeat(grey[..., None], 3, axis=2))
-    np.testing.assert_array_equal(load_image(tmp_path / "transparent.png"), transparent[..., 2::-1])
-
-
-def test_images_that_are_none_are_refused_by_name_and_leave_no_trace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    good = cv2.imencode(".jpg", _noise(40, 50, 3))[1].tobytes()
-    contents = {
-        "empty.jpg": b"",
-        "text.jpg": b"no image" * 9,
-        "head.jpg": good[:30],
-        "cut.png": cv2.imencode(".png", _noise(40, 50, 3))[1].tobytes()[:900],
-    }
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{name} is no image, or a damaged one"):
-            load_image(tmp_path / name)
-        # MindSpore's decoder carries an error over to the next image.
-        (tmp_path / "good.jpg").write_bytes(good)
-        assert load_image(tmp_path / "good.jpg").shape == (40, 50, 3)
-    for name in ("none.jpg", "."):
-        with pytest.raises(UserError, match="cannot be read"):
-            load_image(tmp_path / name)
-    assert {path.name for path in tmp_path.iterdir()} == {*contents, "good.jpg"}
 
 
 def _bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:

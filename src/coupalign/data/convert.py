@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from coupalign.data.images import plain_image
+from coupalign.data.images import encode_record
 from coupalign.data.masks import annotation_mask
 from coupalign.data.plain_pickle import load_plain_pickle
 from coupalign.data.referents import Image, Problem, Problems, ReferDataset, Referent
@@ -107,7 +107,7 @@ def _draw(scene: Scene, skip: bool) -> Pixels:
     problems, image = Problems(skip), scene.image
     try:
         content = image.path.read_bytes()
-        plain = plain_image(content, image.path, (image.height, image.width), image.as_stored)
+        plain = encode_record(content, image.path, (image.height, image.width), image.as_stored)
     except (OSError, UserError) as error:
         message = f"image {image.path} cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
         problems.add(

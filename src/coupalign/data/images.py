@@ -1,88 +1,192 @@
-"""Image files of any kind as bytes that every decoder reads alike."""
+"""Image files as upright RGB pixels. Every program of this package decodes with Pillow, here.
+
+The rules are written for users in docs/data.md ("Which pixels count"). ``deploy/lite_predict.py`` and the C++ program
+follow them in code of their own.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
+import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from coupalign.errors import UserError
 
-_ORIENTATION = 0x0112  # EXIF
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+MOST_PIXELS = 1 << 27
+_ORIENTATION = 0x0112  # EXIF; Pillow also fills it from XMP
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
-# By format, what its last piece of pixels and what its end begin with.
-_MARKS = {"JPEG": (b"\xff\xda", b"\xff\xd9"), "PNG": (b"IDAT", b"IEND")}
+_END = b"\xff\xd9"  # of a JPEG
+_logger = logging.getLogger(__name__)
 
 
-def plain_image(
-    content: bytes, path: str | os.PathLike, size: tuple[int, int] | None = None, as_stored: bool = False
-) -> bytes:
-    """An image file's content as a JPEG or PNG of the picture as people see it, upright.
+def load_image(path: str | os.PathLike) -> np.ndarray:
+    """Reads an image file: (H, W, 3) uint8, RGB, upright. Raises: UserError, as `decode_image`."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"image {path} cannot be read ({error.strerror}): check its path") from error
+    return decode_image(content, path)
 
-    Most files are returned as they are. Those whose EXIF orientation turns them, JPEGs in CMYK and other formats (WebP,
-    TIFF, BMP) become a PNG.
+
+def decode_image(content: bytes, path: str | os.PathLike) -> np.ndarray:
+    """Decodes an image file's content: (H, W, 3) uint8, RGB, upright.
+
+    The result equals ``ImageOps.exif_transpose(Image.open(file)).convert("RGB")`` of Pillow, except that 16-bit grey keeps
+    its upper eight bits, which Pillow would clip.
 
     Args:
-        path: for messages.
-        size: (height, width) that annotations were made for; another one is an error.
-        as_stored: where the pixels as stored have that size, take them without regard to EXIF, as the tools of COCO do.
+        path: For messages.
 
-    Raises: UserError for what is no image, is damaged or ends early, or has another size.
+    Raises:
+        UserError: The content is not an image, is damaged, or lacks some of its pixels.
     """
-    try:
-        with Pillow.open(io.BytesIO(content)) as header:
-            kind, mode, (width, height) = header.format, header.mode, header.size
-            orientation = header.getexif().get(_ORIENTATION, 1)
-    except Exception as error:  # Pillow raises nearly anything for damaged headers
-        raise _damaged(path) from error
-    turned = orientation in range(2, 9) and not (as_stored and size == (height, width))
-    found = (width, height) if turned and orientation in _SIDEWAYS else (height, width)
+    return rgb_pixels(open_upright(content, f"image {path}"), f"image {path}")
+
+
+def encode_record(
+    content: bytes, path: str | os.PathLike, size: tuple[int, int] | None = None, as_stored: bool = False
+) -> bytes:
+    """Returns the bytes to store in MindRecord: a JPEG or PNG whose pixels, decoded by MindSpore, are the upright image.
+
+    JPEG and PNG files are returned unchanged where MindSpore reads the right pixels from them. Images with another
+    orientation, CMYK files and other formats become a PNG.
+
+    Args:
+        path: For messages.
+        size: (height, width) for which the annotations were made; another size is an error.
+        as_stored: If the pixels as stored have this size, ignore the orientation, as the tools of COCO do.
+
+    Raises:
+        UserError: The content cannot be decoded (see `decode_image`) or has another size.
+    """
+    name = f"image {path}"
+    with _open(content, name) as picture:
+        kind, mode, stored = picture.format, picture.mode, picture.size[::-1]
+        orientation = _orientation(picture, name)
+    turned = orientation != 1 and not (as_stored and size == stored)
+    found = stored[::-1] if turned and orientation in _SIDEWAYS else stored
     if size is not None and size != found:
         raise UserError(
-            f"image {path} is {found[0]} x {found[1]} pixels (height x width), its annotations are for "
-            f"{size[0]} x {size[1]}: take the images that the annotations were made for"
+            f"{name} is {found[0]} x {found[1]} pixels (height x width), its annotations are for "
+            f"{size[0]} x {size[1]}: use the images for which the annotations were made"
         )
-    # Decoders fill up a file that ends early with grey. An end inside the data is escaped, one of a thumbnail comes
-    # before the data; so the last end is behind the last start.
-    if kind in _MARKS and content.rfind(_MARKS[kind][1]) <= content.rfind(_MARKS[kind][0]):
-        raise UserError(f"image {path} ends early: copy or fetch it again")
-    if kind in _MARKS and mode != "CMYK" and not turned:
-        # An eighth of the size reads all of the data for half of the work.
-        _decode(content, path, cv2.IMREAD_REDUCED_GRAYSCALE_8 if kind == "JPEG" else cv2.IMREAD_GRAYSCALE)
-        return content
-    pixels = _decode(content, path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if kind in ("JPEG", "MPO") and mode in ("L", "RGB") and not turned:
+        with _open(content, name) as picture:
+            picture.draft("L", (1, 1))  # an eighth of the size: all data are read for a sixth of the time
+            return _complete(picture, content, name)
     if turned:
-        picture = Pillow.fromarray(pixels)
-        picture.getexif()[_ORIENTATION] = orientation
-        pixels = np.asarray(ImageOps.exif_transpose(picture))
-    return cv2.imencode(".png", pixels)[1].tobytes()
+        pixels = decode_image(content, path)
+    else:
+        with _open(content, name) as picture:
+            _complete(picture, content, name)
+            pixels = rgb_pixels(picture, name)
+    bgr = pixels[..., ::-1]
+    if kind == "PNG" and not turned:
+        read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if np.array_equal(read, bgr):
+            return content
+    return cv2.imencode(".png", bgr)[1].tobytes()
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Height and width of the picture of a file as people see it, from its header alone. Raises: UserError."""
+    """Returns height and width of the upright image, from the file's header where possible. Raises: UserError."""
     try:
-        with Pillow.open(path) as header:
-            width, height = header.size
-            return (width, height) if header.getexif().get(_ORIENTATION, 1) in _SIDEWAYS else (height, width)
+        with open(path, "rb") as file, _open(file, f"image {path}") as picture:
+            orientation = _orientation(picture, f"image {path}")
+            return picture.size if orientation in _SIDEWAYS else picture.size[::-1]
     except FileNotFoundError as error:
         raise UserError(f"image {path} is missing: check its path") from error
-    except Exception as error:
-        raise _damaged(path) from error
+    except OSError as error:
+        raise UserError(f"image {path} cannot be read ({error.strerror}): check its path") from error
 
 
-def _decode(content: bytes, path: str | os.PathLike, flags: int) -> np.ndarray:
+def open_upright(content: bytes, name: str) -> Pillow.Image:
+    """Decodes the first frame of an image file and turns it upright, in the file's own mode.
+
+    Args:
+        name: Subject of the error messages, such as "image a.jpg".
+
+    Raises: UserError.
+    """
+    picture = _open(content, name)
+    complete = _complete(picture, content, name)
+    if complete is not content:
+        picture = _open(complete, name)
     try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error as error:
-        raise _damaged(path) from error
-    if pixels is None:
-        raise _damaged(path)
-    return pixels
+        return ImageOps.exif_transpose(picture)
+    except Exception as error:  # damaged EXIF data
+        raise _damaged(name) from error
 
 
-def _damaged(path: str | os.PathLike) -> UserError:
-    return UserError(f"image {path} is no image, or a damaged one: use a JPEG or PNG file")
+def rgb_pixels(picture: Pillow.Image, name: str) -> np.ndarray:
+    """Converts a loaded picture of any mode to (H, W, 3) uint8. Alpha is dropped. Raises: UserError."""
+    if picture.mode in ("I", "F", "LAB", "HSV"):
+        raise UserError(f"{name} has the pixel type {picture.mode!r} of Pillow: convert it to 8 bits per channel, RGB")
+    if picture.mode.startswith("I;16"):
+        picture = Pillow.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return np.asarray(picture.convert("RGB"))
+
+
+def _open(file: bytes | io.BufferedIOBase, name: str) -> Pillow.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata; and about sizes, which are checked below
+            picture = Pillow.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise _damaged(name) from error
+    except Pillow.DecompressionBombError as error:
+        raise _too_large(name) from error
+    except Exception as error:  # Pillow raises nearly anything for damaged headers
+        raise _damaged(name) from error
+    if picture.width * picture.height > MOST_PIXELS:
+        raise _too_large(name)
+    return picture
+
+
+def _orientation(picture: Pillow.Image, name: str) -> int:
+    """The orientation still to be applied, 1 to 8. Pillow itself turns TIFFs, and gives their upright size."""
+    try:
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+    except Exception as error:
+        raise _damaged(name) from error
+    return orientation if orientation in range(2, 9) and picture.format != "TIFF" else 1
+
+
+def _complete(picture: Pillow.Image, content: bytes, name: str) -> bytes:
+    """Loads `picture`; returns `content`, with the end marker of a JPEG added if only that is missing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture.load()
+        return content
+    except Exception as error:
+        if picture.format not in ("JPEG", "MPO"):
+            raise _damaged(name) from error
+    # Where pixels are missing, libjpeg decodes them from whatever follows: so what follows then makes a difference.
+    try:
+        first, *others = (
+            rgb_pixels(Pillow.open(io.BytesIO(content + tail + _END)), name)
+            for tail in (b"", b"\x00" * 4096, b"\xaa" * 4096)
+        )
+    except Exception as error:
+        raise _damaged(name) from error
+    if not all(np.array_equal(first, other) for other in others):
+        raise UserError(f"{name} ends early, and some of its pixels are missing: copy or download it again")
+    _logger.warning("%s has no end marker; all its pixels are present", name)
+    return content + _END
+
+
+def _too_large(name: str) -> UserError:
+    return UserError(f"{name} has more than {MOST_PIXELS:,} pixels: make it smaller")
+
+
+def _damaged(name: str) -> UserError:
+    return UserError(f"{name} is not an image, is damaged or ends early: use a complete JPEG or PNG file")

@@ -2,68 +2,74 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
 from pycocotools import mask as coco
 
+from coupalign.data.images import MOST_PIXELS, open_upright
 from coupalign.errors import UserError
 
-# What pycocotools is given is bounded, because it trusts it: beyond these it would overflow, or reserve gigabytes.
-_MOST_PIXELS = 1 << 27
+# Limits on the input of pycocotools, which would overflow or reserve gigabytes beyond them.
 _FARTHEST = 1e5
 _LONGEST_OUTLINE = 1e6
+_BRACKETS = "points in brackets of their own, as LabelMe and OpenCV write them: write x and y in turn in one list"
+_WRITE_MASK = "Save it as a greyscale PNG with 0 for the background and 255 for the object"
+
+
+FORMS = '{"png": "a.png"}, {"size": [height, width], "counts": ...} or polygons in pixels [[x1, y1, x2, y2, ...], ...]'
 
 
 def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> np.ndarray:
-    """The pixels of an annotation: (height, width) bool.
+    """Draws an annotation: (height, width) bool.
 
-    A segmentation is a list of polygons [x1, y1, x2, y2, …], run lengths (compressed, or plain as COCO writes
-    crowds), a list of run lengths (ReferIt), or {"png": path} where every pixel that is not 0 belongs to the mask.
-    Parts are united: a pixel where polygons overlap belongs to the mask. What lies beyond the image is cut off, and
-    polygons with fewer than three points have no inside and are left out.
+    The segmentation is a list of polygons [x1, y1, x2, y2, ...], run lengths (compressed, or plain as COCO writes
+    crowds), a list of run lengths (ReferIt), or {"png": path} (see `mask_from_file`). Parts are united: a pixel where
+    polygons overlap belongs to the mask. Polygons are clipped to the image; those with fewer than three points have no
+    inside and are ignored.
 
     Args:
-        annotation: has segmentation, and id or, for messages, name.
+        annotation: Has ``segmentation``, and ``id`` or, for messages, ``name``.
 
-    Raises: UserError that names the annotation, if it is no mask, does not fit the image, or has not one pixel in it.
+    Raises:
+        UserError: The segmentation is invalid, does not fit the image, or covers no pixel. The message names it.
     """
     where = annotation.get("name") or f"annotation {annotation.get('id')}"
     segmentation = annotation.get("segmentation")
-    if height * width > _MOST_PIXELS:
-        raise UserError(
-            f"{where} is on an image of {height} x {width} pixels, more than {_MOST_PIXELS:,}: make the image smaller"
-        )
+    if height * width > MOST_PIXELS:
+        raise UserError(f"{where}: its image has more than {MOST_PIXELS:,} pixels: make the image smaller")
     if isinstance(segmentation, Mapping) and "png" in segmentation:
-        mask = _from_png(segmentation["png"], height, width, where)
+        mask = mask_from_file(segmentation["png"], height, width, where)
     else:
         parts = [segmentation] if isinstance(segmentation, Mapping) else segmentation
         if not isinstance(parts, list):
-            raise UserError(f"{where} has no segmentation: take the file that the data set came with")
+            raise UserError(f"{where} has no segmentation: use the file that the data set came with")
         mask = np.zeros((height, width), bool)
-        for part in parts:
-            try:
+        try:
+            if len(parts) > 1 and all(isinstance(part, (list, array)) and len(part) == 2 for part in parts):
+                raise TypeError(_BRACKETS)
+            for part in parts:
                 mask |= (
                     _from_runs(part, height, width, where)
                     if isinstance(part, Mapping)
                     else _from_polygon(part, height, width)
                 )
-            except (KeyError, OverflowError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"{where} has a segmentation that is neither polygons nor run lengths"
-                    f"{f' ({error})' * bool(str(error))}: take the file that the data set came with, or "
-                    "leave out its referents"
-                ) from error
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{where} has an invalid mask{f' ({error})' * bool(str(error))}: give {FORMS}, or leave out its referents"
+            ) from error
     if not mask.any():
-        raise UserError(f"{where} covers no pixel of its image: mend its mask, or leave out its referents")
+        raise UserError(f"{where} covers no pixel of its image: correct its mask, or leave out its referents")
     return mask
 
 
 def packed(segmentation: Any) -> Any:
-    """A segmentation with its lists of numbers as arrays, a quarter of the size; what is none is left as it is."""
+    """Stores the lists of numbers of a segmentation as arrays, at a quarter of the size; keeps anything else."""
     if isinstance(segmentation, list):
         return [packed(part) if isinstance(part, Mapping) else _as_array("d", part) for part in segmentation]
     if isinstance(segmentation, Mapping) and "counts" in segmentation:
@@ -80,24 +86,30 @@ def _as_array(kind: str, numbers: Any) -> Any:
 
 def _from_polygon(numbers: Any, height: int, width: int) -> np.ndarray | bool:
     if not isinstance(numbers, (list, array)):
-        raise TypeError
+        raise TypeError("a polygon is a list of numbers, and a mask a list of polygons")
+    if any(isinstance(number, list) for number in numbers):
+        raise TypeError(_BRACKETS)
     points = np.array(numbers, np.float64)
-    # pycocotools would leave out a number that is over, and read four as a box.
+    # pycocotools would ignore a surplus number, and read four numbers as a box.
     if points.ndim != 1 or points.size % 2:
         raise ValueError("an odd number of coordinates")
     if points.size < 6:
         return False
     if not np.all(np.abs(points) < _FARTHEST):
-        raise ValueError("a point that is nowhere near an image")
+        raise ValueError("a point far outside the image")
+    if 0 <= points.min() and points.max() <= 1 and (points % 1).any():
+        raise ValueError("all coordinates lie between 0 and 1: multiply them by the image's width and height")
     outline = points.reshape(-1, 2)
     if np.abs(outline - np.roll(outline, 1, axis=0)).sum() > _LONGEST_OUTLINE:
-        raise ValueError("an outline longer than any object's")
+        raise ValueError("an outline that is too long for any object")
     return coco.decode(coco.frPyObjects([points], height, width)[0]).astype(bool)
 
 
 def _from_runs(part: Mapping[str, Any], height: int, width: int, where: str) -> np.ndarray:
-    """Decoded here, because pycocotools reads beyond the end of run lengths that are damaged."""
-    size, counts = list(part["size"]), part["counts"]
+    """Decodes run lengths here, because pycocotools reads beyond the end of damaged ones."""
+    if not isinstance(part.get("size"), list) or "counts" not in part:
+        raise ValueError("run lengths need size and counts")
+    size, counts = part["size"], part["counts"]
     if size != [height, width]:
         raise UserError(
             f"{where} is {' x '.join(map(str, size[:2]))} pixels (height x width), its image {height} x "
@@ -107,15 +119,16 @@ def _from_runs(part: Mapping[str, Any], height: int, width: int, where: str) -> 
         counts = counts.encode("ascii")
     runs = _decompressed(counts) if isinstance(counts, bytes) else np.array(counts, np.int64)
     if runs.ndim != 1 or (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError("run lengths that do not fill the image")
-    # Down the columns, background first.
+        raise ValueError("run lengths that do not add up to the image's pixels")
+    # Column by column, background first.
     return np.repeat(np.arange(runs.size) % 2 == 1, runs).reshape(width, height).T
 
 
 def _decompressed(code: bytes) -> np.ndarray:
-    """COCO's compressed run lengths as int64: five bits a character, low ones first, the sixth says that more follow.
+    """Decodes COCO's compressed run lengths to int64.
 
-    From the fourth on a run is told by its difference to the one two before.
+    A character holds five bits, lowest first; its sixth bit says that more follow. From the fourth on, a run is coded as
+    the difference to the run two before.
     """
     digits = np.frombuffer(code, np.uint8).astype(np.int64) - 48
     if not digits.size or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
@@ -132,18 +145,84 @@ def _decompressed(code: bytes) -> np.ndarray:
     return runs
 
 
-def _from_png(path: Any, height: int, width: int, where: str) -> np.ndarray:
+def mask_from_file(path: str | os.PathLike, height: int, width: int, where: str) -> np.ndarray:
+    """Reads a mask file: (height, width) bool, turned upright like an image.
+
+    The file has 0 for the background and one other value for the object. docs/data.md ("Mask files") states the rules.
+
+    Args:
+        where: Begins the messages.
+
+    Raises:
+        UserError: The file is missing, damaged, of another size, or could be read in more than one way.
+    """
+    name = f"{where}: the mask {path}"
     try:
-        with Pillow.open(path) as image:
-            # An alpha channel says how the picture is shown, not what is on it.
-            pixels = np.asarray(image.convert(image.mode.rstrip("Aa")) if image.mode in ("LA", "RGBA") else image)
-    except FileNotFoundError as error:
-        raise UserError(f"{where}: the mask {path} is missing: check its path") from error
-    except Exception as error:  # Pillow raises nearly anything for damaged files
-        raise UserError(f"{where}: the mask {path} is no image, or a damaged one: use a PNG") from error
-    if pixels.shape[:2] != (height, width):
+        content = Path(path).read_bytes()
+    except (OSError, TypeError, ValueError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise UserError(f"{name} {reason}: check its path") from error
+    picture = open_upright(content, name)
+    if picture.size != (width, height):
         raise UserError(
-            f"{where}: the mask {path} is {pixels.shape[0]} x {pixels.shape[1]} pixels (height x width), its "
-            f"image {height} x {width}: draw the mask on the image as people see it"
+            f"{name} is {picture.height} x {picture.width} pixels (height x width), its image {height} x {width}: "
+            "draw the mask on the image as viewers show it"
         )
-    return pixels != 0 if pixels.ndim == 2 else (pixels != 0).any(-1)
+    values = _palette_values(picture, name) if picture.mode == "P" else _colour_values(picture, name)
+    levels = values[values != 0]
+    if not levels.size or levels.min() == levels.max():
+        return values != 0
+    if picture.mode in ("L", "RGB") and (content.startswith(b"\xff\xd8") or content[8:12] == b"WEBP"):
+        return _lossy_mask(np.asarray(picture.convert("L")), name)
+    found = np.unique(levels)
+    shown = [f"#{value:06x}" if picture.mode.startswith("RGB") else str(value) for value in found[:4].tolist()]
+    raise UserError(
+        f"{name} has {found.size:,} values besides the background ({', '.join(shown)}{', ...' * (found.size > 4)}): other "
+        f"objects, a border (255 in VOC) or soft edges. {_WRITE_MASK}"
+    )
+
+
+def _palette_values(picture: Pillow.Image, name: str) -> np.ndarray:
+    """Entries of the palette count if entry 0 is black; else colours, if these are black and white only."""
+    entries = np.asarray(picture)
+    palette = np.zeros((256, 3), np.uint8)
+    colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    palette[: len(colours)] = colours
+    if not palette[0].any():
+        return entries
+    if not np.isin(palette[np.unique(entries)].sum(1, dtype=int), (0, 3 * 255)).all():
+        raise UserError(
+            f"{name} has a palette whose entry 0 is {tuple(palette[0].tolist())} instead of black, so the background is "
+            f"not known. {_WRITE_MASK}"
+        )
+    return palette[entries, 0]
+
+
+def _colour_values(picture: Pillow.Image, name: str) -> np.ndarray:
+    """One number per colour, 0 for black; or the alpha channel, if it varies and the colour does not."""
+    alpha = None
+    if picture.mode in ("LA", "RGBA"):
+        alpha = np.asarray(picture.getchannel("A"))
+        picture = picture.convert(picture.mode.removesuffix("A"))
+    if picture.mode not in ("1", "L", "I", "F", "RGB") and not picture.mode.startswith("I;16"):
+        raise UserError(f"{name} has the pixel type {picture.mode} of Pillow. {_WRITE_MASK}")
+    values = np.asarray(picture)
+    if values.ndim == 3:
+        values = values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    if alpha is None or alpha.min() == alpha.max():
+        return values
+    if values.min() == values.max():
+        return alpha
+    if not np.array_equal(values != 0, alpha != 0):
+        raise UserError(f"{name} shows one object by its colour and another by its transparency. {_WRITE_MASK}")
+    return values
+
+
+def _lossy_mask(grey: np.ndarray, name: str) -> np.ndarray:
+    """A mask compressed with loss: half grey parts object and background, if nearly all pixels are black or white."""
+    counts = np.bincount(grey.ravel(), minlength=256)
+    inside = counts[128:].sum()
+    # A single frequent grey is a label or a border, not noise of the compression.
+    if 4 * counts[64:192].sum() > inside or 4 * counts[3:253].max() > inside:
+        raise UserError(f"{name} is compressed with loss and is not black and white. {_WRITE_MASK}")
+    return grey > 127

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import cv2
 import numpy as np
 from mindspore.dataset import transforms, vision
-
-from coupalign.data.images import plain_image
-from coupalign.errors import UserError
 
 # ImageNet, RGB, on 0 .. 255.
 MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
@@ -37,23 +32,6 @@ def mask_resizing(image_size: int) -> list:
 def foreground(dtype) -> transforms.Mask:
     """Operator from a mask of 0 and 255 to one of 0 and 1, of the MindSpore type `dtype`."""
     return transforms.Mask(transforms.Relational.GT, 127, dtype)
-
-
-def load_image(path: str | os.PathLike) -> np.ndarray:
-    """The image of a file: (H, W, 3) uint8, RGB, upright, decoded as in the pipeline.
-
-    Raises: UserError for a file that is missing or no image.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise UserError(f"image {path} cannot be read ({error.strerror}): check its path") from error
-    plain = np.frombuffer(plain_image(content, path), np.uint8)
-    try:
-        return vision.Decode()(plain)
-    except RuntimeError as error:
-        raise UserError(f"image {path} is no image, or a damaged one: use a JPEG or PNG file") from error
 
 
 def prepare_image(rgb: np.ndarray, image_size: int) -> np.ndarray:

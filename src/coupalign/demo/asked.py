@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
+from coupalign.data.images import load_image
 from coupalign.data.tokenizer import Tokenizer
-from coupalign.data.transform import load_image
 from coupalign.errors import UserError
 
 MAX_MEGABYTES = 10

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coupalign.config import Config
-from coupalign.data.transform import load_image
+from coupalign.data.images import load_image
 from coupalign.errors import UserError
 from coupalign.files import find_file, make_directory
 from coupalign.inference.predictor import Predictor

@@ -272,7 +272,7 @@ def _pixels(image: ImageInput) -> np.ndarray:
     import numpy as np
     from PIL import Image, ImageOps
 
-    from coupalign.data.transform import load_image
+    from coupalign.data.images import load_image
 
     if isinstance(image, (str, os.PathLike)):
         return load_image(image)
