@@ -164,7 +164,7 @@ def test_images_that_are_missing_or_damaged_are_named_and_counted(directory):
     ]
     with pytest.raises(UserError, match=r"none\.jpg is missing"):
         _read(directory, CUP, *lines)
-    with pytest.raises(UserError, match=r"room\.png is no image"):
+    with pytest.raises(UserError, match=r"room\.png is not an image"):
         _read(directory, CUP, lines[2])
     dataset = _read(directory, CUP, *lines, skip=True)
     assert [(problem.kind, problem.name, problem.referents, problem.expressions) for problem in dataset.problems] == [

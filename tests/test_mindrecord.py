@@ -153,7 +153,7 @@ def _no_inside(handmade):
     ("spoil", "kind", "message"),
     [
         (_other_size, "image", r"b\.png is 50 x 30 pixels \(height x width\), its annotations are for 30 x 50"),
-        (_no_image, "image", r"b\.png is no image"),
+        (_no_image, "image", r"b\.png is not an image"),
         (_no_inside, "mask", "annotation 4 covers no pixel"),
     ],
 )

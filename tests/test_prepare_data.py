@@ -332,7 +332,7 @@ def test_what_is_left_out_is_listed_and_counted(arguments, handmade, tmp_path, c
     handmade.write()
     (handmade.images / "b.png").write_bytes(b"no image")
     assert prepare_data.main(arguments) == 2
-    assert "b.png is no image" in capsys.readouterr().err
+    assert "b.png is not an image" in capsys.readouterr().err
     for _ in range(2):  # made, and found complete
         assert prepare_data.main([*arguments, "--on_error", "skip"]) == 0
         out = capsys.readouterr().out
