@@ -49,7 +49,7 @@ def ranks(tiny_data, tmp_path_factory):
     mindspore.save_checkpoint(TinyModel(), str(directory / "best.ckpt"))
     environment = {
         **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": f"{REPOSITORY}/src{os.pathsep}{REPOSITORY}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     job = subprocess.run(
@@ -69,7 +69,7 @@ def ranks(tiny_data, tmp_path_factory):
         ],
         cwd=REPOSITORY,
         env=environment,
-        timeout=600,
+        timeout=240,
         capture_output=True,
         text=True,
     )

@@ -97,7 +97,9 @@ def shared_statistics(rank: int) -> np.ndarray:
         for name in ("bn.moving_mean", "sound.bn.moving_variance", "bn.gamma")
     }
     _Run.share_statistics(
-        SimpleNamespace(config=SimpleNamespace(batch_norm="local"), step=SimpleNamespace(state=lambda: state))
+        SimpleNamespace(
+            config=SimpleNamespace(model=SimpleNamespace(batch_norm="local")), step=SimpleNamespace(state=lambda: state)
+        )
     )
     return np.stack([each.asnumpy() for each in state.values()])
 

@@ -1,8 +1,8 @@
-"""Ranks: processes with a device each that work on one thing. All that knows how platforms differ is here.
+"""All platform-specific code: the device, its settings, and communication between ranks.
 
-``msrun`` starts the processes and tells them of each other through the environment. Without it there is one, rank 0 of
-1, and nothing here communicates. MindSpore gives each rank of a machine its own device. Collectives are HCCL on Ascend
-and NCCL on GPU. On the CPU they are MindSpore's own, which only add, and only floats: so what follows is made of that.
+``msrun`` starts one process (a rank) per device and describes the job in environment variables. Without ``msrun`` there
+is one process, rank 0 of 1, and no communication. Collectives use HCCL on Ascend and NCCL on GPU. On the CPU MindSpore
+has its own, which only add floats; the functions below use nothing else.
 """
 
 from __future__ import annotations
@@ -10,80 +10,143 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, communication, nn, ops
 
-from coupalign.config import Config
 from coupalign.errors import UserError
 
-_ranks = (0, 1)  # this rank, and their number; set once by initialise
+if TYPE_CHECKING:
+    from coupalign.config import RunConfig
+
+_ranks = (0, 1)  # (this rank, number of ranks), set once by _join_ranks
 
 
-def initialise(config: Config) -> None:
-    """Joins the other ranks where msrun started this process. To be called before the first Tensor is made.
+def set_up(run: RunConfig) -> None:
+    """Selects graph mode and the device, joins the other ranks and sets all seeds.
 
-    Raises: UserError where they do not all arrive in time.
+    Call it before the first Tensor is made.
+
+    Raises:
+        UserError: If the device is not available, lacks the precision, or not all ranks arrive in time.
     """
-    global _ranks
-    if "MS_ROLE" in os.environ and _ranks == (0, 1):
-        if config.run.device_target == "CPU":
-            # Seconds that a sum waits for a rank that is still compiling, or writing a checkpoint. 30 without this.
-            os.environ.setdefault("MS_NODE_TIMEOUT", "600")
-        try:
-            communication.init()  # msrun's scheduler stays in there until all ranks have ended
-        except RuntimeError as error:
-            count, host, port = (os.environ[name] for name in ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT"))
-            reason = str(error).strip().splitlines()[0].split(". ")[0]
-            raise UserError(
-                f"the {count} ranks did not meet at {host}:{port}, or one was lost: see that each was "
-                f"started, and the logs of the others ({reason})"
-            ) from error
-        _ranks = communication.get_rank(), communication.get_group_size()
+    # On machines with AVX-512 oneDNN runs 3x3 convolutions with a reference kernel, some fifty times slower.
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    if (run.device_target, run.precision) == ("GPU", "bf16"):
+        raise UserError("precision bf16 on device_target GPU: MindSpore has no bf16 kernels for CUDA; use fp16 or fp32")
+    _select_device(run.device_target)
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    if run.device_target == "GPU":
+        # At the default level, MindSpore 2.9 overwrites constants in the branch of the update: training diverges.
+        mindspore.set_context(memory_optimize_level="O1")
+    _join_ranks(run.device_target)
+    mindspore.set_seed(run.seed)
+    np.random.seed(run.seed)
 
 
 def rank() -> int:
-    """Number of this process, from 0; 0 without msrun."""
+    """Returns the number of this process, from 0; 0 without msrun."""
     return _ranks[0]
 
 
 def rank_count() -> int:
-    """Processes that work together; 1 without msrun."""
+    """Returns the number of processes that work together; 1 without msrun."""
     return _ranks[1]
 
 
-def total(values: np.ndarray) -> np.ndarray:
-    """Sum over the ranks, the same on each of them. All have to call this, with arrays of one shape.
+def all_reduce_sum(values: np.ndarray) -> np.ndarray:
+    """Returns the sum over all ranks. Every rank must call this with an array of the same shape.
 
     Args:
-        values: float32, added as such; or int64, exact.
+        values: float32, added in float32; or int64, added exactly.
     """
     if rank_count() == 1:
         return values
     if values.dtype == np.float32:
-        return _sum()(Tensor(values)).asnumpy()
-    # Floats hold the sums of the eight bytes of integers exactly.
+        return _all_reduce()(Tensor(values)).asnumpy()
+    # Float32 adds the eight bytes of each integer exactly.
     digits = np.ascontiguousarray(values, "<i8").reshape(-1, 1).view(np.uint8)
-    sums = _sum()(Tensor(digits.astype(np.float32))).asnumpy().astype(np.int64)
+    sums = _all_reduce()(Tensor(digits.astype(np.float32))).asnumpy().astype(np.int64)
     return (sums << np.arange(0, 64, 8)).sum(1).reshape(values.shape)
 
 
-def largest(number: int) -> int:
-    """The largest of the ranks' integers. All have to call this."""
+def all_reduce_max(number: int) -> int:
+    """Returns the largest of the ranks' integers. Every rank must call this."""
     numbers = np.zeros(rank_count(), np.int64)
     numbers[rank()] = number
-    return int(total(numbers).max())
+    return int(all_reduce_sum(numbers).max())
 
 
-def meet() -> None:
-    """Waits for all ranks to call this."""
-    largest(0)
+def barrier() -> None:
+    """Waits until every rank has called this."""
+    all_reduce_max(0)
 
 
-class _Sum(nn.Cell):
-    """AllReduce in a graph, which all platforms have."""
+class GradientMean(nn.Cell):
+    """Averages gradients over the ranks.
 
+    On GPU and Ascend MindSpore fuses the all-reduces of many tensors. On the CPU each gradient would be a message of its
+    own, hundreds per step, so the gradients are concatenated first. This takes twice their memory for a moment.
+
+    Args:
+        parameters: Parameters of the gradients, in their order.
+
+    Inputs: a tuple of gradients. Outputs: a tuple of their means, the same on every rank.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter]):
+        super().__init__(auto_prefix=False)
+        self.ranks = rank_count()
+        self.concatenates = mindspore.get_context("device_target") == "CPU"
+        self.mean = nn.DistributedGradReducer(parameters, mean=True)
+        self.sum, self.concat, self.on_each = ops.AllReduce(), ops.Concat(), ops.HyperMap()
+        self.starts = tuple(int(start) for start in np.cumsum([0, *(each.size for each in parameters)])[:-1])
+
+    def construct(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        if not self.concatenates:
+            return self.mean(gradients)
+        means = self.sum(self.concat(self.on_each(_flatten, gradients))) / self.ranks
+        return self.on_each(ops.partial(_slice_like, means), self.starts, gradients)
+
+
+def _select_device(target: str) -> None:
+    current = mindspore.get_context("device_target")
+    try:
+        mindspore.set_device(target)
+    except (RuntimeError, ValueError) as error:
+        if current == target:  # the caller already uses this device, which cannot be selected twice
+            return
+        lines = str(error).splitlines()
+        library = f"libmindspore_{target.lower()}"
+        reasons = [lines[0].split(" Please check")[0], *(line for line in lines[1:] if library in line)]
+        raise UserError(
+            f"device_target {target} is not available: {' '.join(reasons)}: install its driver and libraries "
+            "(on Ascend, source CANN's set_env.sh), or use --device_target CPU"
+        ) from error
+
+
+def _join_ranks(device_target: str) -> None:
+    global _ranks
+    if "MS_ROLE" not in os.environ or _ranks != (0, 1):
+        return
+    if device_target == "CPU":
+        # Seconds that a collective waits for a rank that is compiling or writing a checkpoint; the default is 30.
+        os.environ.setdefault("MS_NODE_TIMEOUT", "600")
+    try:
+        communication.init()  # msrun's scheduler returns from this only when all ranks have ended
+    except RuntimeError as error:
+        count, host, port = (os.environ[name] for name in ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT"))
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
+        raise UserError(
+            f"the {count} ranks did not connect at {host}:{port}, or one was lost ({reason}): check that each was "
+            "started, and their logs"
+        ) from error
+    _ranks = communication.get_rank(), communication.get_group_size()
+
+
+class _AllReduce(nn.Cell):
     def __init__(self):
         super().__init__()
         self.sum = ops.AllReduce()
@@ -93,41 +156,18 @@ class _Sum(nn.Cell):
 
 
 @cache
-def _sum() -> _Sum:
-    return _Sum()
+def _all_reduce() -> _AllReduce:
+    return _AllReduce()
 
 
-class GradientMean(nn.Cell):
-    """Means over the ranks. On GPU and Ascend MindSpore joins the sums of many tensors itself, on the CPU it does not.
-
-    There each would be a message of its own, hundreds in a step; so they are added as one vector, which for a while
-    takes twice the gradients' memory more.
-
-    Args:
-        parameters: whose gradients will come.
-
-    Inputs: the gradients, a tuple. Outputs: their means, the same on each rank.
-    """
-
-    def __init__(self, parameters: Sequence[Parameter]):
-        super().__init__(auto_prefix=False)
-        self.ranks = rank_count()
-        self.joins = mindspore.get_context("device_target") == "CPU"
-        self.mean = nn.DistributedGradReducer(parameters, mean=True)
-        self.sum, self.concat, self.on_each = ops.AllReduce(), ops.Concat(), ops.HyperMap()
-        self.starts = tuple(int(each) for each in np.cumsum([0, *(each.size for each in parameters)])[:-1])
-
-    def construct(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        if not self.joins:
-            return self.mean(gradients)
-        joined = self.sum(self.concat(self.on_each(_flat, gradients))) / self.ranks
-        return self.on_each(ops.partial(_part, joined), self.starts, gradients)
-
-
-def _flat(x: Tensor) -> Tensor:
+def _flatten(x: Tensor) -> Tensor:
     return x.reshape(-1)
 
 
-def _part(joined: Tensor, start: int, x: Tensor) -> Tensor:
-    """What begins at `start` in a vector, in the shape of x."""
-    return ops.Slice()(joined, (start,), (x.size,)).reshape(x.shape)
+def _slice_like(vector: Tensor, start: int, x: Tensor) -> Tensor:
+    """Returns the part of `vector` from `start`, in the shape of x."""
+    return ops.Slice()(vector, (start,), (x.size,)).reshape(x.shape)
+
+
+# Earlier names, until their callers have changed.
+total, largest, meet = all_reduce_sum, all_reduce_max, barrier
