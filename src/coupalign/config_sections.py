@@ -49,8 +49,11 @@ class RunConfig:
     output_dir: Name = field(metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
-        if self.device_target == "CPU" and self.precision == "bf16":
-            raise ConfigError("precision bf16 is not available on device_target CPU: choose fp32 or fp16")
+        if self.precision == "bf16" and self.device_target != "Ascend":
+            raise ConfigError(
+                f"precision bf16 is not available on device_target {self.device_target}, where MindSpore has no kernels "
+                "for it: choose fp32 or fp16"
+            )
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,10 @@ def set_up(run: RunConfig) -> None:
     Call it before the first Tensor is made.
 
     Raises:
-        UserError: If the device is not available, lacks the precision, or not all ranks arrive in time.
+        UserError: If the device is not available, or not all ranks arrive in time.
     """
     # On machines with AVX-512 oneDNN runs 3x3 convolutions with a reference kernel, some fifty times slower.
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-    if (run.device_target, run.precision) == ("GPU", "bf16"):
-        raise UserError("precision bf16 on device_target GPU: MindSpore has no bf16 kernels for CUDA; use fp16 or fp32")
     _select_device(run.device_target)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     if run.device_target == "GPU":
