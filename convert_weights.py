@@ -41,7 +41,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
-    from coupalign.checkpoints import convert
+    from coupalign.checkpoints.convert import convert
 
     print(convert(config, args.output, swin=args.swin, bert=args.bert, checkpoint=args.checkpoint).summary())
     return 0

@@ -25,7 +25,7 @@ import timm
 import torch
 from mindspore import Tensor, nn
 
-from coupalign.checkpoints import convert
+from coupalign.checkpoints.convert import convert
 from coupalign.config import load_config
 from coupalign.model.swin import SwinTransformer
 from tests.backbones import random_swin, set_weights

@@ -14,8 +14,7 @@ from mindspore import Tensor
 from safetensors.torch import save_file
 
 from convert_weights import main
-from coupalign.checkpoints import convert
-from coupalign.checkpoints.convert import take
+from coupalign.checkpoints.convert import convert, take
 from coupalign.checkpoints.fit import bicubic_matrix, fit
 from coupalign.checkpoints.naming import bert_naming
 from coupalign.checkpoints.source import read_weights

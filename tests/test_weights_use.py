@@ -17,7 +17,7 @@ import eval as evaluate
 import export
 import predict
 from convert_weights import main
-from coupalign.checkpoints import convert
+from coupalign.checkpoints.convert import convert
 from coupalign.checkpoints.loading import load_checkpoint, start_from
 from coupalign.checkpoints.report import Report
 from coupalign.config import load_config

@@ -1,5 +1,4 @@
-"""From checkpoints that people download to one to start from."""
+"""Checkpoints: loading, training states, and weights of other frameworks.
 
-from coupalign.checkpoints.convert import convert
-
-__all__ = ["convert"]
+Nothing is imported here: ``convert`` needs packages that the environment of MindSpore 2.0, which exports models, lacks.
+"""
