@@ -1,10 +1,9 @@
-"""Look at what a model does. The subcommands, each with --help:
+"""Draw pictures of evaluations, predictions and trainings. The sub-commands, each with --help:
 
-gallery        best, median and worst cases of an evaluation, as a picture and as a page to sort (Figure 3)
-alignment      what one prediction was made of: word-pixel attention, gates, weighed masks (Figure 4)
-failures       how badly failures fail, of several evaluations side by side (Table 2)
+gallery        best, median and worst cases of an evaluation, as a picture and as an HTML page (Figure 3)
+alignment      word-pixel attention, gates and weighted masks of one prediction (Figure 4)
+failures       samples with IoU below 0.5, by tenths, of several evaluations side by side (Table 2)
 curves         losses, scores, learning rate and speed of trainings
-architecture   the model of a configuration, with the shapes of its tensors (Figure 2)
 
 python visualise.py gallery runs/refcoco/eval/val.json
 """
@@ -25,9 +24,9 @@ from coupalign.files import atomic_path
 def _gallery(argv: Sequence[str]) -> None:
     """Show the best, median and worst cases of an evaluation: image, expression, target, prediction, IoU, family.
 
-    Writes gallery.png and gallery.html, a page that needs no other file, where cases can be sorted and filtered. Every
-    mask is predicted again, by the checkpoint that was evaluated, at the evaluation's own threshold and resolution,
-    and has to have the IoU that was found.
+    Writes gallery.png and gallery.html. The HTML page needs no other file; its cases can be sorted and filtered. The
+    checkpoint that was evaluated predicts every mask again, at the evaluation's threshold and resolution. The command
+    stops if an IoU differs from the evaluation's.
 
         python visualise.py gallery runs/refcoco/eval/val.json
     """
@@ -37,42 +36,44 @@ def _gallery(argv: Sequence[str]) -> None:
             "evaluation", metavar="EVAL.json", help="<split>.json of eval.py, with its CSV file beside it"
         )
         parser.add_argument(
-            "--checkpoint", metavar="FILE", help="what was evaluated (default: the one that the evaluation names)"
+            "--checkpoint",
+            metavar="FILE",
+            help="checkpoint that was evaluated (default: the one that the evaluation names)",
         )
-        parser.add_argument("--cases", metavar="INT", type=int, default=6, help="cases of each kind (default: 6)")
+        parser.add_argument("--cases", metavar="INT", type=int, default=6, help="cases in each group (default: 6)")
         parser.add_argument(
             "--output",
             metavar="DIR",
             help="directory of the two files (default: <split>-gallery beside the evaluation)",
         )
 
-    from coupalign.visual.results import read_evaluation
+    from coupalign.visual.evaluations import read_evaluation
 
     config, args = parse_arguments(
         cleandoc(_gallery.__doc__), argv, add, "gallery", lambda own: read_evaluation(own.evaluation).content["config"]
     )
     if args.cases < 1:
-        raise UserError(f"--cases {args.cases} shows nothing: give 1 or more")
+        raise UserError(f"--cases {args.cases}: give 1 or more")
     evaluation = read_evaluation(args.evaluation)
     checkpoint = evaluation.checkpoint(args.checkpoint)
     from coupalign.context import set_up
     from coupalign.visual.cases import predict_cases
-    from coupalign.visual.gallery import draw_gallery
-    from coupalign.visual.gallery_html import write_html
+    from coupalign.visual.figures import save
+    from coupalign.visual.gallery import draw_gallery, write_html
 
     set_up(config)
     cases = predict_cases(evaluation, config, checkpoint, args.cases)
     output = Path(args.output or evaluation.path.with_name(f"{evaluation.path.stem}-gallery"))
-    draw_gallery(evaluation, cases).save(output / "gallery.png")
+    save(draw_gallery(evaluation, cases), output / "gallery.png")
     write_html(evaluation, cases, output / "gallery.html")
     print(output / "gallery.png", output / "gallery.html", sep="\n")
 
 
 def _alignment(argv: Sequence[str]) -> None:
-    """Show what a prediction was made of, as one picture.
+    """Show how a prediction was made, as one picture.
 
-    For each stage and word the attention of pixels over words and of words over pixels, how far the gates are open, and
-    the N masks by their weight.
+    The picture has the attention of pixels over words and of words over pixels for each stage and word, the openings
+    of the gates, and the N masks by their weight. A text file beside it has the expression and the numbers.
 
         python visualise.py alignment --checkpoint runs/refcoco/best.ckpt --image street.jpg --expression "left cup"
     """
@@ -90,7 +91,8 @@ def _alignment(argv: Sequence[str]) -> None:
     from coupalign.context import set_up
     from coupalign.data.images import load_image
     from coupalign.inference import Predictor
-    from coupalign.visual.alignment import draw_alignment
+    from coupalign.visual.alignment import as_text, draw_alignment
+    from coupalign.visual.figures import save
 
     set_up(config)
     rgb = load_image(args.image)
@@ -99,14 +101,16 @@ def _alignment(argv: Sequence[str]) -> None:
         f"{Path(args.image).name}, {rgb.shape[1]}×{rgb.shape[0]} pixels; {args.checkpoint}; threshold "
         f"{config.evaluation.threshold}"
     )
-    draw_alignment(rgb, args.expression, prediction, about).save(args.output)
-    print(args.output)
+    save(draw_alignment(rgb, args.expression, prediction, about), args.output)
+    with atomic_path(f"{args.output}.txt") as temporary:
+        temporary.write_text(as_text(args.expression, prediction, about), encoding="utf-8")
+    print(args.output, f"{args.output}.txt", sep="\n")
 
 
 def _failures(argv: Sequence[str]) -> None:
     """Compare how badly failures fail: samples with IoU below 0.5, by tenths of IoU, of one or several evaluations.
 
-    Prints the table, and writes failures.png, failures.md and failures.csv.
+    Prints the table and writes failures.png, failures.md and failures.csv.
 
         python visualise.py failures runs/a/eval/val.json runs/b/eval/val.json --name ours --name theirs
     """
@@ -118,20 +122,23 @@ def _failures(argv: Sequence[str]) -> None:
             action="append",
             default=[],
             metavar="TEXT",
-            help="what to call an evaluation; once for each (default: its data set and split)",
+            help="name of an evaluation; once for each (default: its data set and split)",
         )
         parser.add_argument(
-            "--output", default="failures", metavar="DIR", help="directory of the three files (default: failures)"
+            "--output",
+            metavar="DIR",
+            help="directory of the three files (default: failures beside the first evaluation)",
         )
 
     args = parse_own_arguments(cleandoc(_failures.__doc__), argv, add, "failures")
+    from coupalign.visual.evaluations import read_evaluation
     from coupalign.visual.failures import as_csv, as_markdown, as_text, draw_failures, failure_rows, protocols
-    from coupalign.visual.results import read_evaluation
+    from coupalign.visual.figures import save
 
     evaluations = [read_evaluation(path) for path in args.evaluations]
     rows, about = failure_rows(evaluations, args.name), protocols(evaluations)
-    output = Path(args.output)
-    draw_failures(rows, about).save(output / "failures.png")
+    output = Path(args.output or evaluations[0].path.with_name("failures"))
+    save(draw_failures(rows, about), output / "failures.png")
     for name, text in (("failures.md", as_markdown(rows, about)), ("failures.csv", as_csv(rows))):
         with atomic_path(output / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -139,7 +146,7 @@ def _failures(argv: Sequence[str]) -> None:
 
 
 def _curves(argv: Sequence[str]) -> None:
-    """Draw the losses, oIoU and mIoU, learning rate and speed of one or several trainings into one picture.
+    """Draw losses, oIoU and mIoU, learning rate and speed of one or several trainings in one picture.
 
     python visualise.py curves runs/a runs/b
     """
@@ -158,31 +165,9 @@ def _curves(argv: Sequence[str]) -> None:
     print(args.output)
 
 
-def _architecture(argv: Sequence[str]) -> None:
-    """Draw the model of a configuration with the shapes that its tensors have, for which it is built and run once.
-
-    python visualise.py architecture --output docs/architecture.png
-    """
-
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--output", default="architecture.png", metavar="FILE.png", help="the picture (default: architecture.png)"
-        )
-
-    config, args = parse_arguments(cleandoc(_architecture.__doc__), argv, add, "architecture")
-    _check_png(args.output)
-    from coupalign.context import set_up
-    from coupalign.visual.architecture import draw_architecture
-    from coupalign.visual.shapes import model_shapes
-
-    set_up(config)
-    draw_architecture(config, model_shapes(config), args.output)
-    print(args.output)
-
-
 def _check_png(path: str) -> None:
     if Path(path).suffix != ".png":
-        raise UserError(f"--output {path} is no name of a PNG file: end it in .png")
+        raise UserError(f"--output {path}: expected a file name that ends in .png")
 
 
 SUBCOMMANDS = {
@@ -190,7 +175,6 @@ SUBCOMMANDS = {
     "alignment": _alignment,
     "failures": _failures,
     "curves": _curves,
-    "architecture": _architecture,
 }
 
 
@@ -202,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if name not in SUBCOMMANDS:
         raise UserError(
-            f"{f'no subcommand {name!r}' if name else 'which picture?'}: start with one of "
-            f"{', '.join(SUBCOMMANDS)} (--help says what they show)"
+            f"{f'unknown sub-command {name!r}' if name else 'no sub-command'}: give one of {', '.join(SUBCOMMANDS)} "
+            "(--help describes them)"
         )
     SUBCOMMANDS[name](rest)
     return 0

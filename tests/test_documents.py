@@ -45,7 +45,6 @@ NOT_RUN_HERE = {
     r"tensorboard --logdir": "tensorboard is not among the requirements",
     r"set_up_lite|\.lite/|coupalign --mindir|build\.sh|run_infer_310": "needs MindSpore Lite; with one, tests/test_lite.py builds and runs it",
     r"-m benchmarks": "takes minutes",
-    r"docs/architecture\.png": "builds the whole model: half a minute",
     r"source |pip install|cp --sparse|mindspore\.run_check": "not ours",
 }
 # By program, the file of the tests that runs it, and how.
@@ -62,7 +61,6 @@ RUN_BY = {
     "visualise.py alignment": ("test_alignment.py", 'visualise.main(["alignment"'),
     "visualise.py failures": ("test_failures.py", 'visualise.main(["failures"'),
     "visualise.py curves": ("test_documents.py", "visualise.main("),
-    "visualise.py architecture": ("test_architecture.py", 'visualise.main(["architecture"'),
     "study.py": ("test_study_report.py", 'program.main(["--study"'),
     "run_study.sh": ("test_study.py", "scripts/run_study.sh"),
     "run_standalone_train.sh": ("test_scripts.py", "scripts/run_standalone_train.sh"),

@@ -1,1 +1,1 @@
-"""Pictures of runs and of what models do. Importing this needs no MindSpore."""
+"""Pictures of training runs, evaluations and predictions."""

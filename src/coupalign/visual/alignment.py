@@ -1,35 +1,32 @@
-"""What a prediction was made of, as the paper's Figure 4 shows it: word-pixel attention, gates, weighed masks."""
+"""How one prediction was made (paper, Figure 4): word-pixel attention, gates, weighted masks."""
 
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy.special import expit
 
 from coupalign.inference.predictor import Prediction, Proposals
-from coupalign.visual.heat import draw_scale, heat
-from coupalign.visual.page import GROUND, INK, MARGIN, MUTED, RULE, SERIES, Page, fitted
+from coupalign.visual.figures import MUTED, add_scale, fitted, heading, heat, mosaic, new_figure, show, wrapped
 
-_WIDTH = 1240
-_LABELS = 116  # of the column of words
-_GAP, _BETWEEN = 12, 32  # columns of one direction, and the two directions
+_WIDTH, _GAP = 1240, 10
 _MASKS = 10  # in a row
 _ABOUT_WPA = (
-    "Left, pixels over words: how much of its text each pixel takes from a word; the maps of a column add up to 1 at "
-    "every pixel. Right, words over pixels: where a word takes its image from; each map adds up to 1. The pieces of a "
-    "word are joined, on the left by their sum, on the right by their mean, which keep both sums. Squares are cells "
-    "of the stage's own map. Each column has its own colours, from 0 to its largest share; the notch below them is the "
-    "share of a piece, or of a cell, if all had the same. Gate: how far the stage's gate lets the result in, the mean "
-    "magnitude of its tanh, 0 for closed and 1 for open."
+    "Pixels over words: the share of its text that each pixel takes from a word (Eq 4); the maps of a column add up to "
+    "1 at every pixel. Words over pixels: the share of its image that a word takes from each pixel; each map adds up "
+    "to 1. The word pieces of a word are summed on the left and averaged on the right, which keeps both sums. Squares "
+    "are the cells of the stage's feature map. The colours of each column go from 0 to its largest share, which stands "
+    "below it. Gate: the mean magnitude of the gate's tanh (Eq 6), 0 closed, 1 open."
 )
 _ABOUT_SMA = (
-    "Every proposal as a probability, by its weight Q_w, the largest first; the weights add up to 1. The "
-    "prediction is the sum of the proposals' logits by weight."
+    "Every mask as a probability, with its weight Q_w (Eq 11), largest weight first; the weights add up to 1. The "
+    "prediction is the weighted sum of the masks' logits (Eq 12)."
 )
-_NO_SMA = "The model has no sentence-mask alignment: its one mask is the prediction."
+_ABOUT_NO_SMA = "The model has no Sentence-Mask Alignment: its only mask is the prediction."
 
 
 def words_of_pixels(proposals: Proposals) -> list[np.ndarray]:
-    """Attention of pixels over words, per stage (words, H_i, W_i): the sum over a word's pieces, 1 over all words."""
+    """Attention of pixels over words, one (words, H_i, W_i) array per stage: the sum over the pieces of a word."""
     return [
         np.stack([attention[..., slots].sum(-1) for _, slots in proposals.words])
         for attention in proposals.text_to_image
@@ -37,125 +34,107 @@ def words_of_pixels(proposals: Proposals) -> list[np.ndarray]:
 
 
 def pixels_of_words(proposals: Proposals) -> list[np.ndarray]:
-    """Attention of words over pixels, per stage (words, H_i, W_i): the mean over a word's pieces, 1 over all pixels."""
+    """Attention of words over pixels, one (words, H_i, W_i) array per stage: the mean over the pieces of a word."""
     return [
         np.stack([attention[slots].mean(0) for _, slots in proposals.words]) for attention in proposals.image_to_text
     ]
 
 
 def ranked(proposals: Proposals) -> np.ndarray:
-    """Numbers of the proposals from the largest weight to the smallest; equal ones in the model's order."""
+    """Indices of the masks, largest weight first; equal weights keep the model's order."""
     return np.argsort(-proposals.weights, kind="stable")
 
 
-def draw_alignment(rgb: np.ndarray, expression: str, prediction: Prediction, about: str = "") -> Page:
-    """The page of one prediction, made with ``proposals=True`` of `rgb` (H, W, 3) uint8.
+def draw_alignment(rgb: np.ndarray, expression: str, prediction: Prediction, about: str = "") -> Figure:
+    """The picture of one prediction.
 
     Args:
-        about: what it comes from, in a line.
+        rgb: (H, W, 3) uint8, the image.
+        expression: The expression.
+        prediction: Made of both with ``proposals=True``.
+        about: Where the prediction comes from, one line.
     """
-    page = Page(_WIDTH)
-    for line in page.lines(f"“{expression}”", _WIDTH - 2 * MARGIN, 24, bold=True):
-        page.y += 30
-        page.text(MARGIN, page.y, line, 24, bold=True)
-    page.y += 4
-    page.paragraph(about)
-    page.y += 20
-    _draw_prediction(page, rgb, prediction)
-    if prediction.proposals.text_to_image:
-        page.heading("Word-pixel alignment", _ABOUT_WPA)
-        _draw_attention(page, rgb, prediction.proposals)
-    page.heading("Sentence-mask alignment", _ABOUT_SMA if len(prediction.proposals.masks) > 1 else _NO_SMA)
-    _draw_masks(page, rgb, prediction.proposals)
-    return page
+    proposals = prediction.proposals
+    columns = max(len(proposals.text_to_image) + len(proposals.image_to_text), 5)
+    image = fitted(rgb, 380, 400)
+    cell = fitted(rgb, 1000 // columns, 160)
+    mask = fitted(rgb, 108, 150)
+    mask_rows = -(-len(proposals.weights) // _MASKS)
+    title = wrapped(expression, 95)
+    heights = [image.shape[0] + 90 + 24 * title.count("\n")]
+    if proposals.text_to_image:
+        heights.append(len(proposals.words) * (cell.shape[0] + _GAP) + 240)
+    heights.append(mask_rows * (mask.shape[0] + 32) + 90)
+    figure = new_figure(_WIDTH, sum(heights))
+    parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+    heading(parts[0], title, [about] if about else [])
+    _draw_prediction(parts[0], image, prediction)
+    if proposals.text_to_image:
+        heading(parts[1], "Word-Pixel Alignment", [_ABOUT_WPA])
+        _draw_attention(parts[1], cell, proposals)
+    heading(parts[-1], "Sentence-Mask Alignment", [_ABOUT_SMA if len(proposals.masks) > 1 else _ABOUT_NO_SMA])
+    _draw_masks(parts[-1], mask, proposals)
+    return figure
 
 
-def _draw_prediction(page: Page, rgb: np.ndarray, prediction: Prediction) -> None:
-    box = (_WIDTH - 2 * MARGIN - 2 * 24) // 3, 400
-    image = fitted(rgb, *box)
-    pictures = (
-        (image, "image"),
-        (fitted(rgb, *box, prediction.mask), f"prediction: {_percent(prediction.mask.mean())} of the image"),
-        (heat(image, fitted(prediction.probability, *box), 1), "probability"),
+def as_text(expression: str, prediction: Prediction, about: str) -> str:
+    """The numbers of the picture, and the expression in characters that its fonts may lack."""
+    proposals = prediction.proposals
+    lines = [f"expression: {expression}", about, f"words: {' | '.join(word for word, _ in proposals.words)}"]
+    for name, gates in (("gates to pixels", proposals.image_gates), ("gates to words", proposals.text_gates)):
+        lines += [f"{name}, stage {stage}: {gate:.4f}" for stage, gate in zip(proposals.stages, gates)]
+    weights = proposals.weights[ranked(proposals)]
+    return "\n".join([*lines, f"weights of the masks: {' '.join(f'{weight:.4f}' for weight in weights)}", ""])
+
+
+def _draw_prediction(part, image: np.ndarray, prediction: Prediction) -> None:
+    height, width = image.shape[:2]
+    axes = part.subplots(1, 3)
+    show(axes[0], image, "image")
+    show(
+        axes[1],
+        fitted(image, width, height, prediction.mask),
+        f"prediction: {_percent(prediction.mask.mean())} of the image",
     )
-    for number, (picture, caption) in enumerate(pictures):
-        x = MARGIN + number * (box[0] + 24)
-        page.picture(x, page.y, picture)
-        page.text(x, page.y + picture.shape[0] + 20, caption, colour=MUTED)
-    draw_scale(page, x + max(image.shape[1] - 140, 100), page.y + image.shape[0] + 10, 140, "1")
-    page.y += image.shape[0] + 60
+    show(axes[2], heat(image, fitted(prediction.probability, width, height), 1), "probability")
+    add_scale(part, axes[2], "1", shrink=0.5)
 
 
-def _draw_attention(page: Page, rgb: np.ndarray, proposals: Proposals) -> None:
-    """A row a word and a column a stage and direction, under its gate and above its colours."""
-    pieces = sum(len(slots) for _, slots in proposals.words)
-    directions = [
-        ("Pixels over words", words_of_pixels(proposals), proposals.image_gates, lambda cells: 1 / pieces),
-        ("Words over pixels", pixels_of_words(proposals), proposals.text_gates, lambda cells: 1 / cells),
-    ]
-    stages = len(proposals.stages)
-    side = min((_WIDTH - 2 * MARGIN - _LABELS - _BETWEEN - (2 * stages - 2) * _GAP) // (2 * stages), 200)
-    image = fitted(rgb, side, side * 1.25)
-    height, inset = image.shape[0], (side - image.shape[1]) / 2
-    top = page.y
-    for half, (title, maps, gates, even) in enumerate(directions):
-        if not maps:
-            continue
-        left = MARGIN + _LABELS + half * (stages * (side + _GAP) + _BETWEEN - _GAP)
-        page.text(left, top + 18, title, 15, bold=True)
-        for number, (stage, attention, gate) in enumerate(zip(proposals.stages, maps, gates)):
-            x = left + number * (side + _GAP)
-            page.text(x, top + 44, f"stage {stage}", bold=True)
-            page.text(x + side, top + 44, f"{attention.shape[1]}×{attention.shape[2]}", 12, MUTED, align="right")
-            _draw_gate(page, x, top + 54, side, gate)
-            most = float(attention.max())
-            for row, shares in enumerate(attention):
-                page.picture(x + inset, top + 88 + row * (height + _GAP), heat(image, shares, most))
-            draw_scale(
-                page,
-                x,
-                top + 88 + len(attention) * (height + _GAP) + 4,
-                side,
-                _percent(most),
-                even(attention[0].size) / most,
-            )
-    for row, (word, _) in enumerate(proposals.words):
-        lines = page.lines(word, _LABELS - 16, 14, most=2)
-        middle = top + 88 + row * (height + _GAP) + height / 2 + 5 - 9 * (len(lines) - 1)
-        for number, line in enumerate(lines):
-            page.text(
-                MARGIN + _LABELS - 16,
-                middle + 18 * number,
-                line,
-                14,
-                align="right",
-                colour=MUTED if word in ("[CLS]", "[SEP]") else INK,
-            )
-    page.text(MARGIN + _LABELS - 16, top + 68, "gate", 12, MUTED, align="right")
-    page.y = top + 88 + len(proposals.words) * (height + _GAP) + 52
+def _draw_attention(part, image: np.ndarray, proposals: Proposals) -> None:
+    """One row per word, one column per stage and direction."""
+    directions = [("Pixels over words", words_of_pixels(proposals), proposals.image_gates)]
+    if proposals.image_to_text:
+        directions.append(("Words over pixels", pixels_of_words(proposals), proposals.text_gates))
+    axes = part.subplots(1, len(directions), squeeze=False)[0]
+    for number, (axis, (title, maps, gates)) in enumerate(zip(axes, directions)):
+        rows = [[heat(image, each[word], each.max()) for each in maps] for word in range(len(proposals.words))]
+        picture, lefts, tops = mosaic(rows, _GAP)
+        show(axis, picture, title, size=12, weight="bold", pad=58)
+        height, width = image.shape[:2]
+        for left, stage, attention, gate in zip(lefts, proposals.stages, maps, gates):
+            side = f"{attention.shape[1]}×{attention.shape[2]}"
+            middle = left + width / 2
+            axis.text(middle, -6, f"stage {stage}\n{side}\ngate {gate:.2f}", ha="center", va="bottom", size=9)
+            axis.text(middle, picture.shape[0] + 6, f"0 – {_percent(attention.max())}", ha="center", va="top", size=9)
+        words = [wrapped(word, 14, 2) for word, _ in proposals.words]
+        axis.set_yticks([top + height / 2 for top in tops], words if not number else [""] * len(words))
+    add_scale(part, list(axes), "largest share", orientation="horizontal", aspect=40, shrink=0.3, pad=0.03)
 
 
-def _draw_gate(page: Page, x: float, y: float, width: float, opening: float) -> None:
-    page.box(x, y + 6, width - 40, 8, GROUND, RULE)
-    page.box(x, y + 6, (width - 40) * opening, 8, SERIES[0])
-    page.text(x + width, y + 14, f"{opening:.2f}", 12, align="right")
-
-
-def _draw_masks(page: Page, rgb: np.ndarray, proposals: Proposals) -> None:
-    side = (_WIDTH - 2 * MARGIN - (_MASKS - 1) * _GAP) // _MASKS
-    image = fitted(rgb, side, side * 1.25)
-    top, height = page.y, image.shape[0] + 30
-    for place, number in enumerate(ranked(proposals)):
-        row, column = divmod(place, _MASKS)
-        x, y = MARGIN + column * (side + _GAP), top + row * height
-        page.picture(x + (side - image.shape[1]) / 2, y, heat(image, expit(proposals.masks[number]), 1))
-        page.text(x, y + image.shape[0] + 15, f"{place + 1}.", 12, MUTED)
-        weight = f"{100 * proposals.weights[number]:.2f} %"
-        page.text(x + side, y + image.shape[0] + 15, weight, 12, align="right")
-    page.y = top + -(-len(proposals.weights) // _MASKS) * height + 4
-    draw_scale(page, MARGIN, page.y, 140, "probability 1")
+def _draw_masks(part, image: np.ndarray, proposals: Proposals) -> None:
+    order = ranked(proposals)
+    pictures = [heat(image, expit(proposals.masks[number]), 1) for number in order]
+    rows = [pictures[start : start + _MASKS] for start in range(0, len(pictures), _MASKS)]
+    rows[0] += [np.full_like(image, 255)] * (_MASKS - len(rows[0]))
+    picture, lefts, tops = mosaic(rows, _GAP, below=20)
+    axis = part.subplots()
+    show(axis, picture)
+    for place, number in enumerate(order):
+        x, y = lefts[place % _MASKS], tops[place // _MASKS] + image.shape[0] + 4
+        axis.text(x, y, f"{place + 1}.", va="top", size=9, color=MUTED)
+        axis.text(x + image.shape[1], y, f"{100 * proposals.weights[number]:.2f} %", ha="right", va="top", size=9)
 
 
 def _percent(share: float) -> str:
-    """Two or three digits of a share: 100 %, 12 %, 3.5 %, 0.35 %, 0.012 %."""
+    """A share with two or three digits: 100 %, 12 %, 3.5 %, 0.35 %, 0.012 %."""
     return f"{float(f'{100 * share:.2g}'):g} %"

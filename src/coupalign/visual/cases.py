@@ -1,4 +1,4 @@
-"""Best, median and worst cases of an evaluation, predicted again to be looked at."""
+"""Best, median and worst cases of an evaluation, with their masks predicted again."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from coupalign.data.transform import mask_resizing
 from coupalign.errors import UserError
 from coupalign.evaluation.metric import intersection_and_union
 from coupalign.inference.predictor import Predictor
-from coupalign.visual.results import Evaluation
+from coupalign.visual.evaluations import Evaluation
 
-# What may differ from the evaluation: where it runs and where files are, but nothing that a mask depends on.
+# Keys that may differ from the evaluation: they do not change a mask.
 ELSEWHERE = ("data_dir", "vocab_file", "device_target", "num_workers", "output_dir")
-# IoUs that other processors' rounding can make of the same model; beyond it is another model or other data.
-_ROUNDING = 0.02
+_ROUNDING = 0.02  # the largest change of an IoU by another processor's rounding
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,11 @@ class Case:
     """One sample of an evaluation.
 
     Attributes:
-        group: best, median or worst.
-        sample: its row of the evaluation's CSV file.
+        group: "best", "median" or "worst".
+        sample: Its row of the evaluation's CSV file.
         image: (h, w, 3) uint8, RGB.
-        target, prediction: bool, at the size at which they were compared.
+        target: bool, at the size at which masks were compared.
+        prediction: bool, at the same size.
     """
 
     group: str
@@ -44,10 +44,10 @@ class Case:
 
 
 def choose(samples: Sequence[dict[str, Any]], count: int) -> dict[str, list[int]]:
-    """Numbers of the `count` samples with the highest, the middle and the lowest IoU, each group from high to low.
+    """Row numbers of the `count` samples with the highest, the middle and the lowest IoU, each from high to low.
 
-    Of equal IoUs those with more pixels are the better or the worse ones. A group has no image twice and no sample is
-    in two groups, so that there can be fewer.
+    Among equal IoUs, the samples with more pixels come first in "best" and in "worst". No image occurs twice in a
+    group and no sample in two groups, so a group can be smaller.
     """
     ious = [Fraction(row["intersection"], row["union"]) if row["union"] else Fraction(1) for row in samples]
     best = sorted(range(len(samples)), key=lambda row: (-ious[row], -samples[row]["union"]))
@@ -69,16 +69,16 @@ def choose(samples: Sequence[dict[str, Any]], count: int) -> dict[str, list[int]
 def predict_cases(
     evaluation: Evaluation, config: Config, checkpoint: str | os.PathLike, count: int, progress: bool = True
 ) -> list[Case]:
-    """The cases of `choose`, each with its picture, and with its mask at the evaluation's threshold and resolution.
+    """The cases of `choose`, each with its image and its mask at the evaluation's threshold and resolution.
 
     Args:
-        config: that of the evaluation, but for ``ELSEWHERE``.
-        checkpoint: the one that was evaluated.
-        count: cases of a group.
-        progress: show a bar on stderr.
+        config: The configuration of the evaluation; only the keys ``ELSEWHERE`` may differ.
+        checkpoint: The checkpoint that was evaluated.
+        count: Cases in each group.
+        progress: Show a progress bar on stderr.
 
     Raises:
-        UserError: for another configuration or data set than was evaluated, and where a mask does not have the IoU
+        UserError: the configuration or the data set differs from the evaluation's, or a mask does not have the IoU
             that the evaluation found.
     """
     _check_config(evaluation, config)
@@ -93,16 +93,21 @@ def predict_cases(
             )
     chosen = [(group, row) for group, members in choose(samples, count).items() for row in members]
     predictor = Predictor(checkpoint, config=config)
-    size = (
-        None if config.evaluation.eval_resolution == "original" else (config.model.image_size, config.model.image_size)
-    )
+    side = config.model.image_size
+    at_input = config.evaluation.eval_resolution == "input"
     pictures = split.pictures(rows[[row for _, row in chosen]], config.data.num_workers)
     cases = []
     for (group, row), picture in tqdm(zip(chosen, pictures), "predictions", len(chosen), disable=not progress):
-        found = predictor.predict(picture["image"], samples[row]["expression"], size=size).mask
-        target = picture["target"] if size is None else _at_input(picture["target"], config.model.image_size)
-        _check_iou(evaluation, samples[row], found, target)
-        cases.append(Case(group, samples[row], picture["image"], target, found))
+        expression, target = samples[row]["expression"], picture["target"]
+        size = (side, side) if at_input else None
+        prediction = predictor.predict(picture["image"], expression, size=size).mask
+        if at_input:
+            target = target.astype(np.uint8) * 255
+            for operation in mask_resizing(side):
+                target = operation(target)
+            target = target > 127
+        _check_iou(evaluation, samples[row], prediction, target)
+        cases.append(Case(group, samples[row], picture["image"], target, prediction))
     return cases
 
 
@@ -121,14 +126,6 @@ def _check_iou(evaluation: Evaluation, sample: dict[str, Any], prediction: np.nd
     iou = intersection / union if union else 1.0
     if abs(iou - float(sample["iou"])) > _ROUNDING:
         raise UserError(
-            f"{evaluation.path.with_suffix('.csv')} says IoU {sample['iou']} of “{sample['expression']}” "
-            f"(sent_id {sample['sent_id']}), but it is {iou:.6f} here: run eval.py again"
+            f"{evaluation.path.with_suffix('.csv')}: IoU {sample['iou']} for “{sample['expression']}” "
+            f"(sent_id {sample['sent_id']}), but here it is {iou:.6f}: run eval.py again"
         )
-
-
-def _at_input(target: np.ndarray, image_size: int) -> np.ndarray:
-    """A target at the size of the model's input, as in an evaluation at that resolution."""
-    pixels = target.astype(np.uint8) * 255
-    for operation in mask_resizing(image_size):
-        pixels = operation(pixels)
-    return pixels > 127

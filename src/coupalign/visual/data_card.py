@@ -1,11 +1,9 @@
-"""What is in a prepared data set, as a page to look at."""
+"""An HTML page that describes a prepared data set."""
 
 from __future__ import annotations
 
-import html
 import re
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,99 +13,75 @@ from coupalign.config import Config
 from coupalign.data.dataset import Split
 from coupalign.data.prepared import read_meta
 from coupalign.errors import UserError
-from coupalign.files import atomic_path, find_file
-from coupalign.overlay import jpeg_uri, overlay
+from coupalign.evaluation.result import SYNTHETIC
+from coupalign.files import find_file
+from coupalign.overlay import overlay
+from coupalign.visual.figures import jpeg_uri, write_page
 
 _WORDS = 30
-_SIDE = 320  # of a sample's picture, in pixels
+_SIDE = 320
 _AREAS = (0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
-_STYLE = """body { font: 15px/1.45 sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em }
-table { border-collapse: collapse } td, th { padding: .15em .8em; text-align: right } td:first-child { text-align: left }
-.bar { background: #4a7fb5; height: .8em } .samples { display: flex; flex-wrap: wrap; gap: 1em }
-figure { margin: 0; width: 320px } figcaption { font-size: 90% }"""
 
 
 def write_card(config: Config, path: Path, samples: int) -> None:
-    """Writes a page of HTML that needs no other file: for each split its counts, lengths of expressions, areas of
-    masks, words, and sample pictures with masks and expressions, drawn by `config.run.seed`.
+    """Writes one HTML file with counts, lengths of expressions, mask areas, words and sample images of each split.
 
     Args:
-        path: of the page.
-        samples: referents shown of each split.
+        path: The HTML file.
+        samples: Referents to show from each split, drawn by the configuration's seed.
 
-    Raises: UserError where `config.data.data_dir` holds no complete data set.
+    Raises:
+        UserError: `config.data.data_dir` holds no complete data set.
     """
     meta = read_meta(find_file(config.data.data_dir))
     if not meta:
         raise UserError(
             f"{config.data.data_dir} holds no complete data set: make one with prepare_data.py, or set data_dir"
         )
+    synthetic = "This data set is synthetic. " * (config.data.dataset == SYNTHETIC)
     about = (
-        f"Prepared with {config.model.max_tokens} word pieces an expression; fingerprint {meta['fingerprint'][:16]}."
+        f"Prepared with {config.model.max_tokens} word pieces per expression; fingerprint {meta['fingerprint'][:16]}."
     )
-    if config.data.dataset == "refshapes":
-        about = f"This data set is synthetic. {about}"
-    page = [
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(config.data.dataset)}</title><style>{_STYLE}</style>",
-        f"<h1>{html.escape(config.data.dataset)}</h1><p>{html.escape(about)}</p>",
+    splits = [
+        _describe(config, Split(config, name), meta["splits"][name], samples)
+        for name in tqdm(meta["splits"], desc="splits", disable=None)
     ]
-    for name in tqdm(meta["splits"], desc="splits", disable=None):
-        page += _split(config, Split(config, name), meta["splits"][name], samples)
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(page), encoding="utf-8")
+    write_page(path, "data_card.html", {"dataset": config.data.dataset, "about": synthetic + about, "splits": splits})
 
 
-def _split(config: Config, split: Split, counts: dict[str, int], samples: int) -> list[str]:
-    expressions = split.records["expression"].tolist()
-    pieces = split.records["token_mask"].sum(1)
-    words = [re.findall(r"\w+", expression.lower()) for expression in expressions]
-    page = [
-        f"<h2>{html.escape(split.name)}</h2>",
-        f"<p>{counts['images']:,} images, {counts['referents']:,} referents, {counts['expressions']:,} expressions, "
-        f"{len(set(split.records['category'].tolist())):,} categories; "
-        f"{np.sum(pieces == config.model.max_tokens):,} expressions fill all {config.model.max_tokens} word pieces and may be "
-        "cut.</p>",
-    ]
-    if any(split.records["family"].tolist()):
-        page += ["<h3>Families of expressions</h3>", *_bars(Counter(split.records["family"].tolist()).most_common())]
-    lengths = Counter(len(each) for each in words)
-    areas = np.histogram(split.areas(config.data.num_workers), _AREAS)[0]
-    return [
-        *page,
-        "<h3>Words an expression</h3>",
-        *_bars(sorted(lengths.items())),
-        "<h3>Share of the image a referent covers</h3>",
-        *_bars([(f"{low:g} to {high:g}", count) for low, high, count in zip(_AREAS, _AREAS[1:], areas)]),
-        "<h3>Most frequent words</h3>",
-        *_bars(Counter(word for each in words for word in each).most_common(_WORDS)),
-        "<h3>Samples</h3><div class=samples>",
-        *_samples(config, split, samples),
-        "</div>",
-    ]
+def _describe(config: Config, split: Split, counts: dict[str, int], samples: int) -> dict:
+    records = split.records
+    full = int((records["token_mask"].sum(1) == config.model.max_tokens).sum())
+    words = [re.findall(r"\w+", expression.lower()) for expression in records["expression"].tolist()]
+    areas = np.histogram(split.areas(config.data.num_workers), _AREAS)[0].tolist()
+    tables = {
+        "Families of expressions": Counter(records["family"].tolist()).most_common(),
+        "Words per expression": sorted(Counter(map(len, words)).items()),
+        "Share of the image covered by a referent": [
+            (f"{low:g} to {high:g}", count) for low, high, count in zip(_AREAS, _AREAS[1:], areas)
+        ],
+        "Most frequent words": Counter(word for each in words for word in each).most_common(_WORDS),
+    }
+    if not any(records["family"].tolist()):
+        del tables["Families of expressions"]
+    return {
+        "name": split.name,
+        "counts": f"{counts['images']:,} images, {counts['referents']:,} referents, {counts['expressions']:,} "
+        f"expressions, {len(set(records['category'].tolist())):,} categories; {full:,} expressions fill all "
+        f"{config.model.max_tokens} word pieces and may be truncated.",
+        "tables": tables,
+        "samples": _samples(config, split, samples),
+    }
 
 
-def _samples(config: Config, split: Split, samples: int) -> list[str]:
+def _samples(config: Config, split: Split, samples: int) -> list[dict]:
     mask_rows, firsts = np.unique(split.records["mask_row"], return_index=True)
-    random = np.random.Generator(np.random.PCG64(config.run.seed))
-    chosen = random.permutation(len(mask_rows))[:samples]
-    figures = []
-    for choice, picture in zip(chosen, split.pictures(firsts[chosen], config.data.num_workers) if samples else ()):
+    chosen = np.random.Generator(np.random.PCG64(config.run.seed)).permutation(len(mask_rows))[:samples]
+    if not len(chosen):
+        return []
+    shown = []
+    for choice, picture in zip(chosen, split.pictures(firsts[chosen], config.data.num_workers)):
         same = split.records["mask_row"] == mask_rows[choice]
-        uri = jpeg_uri(overlay(picture["image"], picture["target"]), _SIDE)
-        said = "<br>".join(html.escape(expression) for expression in split.records["expression"][same].tolist())
-        figures.append(f'<figure><img src="{uri}" alt=""><figcaption>{said}</figcaption></figure>')
-    return figures
-
-
-def _bars(rows: Sequence[tuple[object, int]]) -> list[str]:
-    """A table of labels and counts, with a bar each."""
-    most = max((count for _, count in rows), default=1)
-    return [
-        "<table>",
-        *(
-            f"<tr><td>{html.escape(str(label))}<td>{count:,}<td style='width: 30em'>"
-            f"<div class=bar style='width: {100 * count / max(most, 1):.1f}%'></div>"
-            for label, count in rows
-        ),
-        "</table>",
-    ]
+        drawn = overlay(picture["image"], picture["target"])
+        shown.append({"address": jpeg_uri(drawn, _SIDE), "expressions": split.records["expression"][same].tolist()})
+    return shown

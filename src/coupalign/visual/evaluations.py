@@ -1,4 +1,4 @@
-"""Evaluations as eval.py left them: <split>.json and <split>.csv."""
+"""Reads the results of eval.py: <split>.json and <split>.csv."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from coupalign.evaluation.metric import HISTOGRAM_BINS
 from coupalign.evaluation.result import SAMPLE_COLUMNS, SYNTHETIC
 from coupalign.files import find_file, sha256
 
-_AGAIN = "make it with eval.py"
 _KEYS = {
     "dataset": str,
     "split": str,
@@ -33,8 +32,8 @@ class Evaluation:
     """One result of eval.py.
 
     Attributes:
-        path: of the JSON file.
-        content: what it holds, as ``coupalign.evaluation.result.Result.as_dict`` has it.
+        path: The JSON file.
+        content: Its content (``coupalign.evaluation.result.Result.as_dict``).
     """
 
     path: Path
@@ -42,13 +41,15 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """Data set and split; synthetic data are called so."""
-        dataset = self.content["dataset"]
-        return f"{dataset}{' (synthetic)' if dataset == SYNTHETIC else ''} {self.content['split']}"
+        """Data set and split; synthetic data are marked."""
+        return f"{dataset_name(self.content['dataset'])} {self.content['split']}"
 
     def samples(self) -> list[dict[str, Any]]:
-        """Rows of the CSV file beside it, in its order: ids, ``intersection`` and ``union`` int, ``iou`` the text of the
-        file, the rest str. Raises: UserError where the file is missing, or none of this evaluation."""
+        """The rows of the CSV file beside the JSON file: ids, ``intersection`` and ``union`` int, the others str.
+
+        Raises:
+            UserError: the CSV file is missing, damaged, or belongs to another evaluation.
+        """
         path = self.path.with_suffix(".csv")
         try:
             with open(path, newline="", encoding="utf-8") as file:
@@ -58,48 +59,61 @@ class Evaluation:
                 float(row["iou"]), [row[column].strip() for column in SAMPLE_COLUMNS[4:]]
         except OSError as error:
             raise UserError(
-                f"{path} cannot be read ({error.strerror}): {_AGAIN}, which writes it beside {self.path.name}"
+                f"{path} cannot be read ({error.strerror}): run eval.py, which writes both files"
             ) from error
         except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
-            raise UserError(f"{path} is no table of samples: {_AGAIN}") from error
+            raise UserError(f"{path} is not a table of samples: run eval.py again") from error
         if len(rows) != self.content["samples"]:
             raise UserError(
-                f"{path} has {len(rows)} samples, {self.path.name} is about {self.content['samples']}: {_AGAIN} again"
+                f"{path} has {len(rows)} samples, but {self.path.name} has {self.content['samples']}: run eval.py again"
             )
         return rows
 
     def checkpoint(self, given: str | os.PathLike | None = None) -> Path:
-        """The checkpoint that was evaluated: `given`, or the one named, or one of that name in the run's directory.
+        """The checkpoint that was evaluated, compared by SHA-256.
 
-        Raises: UserError where it is missing, or another by its SHA-256.
+        Args:
+            given: Its path. None: the path in the evaluation, or a file of the same name in the run's directory.
+
+        Raises:
+            UserError: the checkpoint is missing or is a different one.
         """
         named = self.content.get("checkpoint")
         if not isinstance(named, dict) or not {"file", "sha256"} <= named.keys():
-            raise UserError(f"{self.path} names no checkpoint: {_AGAIN}")
+            raise UserError(f"{self.path} names no checkpoint: run eval.py again")
         wanted = [given] if given else [named["file"], self.path.absolute().parent.parent / Path(named["file"]).name]
-        found = [find_file(path) for path in wanted if find_file(path).is_file()]
+        found = [path for path in map(find_file, wanted) if path.is_file()]
         if not found:
-            raise UserError(f"no checkpoint {wanted[0]}: pass the one that {self.path} is about with --checkpoint")
+            raise UserError(f"no checkpoint {wanted[0]}: pass the one that {self.path} evaluated with --checkpoint")
         for path in found:
             if sha256(path) == named["sha256"]:
                 return path
         raise UserError(
-            f"{found[0]} is another checkpoint than {self.path} is about (SHA-256 "
-            f"{named['sha256'][:12]}…): pass that one with --checkpoint, or evaluate this one with eval.py"
+            f"{found[0]} is a different checkpoint from the one in {self.path} (SHA-256 {named['sha256'][:12]}…): "
+            "pass that one with --checkpoint, or evaluate this one with eval.py"
         )
 
 
+def dataset_name(dataset: str) -> str:
+    """The data set's name; synthetic data are marked."""
+    return dataset + " (synthetic)" * (dataset == SYNTHETIC)
+
+
 def read_evaluation(path: str | os.PathLike) -> Evaluation:
-    """Reads a <split>.json of eval.py. Raises: UserError where it is missing or something else."""
+    """Reads a <split>.json of eval.py.
+
+    Raises:
+        UserError: the file is missing or is not such a result.
+    """
     path = find_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"evaluation {path} cannot be read ({error.strerror}): {_AGAIN}") from error
+        raise UserError(f"evaluation {path} cannot be read ({error.strerror}): create it with eval.py") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: pass a <split>.json of eval.py") from error
-    right = isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in _KEYS.items())
-    counts = content["metrics"].get("histogram") if right else None
+    valid = isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in _KEYS.items())
+    counts = content["metrics"].get("histogram") if valid else None
     if not isinstance(counts, list) or len(counts) != HISTOGRAM_BINS or not all(type(count) is int for count in counts):
-        raise UserError(f"{path} is no result of an evaluation: pass a <split>.json of eval.py")
+        raise UserError(f"{path} is not the result of an evaluation: pass a <split>.json of eval.py")
     return Evaluation(path, content)
