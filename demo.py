@@ -1,15 +1,17 @@
-"""A page on which to try a model: choose an image, say what to find, see the mask.
+"""Serve a web page to try a model on: choose an image, say what to find, see the mask.
 
     python demo.py
     python demo.py --checkpoint runs/refcoco/best.ckpt --port 8080
     python demo.py --engine lite --mindir coupalign.mindir
 
-It needs what requirements-demo.txt lists. Nobody but this machine can open it unless --host says otherwise.
+Install requirements-demo.txt first. Only this machine can open the page unless --host says otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
 from collections.abc import Sequence
 
 from coupalign.cli import command, parse_arguments
@@ -21,39 +23,46 @@ def _add(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="assets/refshapes/best.ckpt",
         metavar="FILE",
-        help="trained model (.ckpt; default: the one for RefShapes that comes with the repository)",
+        help="trained model (.ckpt; default: the repository's model for RefShapes)",
     )
     parser.add_argument(
         "--engine", choices=("mindspore", "lite"), default="mindspore", help="what runs the model (default: mindspore)"
     )
-    parser.add_argument("--mindir", metavar="FILE", help="with --engine lite: the model, exported by export.py")
+    parser.add_argument(
+        "--mindir", metavar="FILE", help="with --engine lite: the model exported by export.py, with its .json"
+    )
     parser.add_argument(
         "--lite_python",
         default=".lite/python/bin/python",
         metavar="FILE",
-        help="Python that has MindSpore Lite, as scripts/set_up_lite.sh makes it (default: .lite/python/bin/python)",
+        help="Python that has MindSpore Lite; scripts/set_up_lite.sh installs it (default: .lite/python/bin/python)",
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address to listen at; 0.0.0.0 is open to the network (default: 127.0.0.1)",
+        help="address to listen on; 0.0.0.0 opens the page to the network (default: 127.0.0.1)",
     )
-    parser.add_argument("--port", type=int, default=7860, metavar="INT", help="0 is any free one (default: 7860)")
+    parser.add_argument(
+        "--port", type=int, default=7860, metavar="INT", help="1024 to 65535, or 0 for any free port (default: 7860)"
+    )
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     if (args.engine == "lite") != bool(args.mindir):
-        raise UserError("--engine lite and --mindir FILE go together: give both or neither")
+        raise UserError("--engine lite and --mindir FILE belong together: give both or neither")
     from coupalign.demo.engines import LiteEngine, MindSporeEngine
-    from coupalign.demo.serve import serve
+    from coupalign.demo.serve import served
 
     lite = args.engine == "lite"
     engine = LiteEngine(config, args.mindir, args.lite_python) if lite else MindSporeEngine(config, args.checkpoint)
     try:
-        serve(engine, args.host, args.port)
+        with served(engine, args.host, args.port) as url:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # removes the uploads then too
+            print(f"{url}  (press Ctrl-C to stop)", flush=True)
+            threading.Event().wait()
     finally:
         engine.close()
     return 0

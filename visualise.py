@@ -56,12 +56,10 @@ def _gallery(argv: Sequence[str]) -> None:
         raise UserError(f"--cases {args.cases}: give 1 or more")
     evaluation = read_evaluation(args.evaluation)
     checkpoint = evaluation.checkpoint(args.checkpoint)
-    from coupalign.context import set_up
     from coupalign.visual.cases import predict_cases
     from coupalign.visual.figures import save
     from coupalign.visual.gallery import draw_gallery, write_html
 
-    set_up(config)
     cases = predict_cases(evaluation, config, checkpoint, args.cases)
     output = Path(args.output or evaluation.path.with_name(f"{evaluation.path.stem}-gallery"))
     save(draw_gallery(evaluation, cases), output / "gallery.png")
@@ -88,13 +86,11 @@ def _alignment(argv: Sequence[str]) -> None:
 
     config, args = parse_arguments(cleandoc(_alignment.__doc__), argv, add, "alignment")
     _check_png(args.output)
-    from coupalign.context import set_up
     from coupalign.data.images import load_image
     from coupalign.inference import Predictor
     from coupalign.visual.alignment import as_text, draw_alignment
     from coupalign.visual.figures import save
 
-    set_up(config)
     rgb = load_image(args.image)
     prediction = Predictor(args.checkpoint, config=config).predict(rgb, args.expression, proposals=True)
     about = (

@@ -113,7 +113,7 @@ def test_what_is_shown_is_eq_4_to_6(predictor, found):
 
 def test_the_size_of_the_answer_can_be_chosen(predictor, found):
     at_input = predictor.predict(picture(50, 70), EXPRESSION, proposals=True, size=(64, 64))
-    np.testing.assert_array_equal(at_input.mask, at_input.probability > CONFIG.threshold)
+    np.testing.assert_array_equal(at_input.mask, at_input.probability > CONFIG.evaluation.threshold)
     assert_close(found.probability, fitted_to(at_input.probability, 50, 70), relative=1e-5)
 
 
@@ -212,7 +212,7 @@ def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys
     )
     assert capsys.readouterr().out.split() == [str(output), f"{output}.txt"]
     assert asked == [(CONFIG, str(checkpoint))], "with the configuration beside the checkpoint"
-    about = f"a.png, 70×50 pixels; {checkpoint}; threshold {CONFIG.threshold}"
+    about = f"a.png, 70×50 pixels; {checkpoint}; threshold {CONFIG.evaluation.threshold}"
     np.testing.assert_array_equal(load_image(output), pixels(draw_alignment(picture(50, 70), EXPRESSION, found, about)))
     said = (tmp_path / "deep/b.png.txt").read_text(encoding="utf-8")
     assert EXPRESSION in said and f"gates to pixels, stage 1: {found.proposals.image_gates[0]:.4f}" in said

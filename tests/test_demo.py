@@ -19,7 +19,7 @@ import pytest
 from coupalign.config import load_config
 from coupalign.data.images import load_image
 from coupalign.demo.engines import MindSporeEngine
-from coupalign.demo.results import ask
+from coupalign.demo.requests import ask
 from coupalign.demo.serve import served
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
@@ -79,7 +79,7 @@ def test_a_result_is_what_predict_writes(engine, tmp_path):
     found = ask(engine, tmp_path / "Long One.png", "the red cup\nthe wall")
     for number, expression in enumerate(["the red cup", "the wall"]):
         expected = expected_mask(engine, rgb, expression)
-        assert (found.mask(number, CONFIG.threshold) == expected).all() and 0 < expected.mean() < 1
+        assert (found.mask(number, CONFIG.evaluation.threshold) == expected).all() and 0 < expected.mean() < 1
     assert found.mask_name(1) == "long-one-2-the-wall.mask.png"
     assert max(found.picture.shape) == 1024
 
@@ -87,7 +87,7 @@ def test_a_result_is_what_predict_writes(engine, tmp_path):
 # The server
 
 
-def find(url: str, path: Path | None, text: str, threshold: float = CONFIG.threshold):
+def find(url: str, path: Path | None, text: str, threshold: float = CONFIG.evaluation.threshold):
     """What a client of its own is told, the mask's file of each expression, and the client."""
     client = gradio_client.Client(url, verbose=False)
     sent = gradio_client.handle_file(path) if path else None
@@ -129,17 +129,24 @@ def test_the_threshold_is_moved_without_the_model(engine, url, image):
             .result()
             .probability
         )
-        assert (mask == (probability > CONFIG.threshold)).all() and (larger == (probability > 0.2)).all()
+        assert (mask == (probability > CONFIG.evaluation.threshold)).all() and (larger == (probability > 0.2)).all()
         assert larger.sum() > mask.sum()
 
 
-def test_refusals_are_a_line_without_a_path(engine, url, image, tmp_path, capfd):
+def test_truncated_and_unknown_words_are_reported(engine, url, image):
+    client = gradio_client.Client(url, verbose=False)
+    outputs = client.predict(gradio_client.handle_file(image), "cup " * 20 + "\n狗狗 cup", 0.5, api_name="/find")
+    said = " ".join(each for each in outputs if isinstance(each, str))
+    assert "longer than 6 word pieces" in said and "not in the vocabulary: 狗狗" in said
+
+
+def test_refusals_are_a_line_without_a_path(engine, url, image, tmp_path, caplog):
     (tmp_path / "notes.png").write_text("no image at all")
     for path, text, said in [
         (None, "cup", "There is no image: choose one"),
         (image, "", "There is no expression"),
-        (tmp_path / "notes.png", "cup", "notes.png is no image"),
-        (image, "cup " * 20, "is too long"),
+        (tmp_path / "notes.png", "cup", "notes.png is not an image"),
+        (image, "cup " * 200, "has 799 characters"),
     ]:
         found, no_masks, _ = find(url, path, text)
         assert said in found and not no_masks and "/" not in found
@@ -149,8 +156,8 @@ def test_refusals_are_a_line_without_a_path(engine, url, image, tmp_path, capfd)
             found, no_masks, _ = find(url, image, "cup")
         finally:
             engine.failing = None
-        assert found == "The server could not answer this; its log says why." and not no_masks
-        assert "/srv/models" in capfd.readouterr().err
+        assert found == "The server could not answer this; the reason is in its log." and not no_masks
+        assert "/srv/models" in caplog.text
 
 
 @pytest.mark.parametrize("where", ["path", "url"])
@@ -196,15 +203,16 @@ def test_it_listens_to_this_machine_alone_and_names_no_other(url):
     assert str(REPOSITORY) not in httpx.get(f"{url}config").text
 
 
-def test_an_address_that_is_not_to_be_had_is_a_mistake(engine):
+def test_an_address_that_cannot_be_used_is_reported(engine):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"127.0.0.1:{port} is not to be had"), served(engine, "127.0.0.1", port):
+        with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be used"), served(engine, "127.0.0.1", port):
             pass
-    with pytest.raises(UserError, match="--port 70000"), served(engine, "127.0.0.1", 70000):
-        pass
+    for port in (70000, 1023, 80, -1):
+        with pytest.raises(UserError, match=f"--port {port}: .*1024 to 65535"), served(engine, "127.0.0.1", port):
+            pass
 
 
 # A browser
@@ -259,6 +267,7 @@ def message(browser) -> str:
     return all_of(browser, "#message")[0].text
 
 
+@pytest.mark.browser
 def test_in_a_browser_a_mask_is_found_and_moved(browser, engine, url, image, tmp_path):
     from selenium.webdriver import Keys
 
@@ -299,20 +308,22 @@ def test_in_a_browser_a_mask_is_found_and_moved(browser, engine, url, image, tmp
     assert not all_of(browser, ".toast-body")
     all_of(browser, "#row-1 .alignment button")[0].click()
     drawn = until(browser, lambda: all_of(browser, "#row-1 .alignment img"))[0]
-    until(browser, lambda: drawn.get_property("naturalWidth") == 1240)
+    until(browser, lambda: drawn.get_property("naturalWidth") > 1000)
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     addresses = [each["params"]["request"]["url"] for each in sent if each["method"] == "Network.requestWillBeSent"]
     assert len(addresses) > 10
     assert [each for each in addresses if not each.startswith((url, "data:", "blob:"))] == []
 
 
+@pytest.mark.browser
 def test_in_a_browser_an_example_is_a_click(browser, engine, url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Gradio hands on any file of the working directory
     open_page(browser, url)
     all_of(browser, "#examples button")[0].click()
-    until(browser, lambda: "in MindSpore" in message(browser) or "too long" in message(browser))
+    until(browser, lambda: "in MindSpore" in message(browser))
 
 
+@pytest.mark.browser
 def test_in_a_browser_wrong_files_are_refused_politely(browser, url, tmp_path):
     (tmp_path / "notes.txt").write_text("no image at all")
     (tmp_path / "notes.png").write_text("no image at all")
@@ -331,9 +342,10 @@ def test_in_a_browser_wrong_files_are_refused_politely(browser, url, tmp_path):
     until(browser, lambda: all_of(browser, "#image img"))
     all_of(browser, "#text textarea")[0].send_keys("cup")
     all_of(browser, "#find")[0].click()
-    until(browser, lambda: message(browser) == "notes.png is no image, or a damaged one: choose a JPEG or PNG file.")
+    until(browser, lambda: message(browser) == "notes.png is not an image, or is damaged: choose a JPEG or PNG file.")
 
 
+@pytest.mark.browser
 def test_in_a_narrow_window_nothing_sticks_out(browser, url):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}

@@ -1,1 +1,1 @@
-"""The page on which a model is tried. Gradio is imported by ``page`` and ``serve`` alone."""
+"""A web page to try a model on. Only ``page`` and ``serve`` import Gradio."""

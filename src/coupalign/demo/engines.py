@@ -1,4 +1,4 @@
-"""What answers the page: the model in MindSpore, or its exported graph in MindSpore Lite."""
+"""What runs the model for the page: MindSpore, or MindSpore Lite with an exported graph."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from coupalign.config import Config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
-from coupalign.files import REPOSITORY, find_file
-from coupalign.inference.predictor import Predictor, Proposals
+from coupalign.files import REPOSITORY, find_file, sha256
+from coupalign.inference.predictor import Predictor, Proposals, expression_warnings
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One forward pass.
+    """The result of one forward pass.
 
     Attributes:
         probability: (S, S) float32, at the size of the model's input.
-        proposals: None from Lite.
-        seconds: of the pass alone.
+        proposals: Intermediate results; None from Lite.
+        seconds: Time of the forward pass.
+        warnings: Reasons to doubt the result, such as unknown words.
     """
 
     probability: np.ndarray
     proposals: Proposals | None
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
-    """A compiled model. Callers on several threads wait for each other.
+    """A loaded model. It may be called from several threads; calls run one after another.
 
     Attributes:
-        name: for users.
-        tokenizer: the model's.
-        threshold: what it is used with.
-        explains: whether answers have proposals.
+        name: Name for users.
+        tokenizer: The model's tokenizer.
+        threshold: Default threshold of the probability.
+        explains: Whether answers have proposals.
     """
 
     name: str
@@ -50,16 +53,17 @@ class Engine(Protocol):
     explains: bool
 
     def answer(self, rgb: np.ndarray, expression: str) -> Answer:
-        """`rgb` (H, W, 3) uint8."""
+        """Runs the model. `rgb` is (H, W, 3) uint8."""
 
     def close(self) -> None:
-        """Ends what it started."""
+        """Ends its threads and processes."""
 
 
 class MindSporeEngine:
-    """A checkpoint in this process, on a thread of its own, since MindSpore keeps its mode and its graphs by thread.
+    """A checkpoint in this process, on its own thread, because MindSpore keeps its mode and its graphs per thread.
 
-    Raises: UserError as Predictor does.
+    Raises:
+        UserError: as `Predictor`.
     """
 
     name = "MindSpore"
@@ -69,7 +73,7 @@ class MindSporeEngine:
         self._thread = ThreadPoolExecutor(1)
         self._size = config.model.image_size
         self.threshold = config.evaluation.threshold
-        self._predictor = self._thread.submit(self._load, config, checkpoint).result()
+        self._predictor = self._thread.submit(lambda: Predictor(checkpoint, config=config)).result()
         self.tokenizer = self._predictor.tokenizer
 
     def answer(self, rgb: np.ndarray, expression: str) -> Answer:
@@ -78,42 +82,34 @@ class MindSporeEngine:
     def close(self) -> None:
         self._thread.shutdown()
 
-    def _load(self, config: Config, checkpoint: str) -> Predictor:
-        from coupalign.context import set_up
-
-        set_up(config)
-        return Predictor(checkpoint, config=config)
-
     def _answer(self, rgb: np.ndarray, expression: str) -> Answer:
         start = time.perf_counter()
-        # One graph for the mask and for what it was made of.
-        prediction = self._predictor.predict(rgb, expression, proposals=True, size=(self._size, self._size))
-        return Answer(prediction.probability, prediction.proposals, time.perf_counter() - start)
+        # Always with proposals: one compiled graph serves the mask and the alignment picture.
+        found = self._predictor.predict(rgb, expression, proposals=True, size=(self._size, self._size))
+        return Answer(found.probability, found.proposals, time.perf_counter() - start, found.warnings)
 
 
 class LiteEngine:
-    """An exported graph in MindSpore Lite, which lives in another Python: a child process that deploy/lite_worker.py
-    describes. A child that has ended is started anew by the next request.
+    """An exported graph in MindSpore Lite, in a child process with Lite's own Python (deploy/lite_worker.py).
+
+    A child that has ended is started again by the next request.
 
     Args:
-        config: for its vocabulary.
-        model: .mindir of export.py, with its .json beside it.
-        python: interpreter that has what deploy/requirements-lite.txt lists.
+        config: Names one of the vocabularies to try.
+        model: The .mindir of export.py, with its .json in the same directory.
+        python: Interpreter with the packages of deploy/requirements-lite.txt.
 
-    Raises: UserError where the interpreter is missing or Lite refuses the model.
+    Raises:
+        UserError: the interpreter or the vocabulary is missing, or Lite refuses the model.
     """
 
     name = "MindSpore Lite"
     explains = False
 
     def __init__(self, config: Config, model: str, python: str):
-        vocabulary = find_file(config.data.vocab_file)
-        self._command = [
-            str(find_file(python)),
-            str(REPOSITORY / "deploy/lite_worker.py"),
-            str(find_file(model)),
-            str(vocabulary),
-        ]
+        vocabulary = find_vocabulary(config, model)
+        worker = REPOSITORY / "deploy/lite_worker.py"
+        self._command = [str(each) for each in (find_file(python), worker, find_file(model), vocabulary)]
         self._lock = threading.Lock()
         self._child: subprocess.Popen | None = None
         described = self._start()
@@ -125,14 +121,16 @@ class LiteEngine:
             if self._child.poll() is not None:
                 self._start()
             start = time.perf_counter()
+            head = json.dumps({"shape": rgb.shape, "expression": expression}).encode()
             try:
-                send(self._child.stdin, {"shape": rgb.shape, "expression": expression}, rgb)
+                self._child.stdin.write(head + b"\n" + np.ascontiguousarray(rgb).tobytes())
+                self._child.stdin.flush()
             except BrokenPipeError as error:
                 raise UserError("the process of MindSpore Lite has ended") from error
-            said = self._said()
-            pixels = self._child.stdout.read(4 * said["side"] ** 2)
-            probability = np.frombuffer(pixels, np.float32).reshape(said["side"], said["side"])
-            return Answer(probability, None, time.perf_counter() - start)
+            side = self._read()["side"]
+            probability = np.frombuffer(self._child.stdout.read(4 * side**2), np.float32).reshape(side, side)
+            seconds = time.perf_counter() - start
+            return Answer(probability, None, seconds, expression_warnings(self.tokenizer, expression))
 
     def close(self) -> None:
         self._child.stdin.close()
@@ -144,22 +142,39 @@ class LiteEngine:
             self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except OSError as error:
             raise UserError(
-                f"{self._command[0]} cannot be run ({error.strerror}): scripts/set_up_lite.sh makes "
-                "it, or name the Python that has MindSpore Lite with --lite_python"
+                f"{self._command[0]} cannot be run ({error.strerror}): run scripts/set_up_lite.sh, which installs it, "
+                "or pass the Python that has MindSpore Lite with --lite_python"
             ) from error
-        return self._said()
+        return self._read()
 
-    def _said(self) -> dict:
+    def _read(self) -> dict:
         line = self._child.stdout.readline()
         if not line:
-            raise UserError(f"MindSpore Lite has ended with status {self._child.wait()}: what it wrote stands above")
-        said = json.loads(line)
-        if "error" in said:
-            raise UserError(said["error"])
-        return said
+            raise UserError(f"MindSpore Lite ended with status {self._child.wait()}: its output is above")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return answer
 
 
-def send(stream: IO[bytes], head: dict, pixels: np.ndarray) -> None:
-    """A line of JSON and the bytes of an array."""
-    stream.write(json.dumps(head).encode() + b"\n" + np.ascontiguousarray(pixels).tobytes())
-    stream.flush()
+def find_vocabulary(config: Config, model: str) -> Path:
+    """The vocabulary that an exported model was trained with, by the SHA-256 in the model's .json.
+
+    Tries the configuration's ``vocab_file``, the text files in the model's directory, and the vocabularies in assets/.
+
+    Raises:
+        UserError: there is no such file, or the .json is missing or damaged.
+    """
+    from coupalign.inference.deployment import read_description
+
+    wanted = read_description(model)["text"]["vocabulary_sha256"]
+    directory = find_file(model).absolute().parent
+    candidates = [find_file(config.data.vocab_file), *sorted(directory.glob("*.txt"))]
+    candidates += sorted((REPOSITORY / "assets").glob("*vocab*.txt"))
+    for path in candidates:
+        if path.is_file() and sha256(path) == wanted:
+            return path
+    raise UserError(
+        f"no vocabulary with the SHA-256 {wanted[:12]}… that {model} names: copy the vocab.txt of its training to "
+        f"{directory}, or pass it with --vocab_file"
+    )

@@ -1,54 +1,120 @@
-"""The page: what stands where, and what happens when something is pressed."""
+"""The page: its components and events."""
 
 from __future__ import annotations
 
 import html
 import json
+import logging
 import time
-import traceback
 
+import cv2
 import gradio as gr
+import numpy as np
+from gradio.processing_utils import save_bytes_to_cache
 
-from coupalign.demo.asked import MAX_EXPRESSIONS, MAX_MEGABYTES, Refused
 from coupalign.demo.engines import Engine
-from coupalign.demo.results import Result, ask
-from coupalign.demo.row import Row
+from coupalign.demo.requests import MAX_EXPRESSIONS, MAX_MEGABYTES, Refused, Result, ask
 from coupalign.files import REPOSITORY
 
 EXAMPLES = REPOSITORY / "assets/examples"
+CSS = """
+.gradio-container {max-width: 1180px !important; margin: 0 auto !important}
+.message {padding: 8px 12px; overflow-wrap: anywhere}
+.refused {background: #fdecea; color: #8c1d18}
+.mask img, .probability img {max-height: 65vh}
+"""
 _KEPT_SECONDS = 3600  # of uploads, pictures and results
 _TITLE = "CoupAlign: the mask of what a sentence names"
 _THRESHOLDS = 0.01, 0.99
-# While 0.2 is typed, the field holds nothing, then 0. Refused, they would take the 0.2 that waits behind them along.
-_IN_RANGE = "(found, above) => [found, Math.min(Math.max(above, {}), {})]".format(*_THRESHOLDS)
-_WAITING = 50  # requests in the queue, at most
-_FAILED = "The server could not answer this; its log says why."
-CSS = """
-.gradio-container {width: 100% !important; max-width: 1180px !important; margin: 0 auto !important}
-.html-container {padding: 0 !important}
-.said {padding: 8px 12px; border-radius: 6px; background: var(--background-fill-secondary); font-size: 1rem}
-.refused {background: #fdecea; color: #8c1d18; border: 1px solid #f3b7b1}
-.said, .heading {overflow-wrap: anywhere}
-.mask img, .probability img {max-height: 65vh}
-.made-of *:has(> img) {overflow-x: auto; justify-content: flex-start}
-.made-of img {min-width: 820px}
-.answer {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 14px; gap: 10px}
-.heading b {font-size: 1.1rem}
-.heading span {display: block; opacity: .75}
-.heading span, .legend {font-size: .9rem}
-.legend {display: flex; gap: 8px; align-items: center; justify-content: flex-end}
-.legend i {width: 140px; height: 10px}
-"""
+# While 0.2 is typed, the field is empty and then 0. Both would be refused, and the 0.2 after them would be lost.
+_CLAMP = "(found, threshold) => [found, Math.min(Math.max(threshold, {}), {})]".format(*_THRESHOLDS)
+_QUEUE = 50
+_FAILED = "The server could not answer this; the reason is in its log."
+_PICTURE = {"format": "png", "interactive": False, "buttons": ["fullscreen"], "min_width": 280}
+
+_log = logging.getLogger(__name__)
+
+
+class Upload(gr.Image):
+    """An image box that passes on the uploaded file as it is, so that only `read_upload` decodes it."""
+
+    def preprocess(self, payload) -> str | None:
+        return payload.path if payload else None
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path):
+        if url_or_file_path is not None and "://" in url_or_file_path:  # Gradio would fetch it, whatever its size
+            raise gr.Error("Send the image itself, not its address.")
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+
+class Row:
+    """The part of the page for one expression, hidden until there is an answer.
+
+    Args:
+        number: Index of the expression in a request.
+        explains: Whether answers have proposals.
+
+    Attributes:
+        parts: Components that an answer fills.
+        changing: Those of them that depend on the threshold.
+    """
+
+    def __init__(self, number: int, explains: bool):
+        self._number = number
+        with gr.Column(visible=False, elem_id=f"row-{number}") as box:
+            heading = gr.HTML(elem_classes="heading")
+            with gr.Row():
+                mask = gr.Image(label="mask", elem_classes="mask", **_PICTURE)
+                heat = gr.Image(label="probability, white 0 to red 1", elem_classes="probability", **_PICTURE)
+            self._download = gr.DownloadButton(
+                "Download the mask (PNG, at the image's own size)", size="sm", elem_classes="download"
+            )
+            title = "How it was made: attention, gates, weighted masks"
+            with gr.Accordion(title, open=False, visible=explains, elem_classes="alignment") as self._accordion:
+                self._alignment = gr.Image(show_label=False, **_PICTURE)
+        self.changing = [heading, mask, self._download]
+        self.parts = [box, heat, self._accordion, self._alignment, *self.changing]
+
+    def fill(self, found: Result | None, threshold: float) -> list:
+        """Values of `parts`."""
+        if not self._answered(found):
+            return [gr.update(visible=False), None, gr.update(open=False), None, "", None, None]
+        heat = found.heat(self._number)
+        return [gr.update(visible=True), heat, gr.update(open=False), None, *self.change(found, threshold)]
+
+    def change(self, found: Result | None, threshold: float) -> list:
+        """Values of `changing`."""
+        if not self._answered(found):
+            return [gr.skip()] * len(self.changing)
+        mask, answer = found.mask(self._number, threshold), found.answers[self._number]
+        png = cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes()
+        file = save_bytes_to_cache(png, found.mask_name(self._number), self._download.GRADIO_CACHE)
+        about = [f"{mask.mean():.1%} of the image, model {answer.seconds:.2f} s", *answer.warnings]
+        heading = f"<b>{html.escape(found.expressions[self._number])}</b><br>{'<br>'.join(map(html.escape, about))}"
+        return [heading, found.spotlight(self._number, threshold), file]
+
+    def explain_on_demand(self, result: gr.State, threshold: gr.Slider) -> None:
+        """Draws the alignment picture when its section is opened; it takes longer than the model."""
+
+        def draw(found: Result | None, at: float):
+            return found.alignment(self._number, at) if self._answered(found) else None
+
+        queue = {"concurrency_id": "drawing", "concurrency_limit": 1}
+        name = f"explain_{self._number + 1}"
+        self._accordion.expand(draw, [result, threshold], self._alignment, api_name=name, **queue)
+
+    def _answered(self, found: Result | None) -> bool:
+        return found is not None and self._number < len(found.answers)
 
 
 def build_page(engine: Engine) -> gr.Blocks:
-    """The page of a model that is loaded, to be launched with ``CSS``."""
-    ready = examples()
+    """The page of a loaded model, to be launched with ``CSS``."""
+    examples = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, _KEPT_SECONDS)) as page:
         gr.Markdown(f"# {_TITLE}")
         with gr.Row():
             with gr.Column(min_width=300):
-                image = gr.Image(
+                image = Upload(
                     label=f"Image (JPEG or PNG, up to {MAX_MEGABYTES} MB)",
                     type="filepath",
                     height=330,
@@ -56,10 +122,9 @@ def build_page(engine: Engine) -> gr.Blocks:
                     elem_id="image",
                     buttons=[],
                 )
-                _leave_unopened(image)
             with gr.Column(min_width=300):
                 text = gr.Textbox(
-                    label="Expressions, one a line",
+                    label="Expressions, one per line",
                     lines=3,
                     max_lines=MAX_EXPRESSIONS,
                     elem_id="text",
@@ -68,58 +133,53 @@ def build_page(engine: Engine) -> gr.Blocks:
                 button = gr.Button("Find", variant="primary", elem_id="find")
                 shelf = gr.Dataset(
                     components=["image"],
-                    samples=[[each["image"]] for each in ready],
+                    samples=[[str(EXAMPLES / each["image"])] for each in examples],
                     type="index",
                     layout="gallery",
                     elem_id="examples",
                     label="Or try an example (RefShapes, synthetic)",
                 )
-        message = gr.HTML(_said("Choose an image and say what to find in it."), elem_id="message", padding=False)
-        threshold = gr.Slider(
-            *_THRESHOLDS,
-            engine.threshold,
-            step=0.01,
-            elem_id="threshold",
-            label="Threshold: pixels of a higher probability belong to the mask",
-        )
+        message = gr.HTML(_message("Choose an image and say what to find in it."), elem_id="message")
+        label = "Threshold: pixels of a higher probability belong to the mask"
+        threshold = gr.Slider(*_THRESHOLDS, engine.threshold, step=0.01, elem_id="threshold", label=label)
         rows = [Row(number, engine.explains) for number in range(MAX_EXPRESSIONS)]
         result = gr.State(None, time_to_live=_KEPT_SECONDS)
 
-        def find(path: str | None, lines: str, above: float) -> list:
-            start = time.perf_counter()
+        def find(path: str | None, lines: str, at: float) -> list:
+            start, found = time.perf_counter(), None
             try:
                 found = ask(engine, path, lines)
-                updates = [update for row in rows for update in row.filled(found, above)]
-                return [found, _answered(engine, found, time.perf_counter() - start), *updates]
+                count, running = len(found.answers), sum(answer.seconds for answer in found.answers)
+                seconds = f"{time.perf_counter() - start:.2f} s, {running:.2f} s of it in {engine.name}"
+                said = _message(f"{count} expression{'s' * (count > 1)} in {seconds}")
             except Refused as error:
-                said = str(error)
-            except Exception:  # what it says may name files of the server
-                traceback.print_exc()
-                said = _FAILED
-            return [None, _said(said, "refused"), *(update for row in rows for update in row.filled(None, above))]
+                said = _message(str(error), "refused")
+            except Exception:  # its message may name files of the server
+                _log.exception("a request failed")
+                said = _message(_FAILED, "refused")
+            return [found, said, *(update for row in rows for update in row.fill(found, at))]
 
-        def show(found: Result | None, above: float) -> list:
-            return [update for row in rows for update in row.at(found, above)]
+        def show(found: Result | None, at: float) -> list:
+            return [update for row in rows for update in row.change(found, at)]
 
-        asked = {
+        def take(number: int) -> tuple[str, str]:
+            return str(EXAMPLES / examples[number]["image"]), "\n".join(examples[number]["expressions"])
+
+        finding = {
             "fn": find,
             "inputs": [image, text, threshold],
+            "outputs": [result, message, *(part for row in rows for part in row.parts)],
             "concurrency_id": "model",
             "concurrency_limit": 1,
-            "outputs": [result, message, *(part for row in rows for part in row.parts)],
         }
-        gr.on([button.click, text.submit], **asked, api_name="find")
-        shelf.click(
-            lambda number: (ready[number]["image"], "\n".join(ready[number]["expressions"])),
-            shelf,
-            [image, text],
-            api_visibility="private",
-        ).then(**asked, api_visibility="private")
+        gr.on([button.click, text.submit], **finding, api_name="find")
+        taken = shelf.click(take, shelf, [image, text], api_visibility="private")
+        taken.then(**finding, api_visibility="private")
         threshold.change(
             show,
             [result, threshold],
             [part for row in rows for part in row.changing],
-            js=_IN_RANGE,
+            js=_CLAMP,
             trigger_mode="always_last",
             show_progress="hidden",
             concurrency_limit=2,
@@ -127,34 +187,8 @@ def build_page(engine: Engine) -> gr.Blocks:
         )
         for row in rows:
             row.explain_on_demand(result, threshold)
-    return page.queue(max_size=_WAITING)
+    return page.queue(max_size=_QUEUE)
 
 
-def examples() -> list[dict]:
-    """What ships: ``image``, the path of a file, and ``expressions`` for it."""
-    ready = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
-    return [{**each, "image": str(EXAMPLES / each["image"])} for each in ready]
-
-
-def _leave_unopened(image: gr.Image) -> None:
-    """Hands on an upload as it is. Gradio would open it, and fetch it where a request names an address."""
-
-    keep = image.async_move_resource_to_block_cache
-
-    async def keep_file(path: str | None) -> str | None:
-        if path is not None and "://" in path:
-            raise gr.Error("Send the image itself, not its address.")
-        return await keep(path)
-
-    image.preprocess = lambda sent: sent.path if sent else None
-    image.async_move_resource_to_block_cache = keep_file
-
-
-def _answered(engine: Engine, found: Result, seconds: float) -> str:
-    running = sum(answer.seconds for answer in found.answers)
-    count = len(found.answers)
-    return _said(f"{count} expression{'s' * (count > 1)} in {seconds:.2f} s, {running:.2f} s of it in {engine.name}")
-
-
-def _said(line: str, kind: str = "") -> str:
-    return f'<div class="said {kind}">{html.escape(" ".join(line.split()))}</div>'
+def _message(line: str, kind: str = "") -> str:
+    return f'<div class="message {kind}">{html.escape(" ".join(line.split()))}</div>'

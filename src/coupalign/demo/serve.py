@@ -1,50 +1,41 @@
-"""The page behind an address."""
+"""The web server of the page."""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from coupalign.demo.asked import MAX_MEGABYTES
 from coupalign.demo.engines import Engine
+from coupalign.demo.requests import MAX_MEGABYTES
 from coupalign.errors import UserError
 
-# Everything comes from this server; a browser that obeys this asks no other.
+# A browser that obeys this loads nothing from other servers.
 _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; form-action 'self'; "
     "base-uri 'self'"
 )
 _SESSIONS = 64  # whose results are kept
-_FONTS = ("system-ui", "Arial", "sans-serif")
-
-
-def serve(engine: Engine, host: str, port: int) -> None:
-    """Shows the page until it is interrupted."""
-    with served(engine, host, port) as url:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are removed then too
-        print(f"{url}  (Ctrl-C ends it)", flush=True)
-        threading.Event().wait()
+_FONTS = ("system-ui", "Arial", "sans-serif")  # Gradio's own theme loads fonts from another server
 
 
 @contextmanager
 def served(engine: Engine, host: str, port: int) -> Iterator[str]:
-    """Runs the page in the background, once the model is compiled, and yields its address.
+    """Compiles the model, runs the page in the background and yields its address.
 
-    Uploads and pictures are in a directory that is gone afterwards. Port 0 takes any free one.
+    Uploads and pictures are kept in a temporary directory. Port 0 means any free port.
 
-    Raises: UserError where Gradio is missing or the address is not to be had.
+    Raises:
+        UserError: Gradio is missing, or the address cannot be used.
     """
     port = _free_port(host, port)
     with tempfile.TemporaryDirectory(prefix="coupalign-page-") as directory:
-        # Both are read when Gradio is imported or a component is made.
+        # Gradio reads both when it is imported or a component is made.
         os.environ.update(GRADIO_TEMP_DIR=str(Path(directory).resolve()), GRADIO_ANALYTICS_ENABLED="False")
         try:
             import gradio as gr
@@ -55,11 +46,10 @@ def served(engine: Engine, host: str, port: int) -> Iterator[str]:
 
         engine.answer(np.zeros((64, 64, 3), np.uint8), "object")
         page = build_page(engine)
-        theme = gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("monospace",))
         _, url, _ = page.launch(
             server_name=host,
             server_port=port,
-            theme=theme,
+            theme=gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("monospace",)),
             css=CSS,
             share=False,
             quiet=True,
@@ -81,7 +71,7 @@ def served(engine: Engine, host: str, port: int) -> Iterator[str]:
 
 
 class _Policy:
-    """ASGI middleware that adds what a browser may load to every answer."""
+    """ASGI middleware that adds the Content-Security-Policy to every response."""
 
     def __init__(self, app):
         self._app = app
@@ -96,9 +86,9 @@ class _Policy:
 
 
 def _free_port(host: str, port: int) -> int:
-    """`port`, or where that is 0 another, which nobody listens at."""
-    if not 0 <= port < 65536:
-        raise UserError(f"--port {port} is none: choose one of 1024 to 65535")
+    """`port`, or any free one if it is 0, after a test that it can be used."""
+    if port != 0 and not 1024 <= port <= 65535:
+        raise UserError(f"--port {port}: choose one from 1024 to 65535, or 0 for any free port")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as tried:
@@ -106,6 +96,4 @@ def _free_port(host: str, port: int) -> int:
             tried.bind(address)
             return tried.getsockname()[1]
     except OSError as error:
-        raise UserError(
-            f"{host}:{port} is not to be had ({error.strerror}): choose another --port or --host"
-        ) from error
+        raise UserError(f"{host}:{port} cannot be used ({error.strerror}): choose another --port or --host") from error

@@ -1,0 +1,148 @@
+"""Requests of the page: checks of what users send, and the pictures of an answered request.
+
+The message of every `Refused` is shown to users, so it names no path of the server.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image as Pillow
+
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.images import load_image
+from coupalign.data.transform import probability_at
+from coupalign.demo.engines import Answer, Engine
+from coupalign.errors import UserError
+from coupalign.inference.predict import slug
+from coupalign.inference.predictor import Prediction
+from coupalign.overlay import spotlight
+from coupalign.visual.alignment import draw_alignment
+from coupalign.visual.figures import heat, pixels
+
+MAX_MEGABYTES = 10
+MAX_MEGAPIXELS = 25
+MIN_SIDE = 8
+MAX_EXPRESSIONS = 6
+MAX_CHARACTERS = 300
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_SHOWN_SIDES = (480, 1024)  # smallest and largest longer side of a picture on the page, in pixels
+
+
+class Refused(UserError):
+    """A request that the page refuses, with the reason for the user. Other errors go to the server's log only."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answered request.
+
+    Attributes:
+        stem: Name of the image file without its suffix.
+        size: (H, W) of the image.
+        picture: (h, w, 3) uint8, the image as the page shows it.
+        expressions: The expressions.
+        answers: One answer per expression.
+    """
+
+    stem: str
+    size: tuple[int, int]
+    picture: np.ndarray
+    expressions: list[str]
+    answers: list[Answer]
+
+    def mask(self, number: int, threshold: float) -> np.ndarray:
+        """The mask at the image's own size, (H, W) bool."""
+        return probability_at(self.answers[number].probability, *self.size) > threshold
+
+    def mask_name(self, number: int) -> str:
+        return f"{slug(self.stem)}-{number + 1}-{slug(self.expressions[number])}.mask.png"
+
+    def spotlight(self, number: int, threshold: float) -> np.ndarray:
+        return spotlight(self.picture, self._probability(number) > threshold)
+
+    def heat(self, number: int) -> np.ndarray:
+        """The probability in colours from 0 to 1, shaded by the image."""
+        return heat(self.picture, self._probability(number), 1)
+
+    def alignment(self, number: int, threshold: float) -> np.ndarray:
+        """The picture of ``coupalign.visual.alignment``; for answers with proposals."""
+        probability = self._probability(number)
+        prediction = Prediction(probability > threshold, probability, self.answers[number].proposals)
+        about = f"{self.size[1]}×{self.size[0]} pixels; threshold {threshold:g}"
+        return pixels(draw_alignment(self.picture, self.expressions[number], prediction, about))
+
+    def _probability(self, number: int) -> np.ndarray:
+        return probability_at(self.answers[number].probability, *self.picture.shape[:2])
+
+
+def ask(engine: Engine, path: str | os.PathLike | None, text: str) -> Result:
+    """Runs the model on an uploaded image, once per line of `text`.
+
+    Raises:
+        Refused: the upload or the text cannot be used.
+    """
+    rgb = read_upload(path)
+    expressions = read_expressions(text, engine.tokenizer)
+    answers = [engine.answer(rgb, expression) for expression in expressions]
+    side = max(rgb.shape[:2])
+    wanted = min(max(side, _SHOWN_SIDES[0]), _SHOWN_SIDES[1])
+    size = [max(round(wanted * length / side), 1) for length in rgb.shape[1::-1]]
+    picture = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if wanted < side else cv2.INTER_CUBIC)
+    return Result(Path(path).stem, rgb.shape[:2], picture, expressions, answers)
+
+
+def read_upload(path: str | os.PathLike | None) -> np.ndarray:
+    """The image of an uploaded file, (H, W, 3) uint8, RGB, upright. The content decides the format, not the name.
+
+    Raises:
+        Refused: there is no file, or it is too large, not an image, or damaged.
+    """
+    if path is None or not os.path.isfile(path):  # uploads are removed after a while
+        raise Refused("There is no image: choose one, or drop one into its box.")
+    name = _short(Path(path).name)
+    if os.path.getsize(path) > MAX_MEGABYTES * 2**20:
+        raise Refused(f"{name} is larger than {MAX_MEGABYTES} MB: choose a smaller one.")
+    try:
+        with Pillow.open(path, formats=_FORMATS) as header:  # decodes no pixels
+            width, height = header.size
+        if width * height > MAX_MEGAPIXELS * 10**6:
+            raise Pillow.DecompressionBombError
+        if min(width, height) < MIN_SIDE:
+            raise Refused(f"{name} has {width}×{height} pixels: choose an image with sides of at least {MIN_SIDE}.")
+        return load_image(path)
+    except Pillow.DecompressionBombError as error:
+        raise Refused(f"{name} has more than {MAX_MEGAPIXELS} million pixels: choose a smaller one.") from error
+    except Refused:
+        raise
+    except Exception as error:  # Pillow raises many kinds of errors for damaged headers
+        raise Refused(f"{name} is not an image, or is damaged: choose a JPEG or PNG file.") from error
+
+
+def read_expressions(text: str | None, tokenizer: Tokenizer) -> list[str]:
+    """The expressions of a text, one per line; blank lines are skipped.
+
+    Raises:
+        Refused: there is no expression, there are too many, or one is too long or has no word.
+    """
+    expressions = [" ".join(line.split()) for line in (text or "").splitlines() if line.strip()]
+    if not expressions:
+        raise Refused("There is no expression: say which object is meant, for example “the left cup”.")
+    if len(expressions) > MAX_EXPRESSIONS:
+        raise Refused(f"There are {len(expressions)} expressions: give at most {MAX_EXPRESSIONS} at a time.")
+    for expression in expressions:
+        if len(expression) > MAX_CHARACTERS:
+            raise Refused(f"“{_short(expression)}” has {len(expression)} characters: give at most {MAX_CHARACTERS}.")
+        try:
+            tokenizer.encode(expression)
+        except UserError as error:
+            raise Refused(f"“{_short(expression)}” has no word: say which object is meant.") from error
+    return expressions
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
