@@ -33,7 +33,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer(find_file(CONFIG.vocab_file), CONFIG.max_tokens)
+    return Tokenizer(find_file(CONFIG.data.vocab_file), CONFIG.model.max_tokens)
 
 
 def picture(number: int, height: int = 50, width: int = 70) -> np.ndarray:

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.images import load_image
+from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import probability_at
 from coupalign.demo.engines import Answer, Engine
 from coupalign.errors import UserError
