@@ -14,7 +14,7 @@ from coupalign.errors import UserError
 from coupalign.study.runner import DONE, read_starts
 from coupalign.study.study_file import METRICS, Run, Study
 from coupalign.visual.failures import RANGES
-from coupalign.visual.results import Evaluation, read_evaluation
+from coupalign.visual.evaluations import Evaluation, read_evaluation
 
 OF_RUN = ("parameters", "steps", "samples", "training_seconds", "evaluation_seconds")
 COMPUTE = (*OF_RUN, "seconds", "processor_seconds")
