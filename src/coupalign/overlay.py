@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 
 import cv2
@@ -39,11 +38,3 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
     pixels = pixels.astype(np.uint8) * 255 if pixels.dtype == bool else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     with atomic_path(path) as temporary:
         temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
-
-
-def jpeg_uri(rgb: np.ndarray, side: int) -> str:
-    """A picture (H, W, 3) uint8 as the ``src`` of an image in a page of HTML, its longer side `side` pixels."""
-    scale = side / max(rgb.shape[:2])
-    rgb = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
