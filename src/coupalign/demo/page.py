@@ -35,18 +35,6 @@ _PICTURE = {"format": "png", "interactive": False, "buttons": ["fullscreen"], "m
 _log = logging.getLogger(__name__)
 
 
-class Upload(gr.Image):
-    """An image box that passes on the uploaded file as it is, so that only `read_upload` decodes it."""
-
-    def preprocess(self, payload) -> str | None:
-        return payload.path if payload else None
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path):
-        if url_or_file_path is not None and "://" in url_or_file_path:  # Gradio would fetch it, whatever its size
-            raise gr.Error("Send the image itself, not its address.")
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
-
-
 class Row:
     """The part of the page for one expression, hidden until there is an answer.
 
@@ -114,7 +102,7 @@ def build_page(engine: Engine) -> gr.Blocks:
         gr.Markdown(f"# {_TITLE}")
         with gr.Row():
             with gr.Column(min_width=300):
-                image = Upload(
+                image = gr.Image(
                     label=f"Image (JPEG or PNG, up to {MAX_MEGABYTES} MB)",
                     type="filepath",
                     height=330,
@@ -122,6 +110,7 @@ def build_page(engine: Engine) -> gr.Blocks:
                     elem_id="image",
                     buttons=[],
                 )
+                _pass_on_unread(image)
             with gr.Column(min_width=300):
                 text = gr.Textbox(
                     label="Expressions, one per line",
@@ -188,6 +177,22 @@ def build_page(engine: Engine) -> gr.Blocks:
         for row in rows:
             row.explain_on_demand(result, threshold)
     return page.queue(max_size=_QUEUE)
+
+
+def _pass_on_unread(image: gr.Image) -> None:
+    """Makes an image box pass on the uploaded file as it is, so that only `read_upload` decodes it.
+
+    A subclass would do the same, but Gradio writes a .pyi file beside the module of every subclass.
+    """
+    keep = image.async_move_resource_to_block_cache
+
+    async def keep_file(path: str | None) -> str | None:
+        if path is not None and "://" in path:  # Gradio would fetch it, whatever its size
+            raise gr.Error("Send the image itself, not its address.")
+        return await keep(path)
+
+    image.preprocess = lambda payload: payload.path if payload else None
+    image.async_move_resource_to_block_cache = keep_file
 
 
 def _message(line: str, kind: str = "") -> str:

@@ -13,8 +13,8 @@ from coupalign.config import load_config
 from coupalign.errors import UserError
 from coupalign.study.runner import DONE, read_starts
 from coupalign.study.study_file import METRICS, Run, Study
-from coupalign.visual.failures import RANGES
 from coupalign.visual.evaluations import Evaluation, read_evaluation
+from coupalign.visual.failures import RANGES
 
 OF_RUN = ("parameters", "steps", "samples", "training_seconds", "evaluation_seconds")
 COMPUTE = (*OF_RUN, "seconds", "processor_seconds")
