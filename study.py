@@ -1,11 +1,11 @@
-"""Train and evaluate the rows of an ablation study, and set them beside the paper's.
+"""Train and evaluate the rows of an ablation study and compare them with the paper's figures.
 
-Each row is trained with each of its seeds, one after another and in a process of its own, and evaluated on eval_splits.
-What is done is skipped, what was begun goes on; after SIGTERM or Ctrl-C the training saves and the study ends, and the
-same command goes on with it. After each run results.csv and results.md are written anew. A row that fails does not stop
-the others; the exit code is then 1.
+Each row is trained with each of its seeds, one after another, each in its own process, and evaluated on eval_splits.
+Runs that are done are skipped, and interrupted ones are resumed: after SIGTERM or Ctrl-C the training saves and the
+study ends; the same command continues it. results.csv and results.md are written after each run. A row that fails does
+not stop the others; the exit code is then 1.
 
---key value stands for every row, but for the keys in which rows differ.
+--key value applies to every row; a row's own keys take precedence. The study file names the configuration (base).
 
     python study.py --study configs/ablations/refshapes.yaml --data_dir data/refshapes --output_dir runs/study
     python study.py --study configs/ablations/refshapes.yaml --output_dir runs/study --only table4
@@ -28,20 +28,20 @@ def _add(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="INT",
-        help="threads that a training computes with (default: 0, MindSpore's own choice)",
+        help="threads of a training (default: 0, MindSpore's own choice)",
     )
-    parser.add_argument("--tables_only", action="store_true", help="train nothing: write the tables of what there is")
+    parser.add_argument("--tables_only", action="store_true", help="train nothing; write the tables of finished runs")
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    from coupalign.study.study_file import read_study
+    from coupalign.study.plan import read_study
 
     config, args = parse_arguments(__doc__, argv, _add, base=lambda own: read_study(own.study).base)
     if args.config:
-        raise UserError(f"--config {args.config}: a study names its configuration itself, as base in {args.study}")
+        raise UserError(f"--config {args.config}: set the configuration as base in {args.study}")
     if args.threads < 0:
-        raise UserError(f"--threads {args.threads}: give a number from 0")
+        raise UserError(f"--threads {args.threads}: give 0 or more")
     from coupalign.study.report import write_results
     from coupalign.study.runner import train_missing
 

@@ -42,7 +42,7 @@ def write(directory: Path, content: dict | str) -> Path:
 
 
 def leave_results(config: Config, attribute: list[tuple[int, int]], data: str = "abc") -> None:
-    """As coupalign.study.child, of a split `val` with these (intersection, union) of attribute, and of ordinal (0, 10)."""
+    """As coupalign.study.child leaves for a split `val` with these (intersection, union) of attribute, and of ordinal (0, 10)."""
     directory = Path(config.run.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     counts = np.array([*attribute, (0, 10)])

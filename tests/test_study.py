@@ -1,4 +1,4 @@
-"""Ablation studies: which runs there are, and which of them are made, skipped, gone on with."""
+"""Ablation studies: the plan, and which runs are trained, skipped and resumed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from coupalign.config import load_config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
 from coupalign.study import runner
+from coupalign.study.plan import read_study
 from coupalign.study.report import write_results
 from coupalign.study.runner import Child, read_starts, train_missing
-from coupalign.study.study_file import read_study
 from tests.script_tree import make_tree
 from tests.study_runs import SMALL, leave_results, write
 
@@ -53,7 +53,7 @@ def test_table_4_comes_seed_by_seed_and_nothing_twice(small):
     assert list(map(str, small.runs("ours"))) == ["full/1", "wide/1"]
     assert list(map(str, small.runs("uni"))) == ["uni/1", "uni/2", "uni/3"]
     assert list(map(str, small.runs("uni/2"))) == ["uni/2"]
-    with pytest.raises(UserError, match="no table, row or row/seed 'uni/4': it has the tables four, ours and the rows"):
+    with pytest.raises(UserError, match="no table, row or row/seed 'uni/4'; tables: four, ours; rows: full"):
         small.runs("uni/4")
 
 
@@ -88,48 +88,33 @@ def test_runs_differ_in_their_rows_keys_and_seed_alone(path):
         assert changed == {**study.rows[run.row], **own}
 
 
+def rows(**changed):
+    return {"rows": {**SMALL["rows"], **changed}}
+
+
+def four(**table):
+    return {"tables": {"four": {"title": "Four", **table}}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": [1]}, "unknown name 'seed': it takes base, keys"),
-        ({"family": None}, "family must be a str, but is None"),
-        (
-            {"rows": {**SMALL["rows"], "uni": {"wpa_direktion": "uni"}}},
-            "row uni: unknown key 'wpa_direktion': did you mean wpa_direction?",
-        ),
-        ({"rows": {**SMALL["rows"], "uni": {"wpa_direction": "both"}}}, "row uni: wpa_direction is 'both'"),
-        ({"rows": {**SMALL["rows"], "uni": {"seed": 5}}}, "row uni: seed is set by the study: remove it"),
-        ({"rows": {**SMALL["rows"], "uni": ["bi"]}}, "row uni: keys of the configuration are expected, not ['bi']"),
-        (
-            {"rows": {**SMALL["rows"], "wide": {}}},
-            "row wide: it is the same configuration as row full: keep one of them",
-        ),
-        ({"rows": {**SMALL["rows"], "../up": {"num_queries": 9}}}, "row ../up: it becomes a directory"),
-        (
-            {"rows": {**SMALL["rows"], "more": {"num_queries": 9}}},
-            "row more is in no table: add it to one, or remove it",
-        ),
-        ({"reference": "all"}, "there is no row 'all': rows are full, uni, wide"),
-        ({"split": "test"}, "split test is none of eval_splits: add it there"),
+        ({"seed": [1]}, "unknown name 'seed'"),
+        ({"family": None}, "family must be a str"),
+        (rows(uni={"wpa_direktion": "uni"}), "row uni: unknown key 'wpa_direktion': did you mean wpa_direction?"),
+        (rows(uni={"wpa_direction": "both"}), "row uni: wpa_direction is 'both'"),
+        (rows(uni={"seed": 5}), "row uni: the study sets seed itself"),
+        (rows(uni=["bi"]), "row uni: expected keys of the configuration"),
+        (rows(**{"../up": {"num_queries": 9}}), "row ../up: a row's name becomes a directory"),
+        ({"reference": "all"}, "there is no row 'all'"),
+        ({"split": "test"}, "split test is not among eval_splits"),
         ({"keys": {"epochs": 0}}, "epochs is 0"),
-        ({"tables": {"four": {"title": "Four"}}}, "table four: rows is missing"),
-        (
-            {"tables": {"four": {"title": "Four", "rows": {"fool": {"label": "x"}}}}},
-            "table four: there is no row 'fool'",
-        ),
-        (
-            {"tables": {"four": {"title": "Four", "rows": {"full": {"label": "x", "paper": {"IoU": 1.0}}}}}},
-            "table four, row full, paper: unknown name 'IoU': it takes oIoU, mIoU",
-        ),
-        (
-            {"tables": {"four": {"title": "Four", "seeds": [1, 1], "rows": {"full": {"label": "x"}}}}},
-            "table four: seeds must be different integers from 0, but are [1, 1]",
-        ),
-        (
-            {"tables": {"full": {"title": "Four", "rows": {"full": {"label": "x"}}}}},
-            "table full: a row has the same name: --only could not tell them apart",
-        ),
-        ("- rows", "not a YAML configuration"),
+        (four(), "table four: rows is missing"),
+        (four(rows={"fool": {"label": "x"}}), "table four: there is no row 'fool'"),
+        (four(rows={"full": {"label": "x", "paper": {"IoU": 1.0}}}), "row full, paper: unknown name 'IoU'"),
+        (four(seeds=[1, 1], rows={"full": {"label": "x"}}), "seeds must be different integers from 0"),
+        ({"tables": {"full": {"title": "Four", "rows": {"full": {"label": "x"}}}}}, "a row has the same name"),
+        ("- rows", "lines of `key: value`"),
     ],
 )
 def test_a_study_file_that_does_not_fit_gives_one_line(tmp_path, capsys, change, message):
@@ -144,8 +129,8 @@ def test_a_study_file_that_does_not_fit_gives_one_line(tmp_path, capsys, change,
     [
         (["--study", "nowhere.yaml"], "no configuration file nowhere.yaml: check --study"),
         (["--study", str(SHIPPED[0]), "--only", "table6"], "no table, row or row/seed 'table6'"),
-        (["--study", str(SHIPPED[0]), "--config", "default_config.yaml"], "a study names its configuration itself"),
-        (["--study", str(SHIPPED[0]), "--threads", "-1"], "--threads -1: give a number from 0"),
+        (["--study", str(SHIPPED[0]), "--config", "default_config.yaml"], "set the configuration as base"),
+        (["--study", str(SHIPPED[0]), "--threads", "-1"], "--threads -1: give 0 or more"),
         ([], "--study"),
     ],
 )
@@ -193,15 +178,16 @@ def go(study, output, trainer, **overrides):
     return train_missing(study, study.runs(), base, 0, lambda: write_results(study, output), trainer)
 
 
-def test_what_is_done_is_skipped_and_a_failure_stops_nothing(small, tmp_path, capsys):
+def test_what_is_done_is_skipped_and_a_failure_stops_nothing(small, tmp_path, caplog):
+    caplog.set_level("INFO")
     first = Trainer(fails=["full/2"])
     assert go(small, tmp_path, first) == 1
     assert first.trained == list(map(str, small.runs()))
-    assert "full/2 failed with exit code 2: error: out of memory" in capsys.readouterr().err
+    assert "full/2 failed with exit code 2: error: out of memory" in caplog.text
     second = Trainer()
     assert go(small, tmp_path, second) == 0
     assert second.trained == ["full/2"]
-    assert "7 runs, 6 of them done" in capsys.readouterr().out
+    assert "7 runs, 6 of them done" in caplog.text
     third = Trainer()
     assert go(small, tmp_path, third) == 0 and third.trained == []
 
@@ -218,7 +204,9 @@ def test_a_study_that_is_stopped_goes_on_with_the_run_that_was(small, tmp_path):
 def test_a_directory_of_another_configuration_is_left_alone(small, tmp_path):
     go(small, tmp_path, Trainer(stopped_at="uni/1"))
     trainer = Trainer()
-    with pytest.raises(UserError, match=r"uni/1 holds a run with learning_rate 0.002, now it is 0.001: choose another"):
+    with pytest.raises(
+        UserError, match=r"uni/1 holds a run with learning_rate 0.002, but now it is 0.001: choose another"
+    ):
         go(small, tmp_path, trainer, learning_rate=1e-3)
     assert trainer.trained == []
     assert go(small, tmp_path, trainer, num_workers=2) == 0  # decides nothing

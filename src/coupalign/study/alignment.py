@@ -1,4 +1,4 @@
-"""How sharply Q_w chooses, and how far the gates are open, from checkpoint to checkpoint of a training."""
+"""Measures Q_w and the gates at each checkpoint of a training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor, nn
+from scipy.stats import entropy
 
 from coupalign.checkpoints.loading import load_checkpoint
 from coupalign.checkpoints.state import checkpoints, read_state
@@ -17,19 +18,14 @@ from coupalign.evaluation.evaluate import evaluated_rows
 from coupalign.files import atomic_path
 
 SAMPLES = 64
-COLUMNS = (
-    "step",
-    "entropy",
-    "largest_weight",
-    *(f"image_gate_{stage}" for stage in range(1, 5)),
-    *(f"text_gate_{stage}" for stage in range(1, 5)),
-)
+_GATES = [f"{kind}_gate_{stage}" for kind in ("image", "text") for stage in range(1, 5)]
+COLUMNS = ("step", "entropy", "largest_weight", *_GATES)
 
 
-class Watched(nn.Cell):
-    """A model with, beside its logits, Q_w and the openings of its gates.
+class WithAlignment(nn.Cell):
+    """A model that also returns Q_w and the openings of its gates.
 
-    Inputs: as CoupAlign. Outputs: logits (B, H, W); Q_w (B, N); openings (B,) in the order of ``gates``.
+    Inputs: as CoupAlign. Outputs: logits (B, H, W); Q_w (B, N); openings, one (B,) tensor for each name of ``gates``.
     """
 
     def __init__(self, model: nn.Cell):
@@ -47,55 +43,48 @@ class Watched(nn.Cell):
         return logits, weights, openings
 
     def gates(self) -> list[str]:
-        """Names, among ``COLUMNS``, of the openings."""
-        return [
-            f"{kind}_gate_{stage}"
-            for stage, wpa in enumerate(self.model.wpa, 1)
-            if self.model.aligned[stage - 1]
-            for kind in (("image", "text") if wpa.bidirectional else ("image",))
-        ]
+        """Names of the openings, a subset of ``COLUMNS``."""
+        stages = [(stage, wpa) for stage, wpa in enumerate(self.model.wpa, 1) if self.model.aligned[stage - 1]]
+        kinds = {True: ("image", "text"), False: ("image",)}
+        return [f"{kind}_gate_{stage}" for stage, wpa in stages for kind in kinds[wpa.bidirectional]]
 
 
-def alignment_over_training(watched: Watched, config: Config, directory: Path) -> None:
-    """Writes alignment.csv: means over the first samples of ``val_split`` of the families trained on, a row for each of
-    the run's checkpoints that there are. ``entropy`` is that of Q_w over log N, 1 where all masks weigh the same.
+def alignment_over_training(model: WithAlignment, config: Config, directory: Path) -> None:
+    """Writes alignment.csv: means over the first samples of ``val_split``, one row per checkpoint of the run.
+
+    Only the families of expressions trained on count. ``entropy`` is the entropy of Q_w over log N.
     """
     split = Split(config, config.training.val_split)
     rows = evaluated_rows(config, split, config.training.val_split, 0)
     if config.training.train_families != ("all",):
         rows = rows[np.isin(split.records["family"][rows], config.training.train_families)]
-    rows = np.resize(rows, config.evaluation.eval_batch_size * math.ceil(SAMPLES / config.evaluation.eval_batch_size))
+    size = config.evaluation.eval_batch_size
+    rows = np.resize(rows, size * math.ceil(SAMPLES / size))
     samples = list(split.samples(rows, config.data.num_workers))
+    names = ("image", "token_ids", "token_mask")
+    batches = [
+        [np.stack([each[name] for each in samples[start : start + size]]) for name in names]
+        for start in range(0, len(samples), size)
+    ]
     table = []
     for path in reversed(checkpoints(directory)):
-        load_checkpoint(path, watched.model)
-        table.append({"step": read_state(path)[1].step, **_means(watched, samples, config.evaluation.eval_batch_size)})
-    with (
-        atomic_path(directory / "alignment.csv") as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
+        load_checkpoint(path, model.model)
+        table.append({"step": read_state(path)[1].step, **_means(model, batches)})
+    with atomic_path(directory / "alignment.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(table)
 
 
-def _means(watched: Watched, samples: list[dict[str, np.ndarray]], size: int) -> dict[str, float]:
+def _means(model: WithAlignment, batches: list[list[np.ndarray]]) -> dict[str, float]:
     weights, openings = [], []
-    for start in range(0, len(samples), size):
-        batch = samples[start : start + size]
-        inputs = (Tensor(np.stack([each[name] for each in batch])) for name in ("image", "token_ids", "token_mask"))
-        _, q_w, opened = watched(*inputs)
+    for batch in batches:
+        _, q_w, opened = model(*map(Tensor, batch))
         weights.append(q_w.asnumpy())
         openings.append([each.asnumpy() for each in opened])
-    means = dict(zip(watched.gates(), np.concatenate(openings, 1).mean(1).tolist() if openings[0] else ()))
+    means = dict(zip(model.gates(), np.concatenate(openings, 1).mean(1).tolist() if openings[0] else ()))
     q_w = np.concatenate(weights).astype(np.float64)
-    if watched.model.has_sma and q_w.shape[1] > 1:
-        means["entropy"] = relative_entropy(q_w).mean()
+    if model.model.has_sma and q_w.shape[1] > 1:
+        means["entropy"] = (entropy(q_w, axis=1) / np.log(q_w.shape[1])).mean()
         means["largest_weight"] = q_w.max(1).mean()
     return {name: float(f"{value:.6g}") for name, value in means.items()}
-
-
-def relative_entropy(weights: np.ndarray) -> np.ndarray:
-    """Entropy of each row over that of equal weights: (n, N) float64 -> (n,), from 0 to 1."""
-    logs = np.log(weights, out=np.zeros_like(weights), where=weights > 0)
-    return -(weights * logs).sum(1) / np.log(weights.shape[1])

@@ -1,7 +1,7 @@
-"""One run of a study, in a process of its own: trains a configuration, or goes on with it, and evaluates best.ckpt.
+"""Trains or resumes one run of a study, and evaluates best.ckpt.
 
-Leaves beside what train.py leaves: eval/<split>.json and .csv, as eval.py; alignment.csv; and, when all is done,
-done.json. Checkpoints to go on from are removed then.
+Besides the files of train.py, it writes eval/<split>.json and .csv as eval.py does, alignment.csv and, when everything
+is done, done.json. It then removes the checkpoints that only resuming needs.
 """
 
 from __future__ import annotations
@@ -48,22 +48,20 @@ def _finish(config: Config, directory: Path) -> None:
     from coupalign.evaluation.evaluate import evaluate_split
     from coupalign.kernels import use_kernels
     from coupalign.model import build_model
-    from coupalign.study.alignment import Watched, alignment_over_training
+    from coupalign.study.alignment import WithAlignment, alignment_over_training
 
     started = time.monotonic()
-    watched = Watched(use_kernels(build_model(config), config))
-    alignment_over_training(watched, config, directory)
+    model = WithAlignment(use_kernels(build_model(config), config))
+    alignment_over_training(model, config, directory)
     best = directory / "best.ckpt"
-    load_checkpoint(best, watched.model)
+    load_checkpoint(best, model.model)
+
+    def logits(*inputs):
+        return model(*inputs)[0]
+
     for name in config.evaluation.eval_splits:
-        result = evaluate_split(
-            lambda *inputs: watched(*inputs)[0],
-            config,
-            Split(config, name),
-            name,
-            config.evaluation.eval_limit,
-            progress=False,
-        )
+        limit = config.evaluation.eval_limit
+        result = evaluate_split(logits, config, Split(config, name), name, limit, progress=False)
         result.checkpoint = {"file": str(best), "sha256": sha256(best)}
         result.save(directory / "eval")
         print(result.table(), flush=True)
@@ -74,7 +72,7 @@ def _finish(config: Config, directory: Path) -> None:
         "samples": int(last["samples"]),
         "training_seconds": float(last["seconds"]),
         "evaluation_seconds": round(time.monotonic() - started, 1),
-        "parameters": sum(each.size for each in watched.model.get_parameters()),
+        "parameters": sum(each.size for each in model.model.get_parameters()),
         "data": read_meta(find_file(config.data.data_dir))["fingerprint"],
     }
     with atomic_path(directory / DONE) as temporary:
