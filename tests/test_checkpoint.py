@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from coupalign.checkpoints.loading import ROOMS, load_checkpoint
+from coupalign.checkpoints.loading import MODEL_PREFIXES, load_checkpoint
 from coupalign.errors import UserError
 from coupalign.model import build_model
 
@@ -103,7 +103,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 def test_a_models_checkpoint_comes_back_and_its_rooms_are_known(tmp_path, tiny_config):
     model, other = build_model(tiny_config), build_model(tiny_config)
     names = {name.split(".")[0] for name in model.parameters_dict()}
-    assert names | {"mask_proj"} == ROOMS
+    assert names | {"mask_proj"} == MODEL_PREFIXES
     for parameter in model.get_parameters():
         parameter.set_data(Parameter(np.random.default_rng(0).random(parameter.shape).astype(np.float32)))
     mindspore.save_checkpoint(model, str(tmp_path / "a.ckpt"))

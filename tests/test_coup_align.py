@@ -77,7 +77,7 @@ def make(random_cell):
 
 
 def reference(config: Config, case: Case):
-    """Eq 1-12: logits, Y_1, Y_N, Q_w, and the attentions and gates of stages with WPA, in float64."""
+    """Eq 1 to 12 in float64: logits, Y_1, Y_N, Q_w, and the alignments of the stages with WPA."""
     (image, token_ids, token_mask), w, (swin, bert) = case.inputs, case.weights, case.encoders
     hidden_words = torch.from_numpy(np.where(token_mask, 0, -np.inf))[:, None, None]
     side, per_stage = config.model.image_size // 4, config.model.bert_num_layers // 4

@@ -15,7 +15,7 @@ from coupalign.kernels import build, use_kernels, use_kernels_in_update
 from coupalign.kernels.cells import (
     KernelClip,
     KernelGelu,
-    KernelHeads,
+    KernelMultiHeadAttention,
     KernelNorm,
     KernelSwinBlock,
     KernelWindowAttention,
@@ -23,14 +23,14 @@ from coupalign.kernels.cells import (
 from coupalign.model import build_model
 from coupalign.model.bert import BertLayer
 from coupalign.model.dropout import Dropout, connect_dropout, draw
-from coupalign.model.layers import Gelu, Heads
+from coupalign.model.layers import Gelu, MultiHeadAttention
 from coupalign.model.swin import SwinBlock, WindowAttention
 from coupalign.model.windows import WindowLayout
 from coupalign.training.update import Clip
 from tests.conftest import SMALLEST, assert_close
 
 PLAIN = {Gelu, nn.LayerNorm, SwinBlock, WindowAttention}
-KERNELS = {KernelGelu, KernelHeads, KernelNorm, KernelSwinBlock, KernelWindowAttention}
+KERNELS = {KernelGelu, KernelMultiHeadAttention, KernelNorm, KernelSwinBlock, KernelWindowAttention}
 # Rows and columns: of one part and of several, of whole vectors and not; the last is a part a row.
 SHAPES = [(1, 1), (5, 7), (3, 33), (2000, 24), (700, 96), (2, 40_000)]
 
@@ -269,8 +269,8 @@ def test_branches_that_are_dropped_stay_dropped(random_cell):
 
 
 def test_dropout_of_attention_stays_as_it_was():
-    heads = Heads(2, Dropout(0.5))
-    kernel = KernelHeads(build.library(), heads)
+    heads = MultiHeadAttention(2, Dropout(0.5))
+    kernel = KernelMultiHeadAttention(build.library(), heads)
     inputs = [Tensor(each) for each in normal((3, 5, 8), (3, 7, 8), (3, 7, 8))]
     assert_close(kernel.set_train(False)(*inputs), heads.set_train(False)(*inputs), 1e-6)
     connect_dropout(kernel, 3).set_data(draw(1, 2, connect_dropout(kernel, 3)))

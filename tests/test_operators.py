@@ -35,7 +35,7 @@ class Training(nn.Cell):
         self.segmentation, self.contrastive = SegmentationLoss(), PixelContrastiveLoss()
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
-        logits, pixels, masks, weights, _ = self.model.predict_all(image, token_ids, token_mask)
+        logits, pixels, masks, weights, _ = self.model.all_outputs(image, token_ids, token_mask)
         return self.segmentation(logits, mask), self.contrastive(pixels, mask), masks, weights
 
 

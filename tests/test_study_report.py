@@ -137,14 +137,14 @@ def test_each_checkpoint_is_measured_with_its_own_weights(tiny_data, tmp_path):
     class Model(nn.Cell):
         """Weighs three masks as its parameter says; a gate to pixels at stage 2, and both at stage 3."""
 
-        has_sma, aligned = True, [False, True, True, False]
+        has_sma, has_wpa = True, [False, True, True, False]
 
         def __init__(self):
             super().__init__()
             self.scores = Parameter(Tensor(np.zeros(3, np.float32)), name="sma.scores")
             self.wpa = [type("Stage", (), {"bidirectional": stage == 2}) for stage in range(4)]
 
-        def predict_all(self, image, token_ids, token_mask):
+        def all_outputs(self, image, token_ids, token_mask):
             weights = ops.softmax(self.scores, -1).expand_dims(0).tile((len(image), 1))
             opening = weights[:, 0]
             gates = [(None, None, opening, None), (None, None, 2 * opening, 3 * opening)]

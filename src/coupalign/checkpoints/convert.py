@@ -11,7 +11,7 @@ from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 
 from coupalign.checkpoints.fit import fit
-from coupalign.checkpoints.loading import CONVERTED, ROOMS, few
+from coupalign.checkpoints.loading import CONVERTED, MODEL_PREFIXES, few
 from coupalign.checkpoints.naming import Naming, bert_naming, own_naming, swin_naming
 from coupalign.checkpoints.report import Report, Taken
 from coupalign.checkpoints.source import Source, read_own_checkpoint, read_weights
@@ -65,7 +65,7 @@ def convert(
 
     values, taken = {}, []
     if checkpoint:
-        taken.append(take(read_own_checkpoint(checkpoint), own_naming(ROOMS), "", shapes, values, _OWN_KEYS))
+        taken.append(take(read_own_checkpoint(checkpoint), own_naming(MODEL_PREFIXES), "", shapes, values, _OWN_KEYS))
     if swin:
         source = read_weights(swin)
         naming = swin_naming(source.tensors) or _unknown(source, "Swin")

@@ -14,7 +14,7 @@ from coupalign.files import find_file
 
 # First parts of the names of all parameters a model can have. Anything else in a checkpoint, such as the state of the
 # optimiser, is none of the model's; under these, a name that the model lacks means another configuration.
-ROOMS = frozenset(
+MODEL_PREFIXES = frozenset(
     {"image_encoder", "text_encoder", "wpa", "cross_attention", "mask_generator", "seg_head", "sma", "mask_proj"}
 )
 # Name of a parameter that is in a checkpoint of convert_weights.py and in no other.
@@ -88,7 +88,12 @@ def _set(
 ) -> None:
     """Sets the parameters `wanted`, which must be all that is saved in the model's rooms, or none of them."""
     _refuse(path, "lacks", [name for name in wanted if name not in saved], mend)
-    _refuse(path, "has in excess", [name for name in saved if name not in wanted and name.split(".")[0] in ROOMS], mend)
+    _refuse(
+        path,
+        "has in excess",
+        [name for name in saved if name not in wanted and name.split(".")[0] in MODEL_PREFIXES],
+        mend,
+    )
     _refuse(
         path,
         "has in another shape",

@@ -9,14 +9,14 @@ from coupalign.data.transform import MEAN, STD
 
 
 class PredictAll(nn.Cell):
-    """``CoupAlign.predict_all`` as a Cell, because MindSpore compiles Cells."""
+    """``CoupAlign.all_outputs`` as a Cell, because MindSpore compiles Cells."""
 
     def __init__(self, model: nn.Cell):
         super().__init__(auto_prefix=False)
         self.model = model
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
-        return self.model.predict_all(image, token_ids, token_mask)
+        return self.model.all_outputs(image, token_ids, token_mask)
 
 
 class ExportGraph(nn.Cell):
@@ -47,5 +47,5 @@ class ExportGraph(nn.Cell):
             image = (image.transpose(0, 3, 1, 2).astype("float32") - self.mean) / self.std
         if not self.proposals:
             return ops.sigmoid(self.model(image, token_ids, token_mask))
-        logits, _, masks, weights, _ = self.model.predict_all(image, token_ids, token_mask)
+        logits, _, masks, weights, _ = self.model.all_outputs(image, token_ids, token_mask)
         return ops.sigmoid(logits), masks, weights

@@ -144,23 +144,26 @@ class Predictor:
         """
         from mindspore import Tensor
 
+        from coupalign.model import Outputs
+
         rgb = _pixels(image)
         tensors = [Tensor(array[None]) for array in self._inputs(rgb, expression)]
         if not proposals:
             return self._prediction(self.model(*tensors).asnumpy(), expression, size or rgb.shape[:2])
-        logits, _, masks, weights, alignments = self._predict_all(*tensors)
+        outputs = Outputs.from_tuple(self._predict_all(*tensors))
+        both_ways = [each for each in outputs.alignments if each.over_pixels is not None]
         details = Proposals(
-            masks=masks.asnumpy()[0],
-            weights=weights.asnumpy()[0],
-            text_to_image=tuple(_square(each[0].asnumpy()[0], 0) for each in alignments),
-            image_to_text=tuple(_square(each[1].asnumpy()[0], 1) for each in alignments if each[1] is not None),
+            masks=outputs.proposals.asnumpy()[0],
+            weights=outputs.weights.asnumpy()[0],
+            text_to_image=tuple(_square(each.over_words.asnumpy()[0], 0) for each in outputs.alignments),
+            image_to_text=tuple(_square(each.over_pixels.asnumpy()[0], 1) for each in both_ways),
             tokens=self.tokenizer.tokens(expression),
             words=self.tokenizer.words(expression),
-            stages=tuple(number for number, aligned in enumerate(self.model.aligned, 1) if aligned),
-            image_gates=tuple(float(each[2].asnumpy()[0]) for each in alignments),
-            text_gates=tuple(float(each[3].asnumpy()[0]) for each in alignments if each[3] is not None),
+            stages=tuple(stage for stage, has_wpa in enumerate(self.model.has_wpa, 1) if has_wpa),
+            image_gates=tuple(float(each.image_gate.asnumpy()[0]) for each in outputs.alignments),
+            text_gates=tuple(float(each.text_gate.asnumpy()[0]) for each in both_ways),
         )
-        return self._prediction(logits.asnumpy(), expression, size or rgb.shape[:2], details)
+        return self._prediction(outputs.logits.asnumpy(), expression, size or rgb.shape[:2], details)
 
     def predict_batch(
         self, images: Sequence[ImageInput], expressions: Sequence[str], batch_size: int = _BATCH_SIZE

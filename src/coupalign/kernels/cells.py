@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, float32, nn, ops
 
 from coupalign.model.dropout import DropPath
-from coupalign.model.layers import Heads
+from coupalign.model.layers import MultiHeadAttention
 from coupalign.model.swin import SwinBlock, WindowAttention
 
 
@@ -120,7 +120,7 @@ def first(x, *_):
     return x
 
 
-class HeadsInWindows(nn.Cell):
+class FusedWindowAttention(nn.Cell):
     """What a ``WindowAttention`` does between its two linear layers.
 
     Inputs: product of the first, without its bias, (B, L, 3 dim), window by window; that bias (3 dim,); scores' biases
@@ -133,25 +133,27 @@ class HeadsInWindows(nn.Cell):
         self.attention = operator(library, "window_attention", 0, parts=3)
         self.gradient = operator(library, "window_attention_gradient", 0, 1, 2)
 
-    def construct(self, product: Tensor, bias: Tensor, relative: Tensor, separation: Tensor) -> Tensor:
-        return self.attention(product, bias, relative, separation)
+    def construct(self, product: Tensor, bias: Tensor, relative: Tensor, shift_attention_mask: Tensor) -> Tensor:
+        return self.attention(product, bias, relative, shift_attention_mask)
 
-    def bprop(self, product: Tensor, bias: Tensor, relative: Tensor, separation: Tensor, out: Tensor, dout: Tensor):
+    def bprop(
+        self, product: Tensor, bias: Tensor, relative: Tensor, shift_attention_mask: Tensor, out: Tensor, dout: Tensor
+    ):
         """Gradient (B, L, dim) of out -> gradients of the first three inputs; the fourth has none."""
-        gradients = self.gradient(product, bias, relative, separation, dout)
-        return gradients[0], gradients[1], gradients[2], ops.zeros_like(separation)
+        gradients = self.gradient(product, bias, relative, shift_attention_mask, dout)
+        return gradients[0], gradients[1], gradients[2], ops.zeros_like(shift_attention_mask)
 
 
-class KernelHeads(nn.Cell):
-    """A ``Heads``, which does the work where weights are to be dropped. Inputs, outputs: as its own, float32."""
+class KernelMultiHeadAttention(nn.Cell):
+    """A ``MultiHeadAttention``, which does the work where weights are to be dropped. Inputs, outputs: as its own, float32."""
 
-    def __init__(self, library: Path, heads: Heads):
+    def __init__(self, library: Path, heads: MultiHeadAttention):
         super().__init__(auto_prefix=False)
         self.plain = heads
-        self.drops = heads.drops and heads.dropout.dropped > 0
+        self.drops = heads.has_dropout and heads.dropout.dropped > 0
         self.heads = ops.ones(heads.heads)  # only its length counts
         self.nothing = ops.zeros(1)
-        self.attention = HeadsInBatch(library)
+        self.attention = FusedAttention(library)
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         if self.drops and self.training:
@@ -159,8 +161,8 @@ class KernelHeads(nn.Cell):
         return self.attention(query, key, value, self.nothing if bias is None else bias, self.heads)
 
 
-class HeadsInBatch(nn.Cell):
-    """What a ``Heads`` computes. Inputs: as its own, then any tensor of shape (heads,). Outputs: as its own."""
+class FusedAttention(nn.Cell):
+    """What a ``MultiHeadAttention`` computes. Inputs: as its own, then any tensor of shape (heads,). Outputs: as its own."""
 
     def __init__(self, library: Path):
         super().__init__()
@@ -210,13 +212,13 @@ class KernelWindowAttention(nn.Cell):
         self.qkv.has_bias = False
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.relative_position = attention.relative_position
-        self.separation = attention.separation.squeeze(1) if attention.shifted else ops.zeros(1)
-        self.heads_in_windows = HeadsInWindows(library)
+        self.shift_attention_mask = attention.shift_attention_mask.squeeze(1) if attention.shifted else ops.zeros(1)
+        self.fused_attention = FusedWindowAttention(library)
 
     def construct(self, x: Tensor) -> Tensor:
         relative = ops.gather(self.relative_position_bias_table, self.relative_position, 0)
         relative = relative.transpose(1, 0).reshape(self.shape)
-        return self.proj(self.heads_in_windows(self.qkv(x), self.qkv.bias, relative, self.separation))
+        return self.proj(self.fused_attention(self.qkv(x), self.qkv.bias, relative, self.shift_attention_mask))
 
 
 class KernelSwinBlock(nn.Cell):
@@ -229,7 +231,7 @@ class KernelSwinBlock(nn.Cell):
         self.attn.proj.has_bias = self.mlp.fc2.has_bias = False
         self.is_padded = block.is_padded
         if self.is_padded:
-            self.real = block.real
+            self.padding_mask = block.padding_mask
         self.whole = ops.ones(1)
         self.add_norm = ResidualNorm(library, block.norm2.epsilon, block.drop_path1.rate > 0)
         self.add = Residual(library, block.drop_path2.rate > 0)
@@ -237,7 +239,7 @@ class KernelSwinBlock(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
         if self.is_padded:
-            y = y * self.real
+            y = y * self.padding_mask
         x, y = self.add_norm(
             x, self.attn(y), self.attn.proj.bias, self._scale(x, self.drop_path1), self.norm2.gamma, self.norm2.beta
         )

@@ -12,13 +12,13 @@ from coupalign.kernels.build import library
 from coupalign.kernels.cells import (
     KernelClip,
     KernelGelu,
-    KernelHeads,
+    KernelMultiHeadAttention,
     KernelNorm,
     KernelSwinBlock,
     KernelWindowAttention,
 )
 from coupalign.model.bert import BertIntermediate
-from coupalign.model.layers import Heads
+from coupalign.model.layers import MultiHeadAttention
 from coupalign.model.swin import Mlp, SwinBlock, WindowAttention
 
 
@@ -41,8 +41,8 @@ def use_kernels(model: nn.Cell, config: Config) -> nn.Cell:
             for name, child in list(parent.name_cells().items()):
                 if isinstance(child, nn.LayerNorm):
                     parent.insert_child_to_cell(name, KernelNorm(path, child))
-                elif isinstance(child, Heads):
-                    parent.insert_child_to_cell(name, KernelHeads(path, child))
+                elif isinstance(child, MultiHeadAttention):
+                    parent.insert_child_to_cell(name, KernelMultiHeadAttention(path, child))
                 elif isinstance(child, WindowAttention):
                     parent.insert_child_to_cell(name, KernelWindowAttention(path, child))
             if isinstance(parent, (Mlp, BertIntermediate)):

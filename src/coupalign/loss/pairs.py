@@ -6,7 +6,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from coupalign.model.layers import EPSILON
+from coupalign.model.layers import MIN_NORM as EPSILON
 
 EMPTY = -1e30  # logarithm of an empty sum, and what hides a score from a maximum
 LEAST = 1e-30  # in place of an empty sum where exponentials are taken of scores as they are; others are larger

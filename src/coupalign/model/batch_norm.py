@@ -1,4 +1,4 @@
-"""Batch normalisation of a training on one device or several."""
+"""Batch normalisation on one device or several."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from coupalign import devices
 
 
 def batch_norm(width: int, statistics: str) -> nn.BatchNorm2d:
-    """Batch normalisation of (B, width, h, w), with gamma and beta that are trained.
+    """Batch normalisation of (B, width, h, w) with trained gamma and beta.
 
     Args:
-        statistics: what training normalises by, the configuration's key ``batch_norm``. "local" is the samples that
-            a device sees at a time; "synchronised" those that all devices see at that time, which on one device is
-            the same; "frozen" the moving statistics, which then stay as they are. Evaluation always uses those.
+        width: Number of channels.
+        statistics: Statistics that training normalises with (key ``batch_norm``): "local", the micro batch of this
+            device; "synchronised", the micro batches of all devices; "frozen", the moving statistics, which then
+            stay unchanged. Evaluation always uses the moving statistics.
     """
     if statistics == "frozen":
         return nn.BatchNorm2d(width, use_batch_statistics=False)
@@ -23,12 +24,12 @@ def batch_norm(width: int, statistics: str) -> nn.BatchNorm2d:
 
 
 class SynchronisedBatchNorm(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` that in training normalises by mean and variance of all ranks' samples together.
+    """``nn.BatchNorm2d`` whose training statistics are those of the samples of all ranks.
 
-    The moving variance takes in the unbiased one, as it does there. MindSpore's own ``nn.SyncBatchNorm`` is for Ascend
-    alone; the sums here run everywhere. All ranks have to see equally many samples.
+    ``nn.SyncBatchNorm`` of MindSpore runs on Ascend only; the sums here run on every platform. All ranks must see
+    equally many samples.
 
-    Inputs: x (B, C, h, w). Outputs: the same shape and precision; statistics are float32.
+    Inputs: x (B, C, h, w). Outputs: same shape and dtype as x; statistics are float32.
     """
 
     def __init__(self, width: int):
@@ -41,15 +42,15 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
             return super().construct(x)
         batch, width, height, columns = x.shape
         count = batch * height * columns * self.ranks
-        # The gradient of a sum over ranks is the sum of their gradients, so those of mean and variance are exact.
+        # The gradient of AllReduce is the AllReduce of the gradients, so gradients of mean and variance are exact.
         mean = self.sum(x.astype("float32").sum((0, 2, 3))) / count
         centred = x.astype("float32") - mean.reshape(1, width, 1, 1)
         variance = self.sum(ops.square(centred).sum((0, 2, 3))) / count
-        self._remember(ops.stop_gradient(mean), ops.stop_gradient(variance) * (count / max(count - 1, 1)))
+        self._update_moving(ops.stop_gradient(mean), ops.stop_gradient(variance) * (count / max(count - 1, 1)))
         scale = self.gamma * ops.rsqrt(variance + self.eps)
         return (centred * scale.reshape(1, width, 1, 1) + self.beta.reshape(1, width, 1, 1)).astype(x.dtype)
 
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        # nn.BatchNorm2d keeps what its argument `momentum` leaves to the batch.
+    def _update_moving(self, mean: Tensor, variance: Tensor) -> None:
+        # Here self.momentum is the share of the new batch: 1 minus the argument `momentum` of nn.BatchNorm2d.
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             ops.assign(moving, moving + self.momentum * (new - moving))

@@ -1,4 +1,4 @@
-"""Text encoder: BERT (Devlin et al., NAACL 2019), three layers a stage (paper, 3.2 and Eq 3)."""
+"""Text encoder: BERT (Devlin et al., NAACL 2019), a quarter of its layers per stage (paper, 3.2 and Eq 3)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal
 
 from coupalign.model.dropout import Dropout
-from coupalign.model.layers import START, Gelu, Heads, dense
+from coupalign.model.layers import INIT_STD, Gelu, MultiHeadAttention, dense
 
 EPSILON = 1e-12
 
 
 class BertEmbeddings(nn.Cell):
-    """Words, positions and the one sentence type, added and normalised. Inputs: ids (B, T). Outputs: (B, T, D)."""
+    """Sum of word, position and segment 0 embeddings, normalised. Inputs: ids (B, T). Outputs: (B, T, D)."""
 
     def __init__(self, *, vocab_size: int, dim: int, max_positions: int, dropout: float):
         super().__init__()
-        self.word_embeddings = nn.Embedding(vocab_size, dim, embedding_table=TruncatedNormal(START))
-        self.position_embeddings = nn.Embedding(max_positions, dim, embedding_table=TruncatedNormal(START))
-        self.token_type_embeddings = nn.Embedding(2, dim, embedding_table=TruncatedNormal(START))
+        self.word_embeddings = nn.Embedding(vocab_size, dim, embedding_table=TruncatedNormal(INIT_STD))
+        self.position_embeddings = nn.Embedding(max_positions, dim, embedding_table=TruncatedNormal(INIT_STD))
+        self.token_type_embeddings = nn.Embedding(2, dim, embedding_table=TruncatedNormal(INIT_STD))
         self.LayerNorm = nn.LayerNorm((dim,), epsilon=EPSILON)
         self.dropout = Dropout(dropout)
 
@@ -29,21 +29,21 @@ class BertEmbeddings(nn.Cell):
 
 
 class BertSelfAttention(nn.Cell):
-    """Multi-head self-attention without its output. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+    """Multi-head self-attention before its output projection. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float):
         super().__init__()
         self.query = dense(dim, dim)
         self.key = dense(dim, dim)
         self.value = dense(dim, dim)
-        self.attend = Heads(heads, Dropout(dropout))
+        self.attend = MultiHeadAttention(heads, Dropout(dropout))
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         return self.attend(self.query(x), self.key(x), self.value(x), bias)
 
 
 class BertOutput(nn.Cell):
-    """Linear layer, dropout, residual and norm. Inputs: x (B, T, in_dim); residual (B, T, D). Outputs: (B, T, D)."""
+    """Linear layer, dropout, residual and layer normalisation. Inputs: x (B, T, in_dim); residual (B, T, D). Outputs: (B, T, D)."""
 
     def __init__(self, *, in_dim: int, dim: int, dropout: float):
         super().__init__()
@@ -56,12 +56,12 @@ class BertOutput(nn.Cell):
 
 
 class BertAttention(nn.Cell):
-    """Self-attention with its output. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+    """Self-attention with its output projection. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float):
         super().__init__()
         self.self = BertSelfAttention(dim=dim, heads=heads, dropout=dropout)
-        # In a graph of MindSpore 2.0 self.self is the Cell itself.
+        # In graph mode, MindSpore 2.0 takes self.self for this Cell; the tuple gives its attention another name.
         self.attend = (self.self,)
         self.output = BertOutput(in_dim=dim, dim=dim, dropout=dropout)
 
@@ -96,7 +96,7 @@ class BertLayer(nn.Cell):
 
 
 class BertEncoder(nn.Cell):
-    """Layers of BERT. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+    """The layers of BERT. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
 
     def __init__(self, *, dim: int, heads: int, layers: int, dropout: float):
         super().__init__()
@@ -106,21 +106,24 @@ class BertEncoder(nn.Cell):
         return self.stage(x, bias, 0, len(self.layer))
 
     def stage(self, x: Tensor, bias: Tensor, first: int, last: int) -> Tensor:
-        """Layers first … last - 1 of the encoder."""
+        """Layers ``first`` to ``last - 1``: x (B, T, D); bias (B, 1, T) -> (B, T, D)."""
         for i in range(first, last):
             x = self.layer[i](x, bias)
         return x
 
 
 class BertModel(nn.Cell):
-    """BERT without its pooler, in pieces, so that pixels can join before each stage.
+    """BERT without its pooler, whose stages can be called one by one, so that pixels are fused before each.
+
+    ``embeddings(token_ids)`` gives L_1, ``stage(x, bias, i)`` runs BERTStage_i (Eq 3), i = 1 … 4.
 
     Args:
-        vocab_size, max_positions: of the embeddings.
-        dim, heads, layers: width, heads that divide it, a multiple of four layers.
-        dropout: of embeddings, attention weights and layer outputs.
-
-    Use: ``embeddings(token_ids)`` gives L_1, ``stage(x, bias, i)`` runs BERTStage_i, i = 1 … 4.
+        vocab_size: Number of words in the vocabulary.
+        dim: D, width of the words.
+        heads: Number of heads; it divides dim.
+        layers: Number of layers, a multiple of four.
+        max_positions: Rows of the position embedding.
+        dropout: Dropout rate of embeddings, attention weights and layer outputs.
     """
 
     def __init__(self, *, vocab_size: int, dim: int, heads: int, layers: int, max_positions: int, dropout: float):
@@ -130,7 +133,7 @@ class BertModel(nn.Cell):
         self.encoder = BertEncoder(dim=dim, heads=heads, layers=layers, dropout=dropout)
 
     def construct(self, token_ids: Tensor, bias: Tensor) -> Tensor:
-        """The plain encoder, without pixels: token_ids (B, T), padding bias (B, 1, T) -> (B, T, D)."""
+        """The encoder without pixels: token_ids (B, T), padding bias (B, 1, T) -> (B, T, D)."""
         return self.encoder(self.embeddings(token_ids), bias)
 
     def stage(self, x: Tensor, bias: Tensor, i: int) -> Tensor:

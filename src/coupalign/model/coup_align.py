@@ -1,6 +1,8 @@
-"""CoupAlign: word-pixel alignment coupled with sentence-mask alignment (Zhang et al., NeurIPS 2022)."""
+"""CoupAlign (Zhang et al., NeurIPS 2022): the modules coupled as in Figure 2 (paper, Eq 1 to 12)."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import mindspore
 from mindspore import Tensor, nn, ops
@@ -8,19 +10,53 @@ from mindspore.common.initializer import TruncatedNormal
 
 from coupalign.model.bert import BertModel
 from coupalign.model.cross_attention import CrossAttention
-from coupalign.model.layers import START, padding_bias
+from coupalign.model.layers import INIT_STD, padding_bias
 from coupalign.model.mask_generator import MaskGenerator
 from coupalign.model.resize import Upsample
 from coupalign.model.seg_head import SegHead
 from coupalign.model.sma import SentenceMaskAlignment
 from coupalign.model.swin import SwinTransformer
-from coupalign.model.wpa import NoAlignment, WordPixelAlignment
+from coupalign.model.wpa import Alignment, NoAlignment, WordPixelAlignment
+
+
+class Outputs(NamedTuple):
+    """Everything the model computes for a batch; all float32 in ``precision: fp32``.
+
+    Attributes:
+        logits: M at the size of the image, before the sigmoid, (B, H, W).
+        pixel_features: Y_1 (B, d_s, H/4, W/4).
+        proposals: Y_N, logits of the N mask proposals, (B, N, H/4, W/4). Without SMA the mask is the only one.
+        weights: Q_w, weight of each proposal, (B, N). Without SMA it is 1.
+        alignments: One for each stage that has Word-Pixel Alignment, first stage first.
+    """
+
+    logits: Tensor
+    pixel_features: Tensor
+    proposals: Tensor
+    weights: Tensor
+    alignments: list[Alignment]
+
+    @classmethod
+    def from_tuple(cls, outputs: tuple) -> Outputs:
+        """Names what ``CoupAlign.all_outputs`` returned."""
+        return cls(*outputs[:4], [Alignment(*each) for each in outputs[4]])
 
 
 class CoupAlign(nn.Cell):
     """Referring image segmentation: an image and an expression give the mask of the referent.
 
-    The parts are made by ``coupalign.model.build_model``; this Cell is how they are coupled (Fig. 2).
+    ``coupalign.model.build_model`` makes the modules from a configuration.
+
+    Args:
+        image_encoder: Swin Transformer (Eq 3).
+        text_encoder: BERT (Eq 3).
+        wpa: Word-Pixel Alignment before each of the four stages (Eq 1, 2, 4, 5, 6).
+        cross_attention: Joint attention over the outputs of both encoders (Eq 7, 8).
+        mask_generator: Transformer decoder of the queries (Eq 9); None without SMA.
+        seg_head: Segmentation head (Eq 10).
+        sma: Sentence-Mask Alignment (Eq 11, 12); None makes the mask a 1x1 convolution of Y_1.
+        seg_head_dim: d_s, width of Y_1.
+        image_size: Height and width of the image.
 
     Inputs: image (B, 3, H, W) float32, normalised RGB; token_ids (B, T) int32; token_mask (B, T) int32, 1 for a
     real token. Outputs: logits (B, H, W) float32, before the sigmoid.
@@ -43,7 +79,7 @@ class CoupAlign(nn.Cell):
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.wpa = nn.CellList(wpa)
-        self.aligned = [isinstance(stage, WordPixelAlignment) for stage in wpa]
+        self.has_wpa = [isinstance(stage, WordPixelAlignment) for stage in wpa]
         self.cross_attention = cross_attention
         self.seg_head = seg_head
         self.has_sma = sma is not None
@@ -51,15 +87,15 @@ class CoupAlign(nn.Cell):
             self.mask_generator = mask_generator
             self.sma = sma
         else:
-            # Starts as W^Y does, not as a convolution before a ReLU, whose logits would be far from 0.
+            # Initialised as W^Y is. He initialisation, meant for a following ReLU, would give large first logits.
             self.mask_proj = nn.Conv2d(
-                seg_head_dim, 1, 1, has_bias=True, weight_init=TruncatedNormal(START), bias_init="zeros"
+                seg_head_dim, 1, 1, has_bias=True, weight_init=TruncatedNormal(INIT_STD), bias_init="zeros"
             )
         self.upsample = Upsample(size=image_size // 4, factor=4)
-        self.sides = [image_size // 4 // 2**i for i in range(4)]
+        self.sizes = [image_size // 4 // 2**i for i in range(4)]
 
     def recompute_blocks(self) -> None:
-        """Lets training keep of the encoders' blocks only what goes in, and compute the rest again on the way back."""
+        """Saves memory in training: only the inputs of the encoders' blocks are kept, the rest is computed twice."""
         for stage in self.image_encoder.layers:
             for block in stage.blocks:
                 block.recompute()
@@ -69,68 +105,67 @@ class CoupAlign(nn.Cell):
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         return self.training_outputs(image, token_ids, token_mask)[0]
 
-    def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
-        """What the losses need: logits (B, H, W) float32; Y_1 (B, d_s, H/4, W/4)."""
+    def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The inputs of the losses: logits (B, H, W) float32; Y_1 (B, d_s, H/4, W/4)."""
         stages, fused, sentence, _ = self.encode(image, token_ids, token_mask)
         pixels = self.seg_head(fused, stages)
         if self.has_sma:
-            mask = self.sma(self.mask_generator(self._tokens(fused)), pixels, sentence)[0]
+            mask, _, _ = self.sma(self.mask_generator(_to_tokens(fused)), pixels, sentence)
         else:
             mask = self.mask_proj(pixels).astype("float32").squeeze(1)
-        return self._full_size(mask), pixels
+        return self._upsample(mask), pixels
 
-    def predict_all(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
-        """What pictures need as well.
+    def predict_all(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Outputs:
+        """The mask, and what explains it. Not for use in graph mode: there, compile a Cell with ``all_outputs``."""
+        return Outputs.from_tuple(self.all_outputs(image, token_ids, token_mask))
 
-        Returns: logits (B, H, W); Y_1 (B, d_s, H/4, W/4); Y_N (B, N, H/4, W/4), logits; Q_w (B, N); for each stage
-        with WPA its attentions and the mean openings of its gates: pixels over words (B, H_iW_i, T), words over pixels
-        (B, T, H_iW_i), to pixels (B,), to words (B,); in one direction the second and the last are None. Without SMA
-        the mask itself is the one proposal, and its weight is 1.
-        """
+    def all_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
+        """The values of ``Outputs`` as plain tuples, which graph mode and MindIR support; see ``Outputs.from_tuple``."""
         stages, fused, sentence, alignments = self.encode(image, token_ids, token_mask)
         pixels = self.seg_head(fused, stages)
         if self.has_sma:
-            mask, weights, embeddings = self.sma(self.mask_generator(self._tokens(fused)), pixels, sentence)
+            mask, weights, embeddings = self.sma(self.mask_generator(_to_tokens(fused)), pixels, sentence)
             proposals = self.sma.masks(embeddings, pixels)
         else:
             proposals = self.mask_proj(pixels).astype("float32")
             mask = proposals.squeeze(1)
             weights = ops.ones((mask.shape[0], 1), mindspore.float32)
-        return self._full_size(mask), pixels, proposals, weights, alignments
+        return self._upsample(mask), pixels, proposals, weights, alignments
 
-    def encode(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
-        """Encoder (3.2), Eq 1-8.
+    def encode(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
+        """Encoder (3.2), Eq 1 to 8.
 
-        Returns: V_1 … V_4 (B, C_i, H_i, W_i), before fusion; S_o (B, C_o, H_o, W_o); L_g (B, D); what predict_all
-        says of the stages with WPA.
+        Returns:
+            V_1 … V_4 before fusion, (B, C_i, H_i, W_i); S_o (B, C_o, H_o, W_o); L_g (B, D); for each stage with
+            Word-Pixel Alignment the values of its ``Alignment``.
         """
         bias = padding_bias(token_mask)
-        pixels = self.image_encoder.patch_embed(image)
-        words = self.text_encoder.embeddings(token_ids)
+        pixels = self.image_encoder.patch_embed(image)  # V_1
+        words = self.text_encoder.embeddings(token_ids)  # L_1
         stages = []
         alignments = []
         for i in range(4):
-            stages.append(self._map(pixels, self.sides[i]))
-            pixels, words, over_words, over_pixels, to_pixels, to_words = self.wpa[i](pixels, words, token_mask)
-            if self.aligned[i]:
-                alignments.append((over_words, over_pixels, to_pixels, to_words))
-            pixels = self.image_encoder.layers[i](pixels)
-            words = self.text_encoder.stage(words, bias, i + 1)
-        fused = self.cross_attention(self.image_encoder.norm(pixels), words, token_mask)
-        return stages, self._map(fused, self.sides[3]), words[:, 0], alignments
+            stages.append(_to_map(pixels, self.sizes[i]))
+            pixels, words, alignment = self.wpa[i](pixels, words, token_mask)  # V_i + L'_i, L_i + V'_i
+            if self.has_wpa[i]:
+                alignments.append(alignment)
+            pixels = self.image_encoder.layers[i](pixels)  # Eq 3: V_{i+1}
+            words = self.text_encoder.stage(words, bias, i + 1)  # Eq 3: L_{i+1}
+        fused = self.cross_attention(self.image_encoder.norm(pixels), words, token_mask)  # Eq 7, 8
+        return stages, _to_map(fused, self.sizes[3]), words[:, 0], alignments
 
-    def _full_size(self, mask: Tensor) -> Tensor:
+    def _upsample(self, mask: Tensor) -> Tensor:
         """M (B, H/4, W/4) -> (B, H, W) float32."""
         return self.upsample(mask.astype("float32").expand_dims(1)).squeeze(1)
 
-    @staticmethod
-    def _map(tokens: Tensor, side: int) -> Tensor:
-        """(B, side^2, C) -> (B, C, side, side)."""
-        batch, _, dim = tokens.shape
-        return tokens.swapaxes(1, 2).reshape(batch, dim, side, side)
 
-    @staticmethod
-    def _tokens(image: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, hw, C)."""
-        batch, dim = image.shape[:2]
-        return image.reshape(batch, dim, -1).swapaxes(1, 2)
+def _to_map(tokens: Tensor, size: int) -> Tensor:
+    """(B, size^2, C) -> (B, C, size, size)."""
+    batch, _, dim = tokens.shape
+    return tokens.swapaxes(1, 2).reshape(batch, dim, size, size)
+
+
+def _to_tokens(image: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, hw, C)."""
+    batch, dim = image.shape[:2]
+    return image.reshape(batch, dim, -1).swapaxes(1, 2)

@@ -5,29 +5,30 @@ from __future__ import annotations
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
-from coupalign.model.layers import START, Heads, dense, padding_bias
+from coupalign.model.layers import INIT_STD, MultiHeadAttention, dense, padding_bias
 
 
 class CrossAttention(nn.Cell):
-    """``S_o = Attention([V_o W^v + e_p; L_o W^l]) + V_o``, of which only the image's rows are kept.
+    """``F_o = [V_o W^v + e_p; L_o W^l]`` (Eq 7); ``S_o = Attention(F_o) + V_o`` (Eq 8), image rows only.
 
-    So only they ask; pixels and words are both asked, padding words are not.
+    Queries: pixels. Keys and values: pixels and unpadded words.
 
     Args:
         image_dim: C_o, width of V_o.
         dim: D, width of the words and of the attention.
         num_pixels: H_o W_o.
-        heads: number of heads, divides dim.
+        heads: Number of heads; it divides dim.
 
-    Inputs: pixels V_o (B, H_oW_o, C_o); words L_o (B, T, D); token_mask (B, T). Outputs: S_o (B, H_oW_o, C_o).
+    Inputs: pixels V_o (B, H_oW_o, C_o); words L_o (B, T, D); token_mask (B, T), 1 for a real token.
+    Outputs: S_o (B, H_oW_o, C_o).
     """
 
     def __init__(self, *, image_dim: int, dim: int, num_pixels: int, heads: int):
         super().__init__()
-        self.attend = Heads(heads)
+        self.attend = MultiHeadAttention(heads)
         self.image_proj = dense(image_dim, dim)
         self.text_proj = dense(dim, dim)
-        self.position_embedding = Parameter(initializer(TruncatedNormal(START), (1, num_pixels, dim)))
+        self.position_embedding = Parameter(initializer(TruncatedNormal(INIT_STD), (1, num_pixels, dim)))
         self.query = dense(dim, dim)
         self.key = dense(dim, dim)
         self.value = dense(dim, dim)
@@ -36,9 +37,9 @@ class CrossAttention(nn.Cell):
     def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
         image = self.image_proj(pixels)
         image = image + self.position_embedding.astype(image.dtype)
-        both = ops.concat((image, self.text_proj(words)), 1)
-        visible = ops.ones((1, 1, image.shape[1]), image.dtype).astype("float32") - 1.0
-        hidden = padding_bias(token_mask)
-        bias = ops.concat((visible.broadcast_to((hidden.shape[0], 1, image.shape[1])), hidden), -1)
-        fused = self.attend(self.query(image), self.key(both), self.value(both), bias)
+        both = ops.concat((image, self.text_proj(words)), 1)  # Eq 7: F_o
+        no_bias = ops.ones((1, 1, image.shape[1]), image.dtype).astype("float32") - 1.0
+        word_bias = padding_bias(token_mask)
+        bias = ops.concat((no_bias.broadcast_to((word_bias.shape[0], 1, image.shape[1])), word_bias), -1)
+        fused = self.attend(self.query(image), self.key(both), self.value(both), bias)  # Eq 8
         return self.output(fused) + pixels

@@ -8,15 +8,15 @@ from coupalign.model.layers import dense
 
 
 class Gate(nn.Cell):
-    """Lets a fused feature in little by little: ``tanh(MLP(f)) * f``.
+    """Scales a fused feature by a learned gate: ``tanh(MLP(f)) * f``.
 
-    Without it the fused signal overwhelms the encoder's own (Eq 2).
+    The gate keeps the fused signal from overwhelming the encoder's own features (Eq 2).
 
     Args:
-        dim: width of the feature, and of the hidden layer.
+        dim: Width of the feature and of the hidden layer.
 
-    Inputs: f (B, L, dim). Outputs: the gated f, and the opening ``tanh(MLP(f))``, between -1 and 1; both (B, L, dim), in
-    the precision of f.
+    Inputs: f (B, L, dim).
+    Outputs: the gated feature and the gate ``tanh(MLP(f))``, between -1 and 1; both (B, L, dim), same dtype as f.
     """
 
     def __init__(self, dim: int):
@@ -25,5 +25,5 @@ class Gate(nn.Cell):
         self.fc2 = dense(dim, dim)
 
     def construct(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        opening = ops.tanh(self.fc2(ops.relu(self.fc1(f))))
-        return opening * f, opening
+        gate = ops.tanh(self.fc2(ops.relu(self.fc1(f))))
+        return gate * f, gate

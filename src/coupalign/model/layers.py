@@ -1,22 +1,22 @@
-"""Layers that every part of the model is built from, with the starting weights of Swin and BERT."""
+"""Layers that every part of the model shares, with the initial weights of Swin and BERT."""
 
 from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, TruncatedNormal
 
-START = 0.02  # standard deviation of the starting weights, as in BERT and Swin
-EPSILON = 1e-6  # least length a vector is divided by
-MASKED = -1e9  # added to a score, makes its softmax exactly 0 in float32
+INIT_STD = 0.02  # standard deviation of initial weights, as in BERT and Swin
+MIN_NORM = 1e-6  # vectors are divided by at least this length
+MASKED = -1e9  # added to a score, it makes its softmax exactly 0 in float32
 
 
 def dense(in_dim: int, out_dim: int, bias: bool = True) -> nn.Dense:
-    """A linear layer, weight (out_dim, in_dim), started from a truncated normal of .02 with zero bias."""
-    return nn.Dense(in_dim, out_dim, weight_init=TruncatedNormal(START), bias_init="zeros", has_bias=bias)
+    """A linear layer with weight (out_dim, in_dim), initialised from a truncated normal, and zero bias."""
+    return nn.Dense(in_dim, out_dim, weight_init=TruncatedNormal(INIT_STD), bias_init="zeros", has_bias=bias)
 
 
 def conv(in_dim: int, out_dim: int, kernel: int) -> nn.Conv2d:
-    """A convolution that keeps the size of the map, with bias, started as He et al. start one before a ReLU."""
+    """A convolution with bias that keeps the size of the map, with He initialisation for a following ReLU."""
     return nn.Conv2d(
         in_dim,
         out_dim,
@@ -30,10 +30,11 @@ def conv(in_dim: int, out_dim: int, kernel: int) -> nn.Conv2d:
 
 
 class Gelu(nn.Cell):
-    """Exact GELU, ``x * Phi(x)``. Inputs, outputs: (…), in the precision of x.
+    """Exact GELU, ``x * Phi(x)``, computed in float32 because ``1 + erf(x)`` cancels in half precision.
 
-    Written with ``erf`` because its gradient then costs four fifths of the fused operator's on the CPU; in float32,
-    since of a small Phi, which is 1 + erf, a shorter type leaves nothing.
+    It is written with ``erf`` because the gradient is a fifth cheaper on the CPU than that of the fused operator.
+
+    Inputs: x (…). Outputs: same shape and dtype as x.
     """
 
     def construct(self, x: Tensor) -> Tensor:
@@ -41,36 +42,36 @@ class Gelu(nn.Cell):
         return (y * (ops.erf(y * 0.7071067811865476) * 0.5 + 0.5)).astype(x.dtype)
 
 
-def unit(x: Tensor) -> Tensor:
-    """x / max(|x|, 1e-6) over the last axis; at 0 both the value and the gradient are finite.
+def l2_normalize(x: Tensor) -> Tensor:
+    """x / max(|x|, 1e-6) over the last axis. Value and gradient are finite at 0.
 
-    Not written with rsqrt, of which MindSpore Lite computes twelve bits on the CPU.
+    ``rsqrt`` is avoided because MindSpore Lite computes it with only twelve bits on the CPU.
     """
     square = ops.reduce_sum(x * x, -1)
-    return x * ops.expand_dims(1.0 / ops.sqrt(ops.maximum(square, EPSILON**2)), -1)
+    return x * ops.expand_dims(1.0 / ops.sqrt(ops.maximum(square, MIN_NORM**2)), -1)
 
 
 def padding_bias(token_mask: Tensor) -> Tensor:
-    """Scores' bias that hides padding: token_mask (B, T), 1 for a real token -> (B, 1, T) float32."""
+    """Attention bias that masks padding: token_mask (B, T), 1 for a real token -> (B, 1, T) float32."""
     return ops.expand_dims((1.0 - token_mask.astype("float32")) * MASKED, 1)
 
 
-class Heads(nn.Cell):
-    """Multi-head attention of already projected features, scores and softmax in float32.
+class MultiHeadAttention(nn.Cell):
+    """Multi-head attention of already projected features. Scores and softmax are float32.
 
     Args:
-        heads: divides D.
-        dropout: of the attention weights.
+        heads: Number of heads; it divides D.
+        dropout: Dropout of the attention weights.
 
-    Inputs: query (B, L, D); key, value (B, S, D); bias (B or 1, 1, S), added to the scores. Outputs: (B, L, D), in the
-    precision of value.
+    Inputs: query (B, L, D); key, value (B, S, D); bias (B or 1, 1, S), added to the scores.
+    Outputs: (B, L, D), same dtype as value.
     """
 
     def __init__(self, heads: int, dropout: nn.Cell | None = None):
         super().__init__()
         self.heads = heads
-        self.drops = dropout is not None
-        if self.drops:
+        self.has_dropout = dropout is not None
+        if self.has_dropout:
             self.dropout = dropout
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -83,6 +84,6 @@ class Heads(nn.Cell):
         if bias is not None:
             scores = scores + ops.expand_dims(bias, 1)
         weights = ops.softmax(scores, axis=-1).astype(value.dtype)
-        if self.drops:
+        if self.has_dropout:
             weights = self.dropout(weights)
         return ops.matmul(weights, value).transpose(0, 2, 1, 3).reshape(batch, length, dim)

@@ -5,18 +5,22 @@ from __future__ import annotations
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
-from coupalign.model.layers import START, Heads, dense
+from coupalign.model.layers import INIT_STD, MultiHeadAttention, dense
 
 
 class Attention(nn.Cell):
     """Multi-head attention with its four projections.
 
-    Inputs: query (B, N, dim); source (B, S, dim). Outputs: (B, N, dim).
+    Args:
+        dim: Width of queries, sources and outputs.
+        heads: Number of heads; it divides dim.
+
+    Inputs: query (B, N, dim); source (B, S, dim), keys and values. Outputs: (B, N, dim).
     """
 
     def __init__(self, *, dim: int, heads: int):
         super().__init__()
-        self.attend = Heads(heads)
+        self.attend = MultiHeadAttention(heads)
         self.query = dense(dim, dim)
         self.key = dense(dim, dim)
         self.value = dense(dim, dim)
@@ -49,20 +53,22 @@ class DecoderLayer(nn.Cell):
 
 
 class MaskGenerator(nn.Cell):
-    """``Q_o = MaskGenerator(Q, S_o)``: learnt queries that become the embeddings of N mask proposals.
+    """``Q_o = MaskGenerator(Q, S_o)`` (Eq 9): a transformer decoder turns learned queries into N mask embeddings.
 
     Args:
         image_dim: C_o, width of S_o.
         dim: d_q, width of the decoder.
-        num_queries: N.
-        layers, heads, ffn_dim: size of the decoder.
+        num_queries: N, number of queries.
+        layers: Number of decoder layers.
+        heads: Number of heads; it divides dim.
+        ffn_dim: Width inside the feed-forward networks.
 
     Inputs: pixels S_o (B, H_oW_o, C_o). Outputs: Q_o (B, N, d_q).
     """
 
     def __init__(self, *, image_dim: int, dim: int, num_queries: int, layers: int, heads: int, ffn_dim: int):
         super().__init__()
-        self.queries = Parameter(initializer(TruncatedNormal(START), (num_queries, dim)))
+        self.queries = Parameter(initializer(TruncatedNormal(INIT_STD), (num_queries, dim)))
         self.memory_proj = dense(image_dim, dim)
         self.layers = nn.CellList([DecoderLayer(dim=dim, heads=heads, ffn_dim=ffn_dim) for _ in range(layers)])
 

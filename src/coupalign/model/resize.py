@@ -1,4 +1,4 @@
-"""Bilinear upsampling by a whole factor, as two matrix products."""
+"""Bilinear upsampling by an integer factor, as two matrix products."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def bilinear_matrix(size: int, factor: int) -> np.ndarray:
 
 
 class Upsample(nn.Cell):
-    """Bilinear upsampling, ``align_corners=False``: exact, and the same on every platform and runtime.
+    """Bilinear upsampling with ``align_corners=False``, equal on every platform and runtime.
 
-    The resize operators differ between back ends, and MindSpore Lite lacks some of them.
+    Resize operators differ between back ends, and MindSpore Lite lacks some of them.
 
     Args:
-        size: height and width of the map that comes in.
-        factor: how many times larger it leaves.
+        size: Height and width of the input.
+        factor: Scale factor.
 
-    Inputs: x (B, C, size, size). Outputs: (B, C, factor * size, factor * size), in the precision of x.
+    Inputs: x (B, C, size, size). Outputs: (B, C, factor * size, factor * size), same dtype as x.
     """
 
     def __init__(self, *, size: int, factor: int):

@@ -10,10 +10,12 @@ from coupalign.model.resize import Upsample
 
 
 class DoubleConv(nn.Cell):
-    """rho of Eq 10: 3x3 convolution, ReLU, batch normalisation, twice and in that order.
+    """rho of Eq 10: 3x3 convolution, ReLU and batch normalisation, twice.
 
     Args:
-        statistics: see ``coupalign.model.batch_norm``.
+        in_dim: Width of the input.
+        out_dim: Width of the output.
+        statistics: Statistics of the batch normalisation; see ``coupalign.model.batch_norm``.
 
     Inputs: x (B, in_dim, h, w). Outputs: (B, out_dim, h, w).
     """
@@ -31,16 +33,16 @@ class DoubleConv(nn.Cell):
 
 
 class SegHead(nn.Cell):
-    """``Y_5 = S_o; Y_i = Up(rho(Y_{i+1})) + gamma(V_i)``, i = 4, 3, 2, 1.
+    """``Y_5 = S_o; Y_i = Up(rho(Y_{i+1})) + gamma(V_i)`` for i = 4, 3, 2, 1 (Eq 10).
 
-    Up brings rho's output to the size of V_i: nothing to do for i = 4, twice the size for the others.
+    Up resizes the output of rho to the size of V_i: identity for i = 4, twice the size for the others.
 
     Args:
         image_dims: C_1 … C_4, widths of V_1 … V_4.
         fused_dim: C_o, width of S_o.
         dim: d_s, width of every Y_i.
-        size: height and width of V_1.
-        statistics: see ``coupalign.model.batch_norm``.
+        size: Height and width of V_1.
+        statistics: Statistics of the batch normalisation; see ``coupalign.model.batch_norm``.
 
     Inputs: fused S_o (B, C_o, size/8, size/8); stages V_i (B, C_i, size/2^(i-1), size/2^(i-1)), i = 1 … 4.
     Outputs: Y_1 (B, d_s, size, size).
@@ -54,7 +56,7 @@ class SegHead(nn.Cell):
         self.gamma = nn.CellList([conv(width, dim, 1) for width in image_dims])
         self.up = nn.CellList([Upsample(size=size // 2 ** (i + 1), factor=2) for i in range(3)])
 
-    def construct(self, fused: Tensor, stages) -> Tensor:
+    def construct(self, fused: Tensor, stages: list[Tensor]) -> Tensor:
         y = self.rho[3](fused) + self.gamma[3](stages[3])
         for i in (2, 1, 0):
             y = self.up[i](self.rho[i](y)) + self.gamma[i](stages[i])

@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from coupalign.model.dropout import DropPath
-from coupalign.model.layers import START, Gelu, dense
+from coupalign.model.layers import INIT_STD, Gelu, dense
 from coupalign.model.windows import Permute, WindowLayout
 
 
@@ -15,9 +15,10 @@ class WindowAttention(nn.Cell):
     """Multi-head self-attention inside each window, with relative position bias.
 
     Args:
-        dim, heads: width, and heads that divide it.
-        layout: windows of the map.
-        shifted: whether tokens come in the shifted order, and so need keeping apart.
+        dim: Width of the tokens.
+        heads: Number of heads; it divides dim.
+        layout: Windows of the map.
+        shifted: Whether tokens come in shifted order and need the mask of shifted windows.
 
     Inputs: x (B, L, dim), window by window. Outputs: the same shape.
     """
@@ -28,14 +29,14 @@ class WindowAttention(nn.Cell):
         self.length = layout.window**2
         self.count = layout.count
         self.shifted = shifted
-        self.enter = nn.Identity()  # where build_model brings x into another precision, as it does for linear layers
+        self.enter = nn.Identity()  # build_model sets its precision, as it does for linear layers
         self.qkv = dense(dim, 3 * dim)
         self.proj = dense(dim, dim)
         table = ((2 * layout.window - 1) ** 2, heads)
-        self.relative_position_bias_table = Parameter(initializer(TruncatedNormal(START), table))
+        self.relative_position_bias_table = Parameter(initializer(TruncatedNormal(INIT_STD), table))
         self.relative_position = Tensor(layout.relative_position())
         if shifted:
-            self.separation = Tensor(layout.separation())
+            self.shift_attention_mask = Tensor(layout.shift_attention_mask())
 
     def construct(self, x: Tensor) -> Tensor:
         batch, _, dim = x.shape
@@ -48,7 +49,7 @@ class WindowAttention(nn.Cell):
         bias = ops.gather(self.relative_position_bias_table, self.relative_position, 0)
         bias = bias.transpose(1, 0).reshape(1, heads, n, n).astype("float32")
         if self.shifted:
-            bias = bias + self.separation
+            bias = bias + self.shift_attention_mask
         scores = scores.reshape(batch, -1, heads, n, n) + bias
         weights = ops.softmax(scores, axis=-1).astype(value.dtype).reshape(-1, heads, n, n)
         return self.proj(ops.matmul(weights, value).transpose(0, 2, 1, 3).reshape(batch, -1, dim))
@@ -56,8 +57,8 @@ class WindowAttention(nn.Cell):
     def _project(self, x: Tensor, part: int) -> Tensor:
         """Query, key or value (part 0, 1, 2), (B * count, n, heads, dim / heads).
 
-        The checkpoint's weight holds the three; cutting it is far cheaper than cutting their product. The product is of
-        two matrices: of a batch of them, MindSpore would copy the weight for each sample.
+        The checkpoint stores one weight for the three. Slicing it is far cheaper than slicing its product. The product
+        is one of two matrices; batched, MindSpore would copy the weight for each sample.
         """
         dim = x.shape[-1]
         weight = self.qkv.weight[part * dim : (part + 1) * dim].astype(x.dtype)
@@ -67,7 +68,7 @@ class WindowAttention(nn.Cell):
 
 
 class Mlp(nn.Cell):
-    """Two linear layers around a GELU, four times as wide inside. Inputs, outputs: (B, L, dim)."""
+    """Feed-forward network: linear layer to 4 dim, GELU, linear layer. Inputs, outputs: (B, L, dim)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -80,7 +81,7 @@ class Mlp(nn.Cell):
 
 
 class SwinBlock(nn.Cell):
-    """A pre-norm block: window attention, then MLP. Inputs, outputs: (B, L, dim), window by window."""
+    """A pre-norm block: window attention, then feed-forward. Inputs, outputs: (B, L, dim), window by window."""
 
     def __init__(self, *, dim: int, heads: int, layout: WindowLayout, shifted: bool, drop_path: float):
         super().__init__()
@@ -88,24 +89,24 @@ class SwinBlock(nn.Cell):
         self.attn = WindowAttention(dim=dim, heads=heads, layout=layout, shifted=shifted and layout.shift > 0)
         self.norm2 = nn.LayerNorm((dim,), epsilon=1e-5)
         self.mlp = Mlp(dim)
-        # One each: graph mode makes two calls of the same dropout on the same ones a single draw.
+        # Two Cells: graph mode would merge two calls of one Cell with equal inputs into a single draw.
         self.drop_path1 = DropPath(drop_path)
         self.drop_path2 = DropPath(drop_path)
         self.is_padded = layout.padded != layout.size
         if self.is_padded:
-            self.real = Tensor(layout.real(layout.shifted if shifted else layout.plain))
+            self.padding_mask = Tensor(layout.padding_mask(layout.shifted if shifted else layout.plain))
 
     def construct(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
         if self.is_padded:
-            # Padding goes into attention as zeros, whatever the block before left there.
-            y = y * self.real.astype(y.dtype)
+            # As in the official Swin, attention sees padding as zeros.
+            y = y * self.padding_mask.astype(y.dtype)
         x = x + self.drop_path1(self.attn(y))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 class PatchMerging(nn.Cell):
-    """Joins 2x2 neighbours and halves their width. Inputs: (B, size^2, dim). Outputs: (B, size^2/4, 2 dim)."""
+    """Concatenates 2x2 neighbours and projects them. Inputs: (B, size^2, dim). Outputs: (B, size^2/4, 2 dim)."""
 
     def __init__(self, *, dim: int, size: int):
         super().__init__()
@@ -120,9 +121,18 @@ class PatchMerging(nn.Cell):
 
 
 class SwinStage(nn.Cell):
-    """SwinStage_i of Eq 3: blocks with plain and shifted windows in turn, then patch merging but for the last.
+    """SwinStage_i of Eq 3: blocks with plain and shifted windows alternate; patch merging ends all but the last stage.
 
-    Tokens keep the order of the windows from block to block, and go back to raster order once, at the end.
+    Tokens stay in window order between blocks and return to raster order once, at the end.
+
+    Args:
+        dim: Width of the tokens.
+        depth: Number of blocks.
+        heads: Number of heads; it divides dim.
+        size: Height and width of the map.
+        window: Window size of the configuration.
+        drop_path: Stochastic depth rate of each block.
+        downsample: Whether patch merging ends the stage.
 
     Inputs: x (B, size^2, dim), raster order. Outputs: (B, size^2/4, 2 dim), or the shape of x in the last stage.
     """
@@ -171,12 +181,19 @@ class SwinStage(nn.Cell):
 
 
 class PatchEmbed(nn.Cell):
-    """Image (B, 3, H, W) -> V_1 (B, HW/16, dim): a linear map of each 4x4 patch, normalised."""
+    """Image (B, 3, H, W) -> V_1 (B, HW/16, dim): a linear map of each 4x4 patch, then layer normalisation."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.proj = nn.Conv2d(
-            3, dim, 4, stride=4, pad_mode="valid", has_bias=True, weight_init=TruncatedNormal(START), bias_init="zeros"
+            3,
+            dim,
+            4,
+            stride=4,
+            pad_mode="valid",
+            has_bias=True,
+            weight_init=TruncatedNormal(INIT_STD),
+            bias_init="zeros",
         )
         self.norm = nn.LayerNorm((dim,), epsilon=1e-5)
 
@@ -187,16 +204,17 @@ class PatchEmbed(nn.Cell):
 
 
 class SwinTransformer(nn.Cell):
-    """Swin Transformer in pieces, so that words can join before each stage.
+    """Swin Transformer whose stages can be called one by one, so that words are fused before each.
+
+    ``patch_embed(image)`` gives V_1, ``layers[i](x)`` runs SwinStage_{i+1} (Eq 3), ``norm`` gives V_o.
 
     Args:
-        image_size: height and width of the image, a multiple of 32.
+        image_size: Height and width of the image, a multiple of 32.
         embed_dim: C_1; C_i = C_1 2^(i-1).
-        depths, heads: of the four stages.
-        window: window, 7 or 12 in the published checkpoints.
-        drop_path_rate: stochastic depth of the last block, growing from 0 at the first.
-
-    Use: ``patch_embed(image)`` gives V_1, ``layers[i](x)`` runs stage i + 1, ``norm`` closes V_o.
+        depths: Number of blocks in each of the four stages.
+        heads: Number of heads in each stage.
+        window: Window size; 7 or 12 in the published checkpoints.
+        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0 at the first.
     """
 
     def __init__(
@@ -229,7 +247,7 @@ class SwinTransformer(nn.Cell):
         self.norm = nn.LayerNorm((embed_dim * 8,), epsilon=1e-5)
 
     def construct(self, image: Tensor) -> Tensor:
-        """The plain encoder, without words: image (B, 3, H, W) -> (B, HW/1024, 8 C_1)."""
+        """The encoder without words: image (B, 3, H, W) -> (B, HW/1024, 8 C_1)."""
         x = self.patch_embed(image)
         for layer in self.layers:
             x = layer(x)

@@ -1,4 +1,4 @@
-"""Windows of a Swin stage: how its tokens are ordered, and which of them see each other."""
+"""Windows of a Swin stage: token order, attention mask of shifted windows, relative positions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from coupalign.model.layers import MASKED
 class Permute(nn.Cell):
     """Reorders tokens: ``y[:, i] = x[:, order[i]]``. Inputs, outputs: (B, L, C).
 
-    The gradient of a permutation is the inverse permutation; saying so is four times as fast on the CPU as
-    letting the gradient scatter, and as writing the same order as reshapes and transposes.
+    The gradient is written out as the inverse permutation. On the CPU this is four times as fast as the scatter of
+    automatic differentiation, and as reshapes and transposes.
+
+    Args:
+        order: (L,) source position of each token.
     """
 
     def __init__(self, order: np.ndarray):
@@ -29,20 +32,22 @@ class Permute(nn.Cell):
 
 
 class WindowLayout:
-    """Where the tokens of a map stand when windows are contiguous. NumPy only, made once.
+    """Token order of a square map whose windows are contiguous. NumPy only, computed once.
 
-    The map is padded at the bottom and the right to whole windows; where it is no larger than the window,
-    the window is the map and nothing shifts.
+    The map is padded at the bottom and the right to whole windows. If it is no larger than the window, the window
+    is the map and nothing shifts.
 
     Args:
-        size: height and width of the map.
-        window: window of the configuration.
+        size: Height and width of the map.
+        window: Window size of the configuration.
 
     Attributes:
-        window, shift: of this map.
-        padded: height and width with padding.
-        count: windows in the map.
-        plain, shifted: (padded^2,) raster position of each token, ordered window by window.
+        window: Window size in this map.
+        shift: Shift of the shifted windows.
+        padded: Height and width with padding.
+        count: Number of windows in the map.
+        plain: (padded^2,) raster position of each token, window by window.
+        shifted: As plain, for shifted windows.
     """
 
     def __init__(self, size: int, window: int):
@@ -64,14 +69,14 @@ class WindowLayout:
         split = values.reshape(across, self.window, across, self.window)
         return split.transpose(0, 2, 1, 3).reshape(self.count, self.window**2)
 
-    def real(self, order: np.ndarray) -> np.ndarray:
-        """1 where a token in this order is of the map, 0 where it is padding: (1, padded^2, 1) float32."""
+    def padding_mask(self, order: np.ndarray) -> np.ndarray:
+        """(1, padded^2, 1) float32 in the given order: 1 for a token of the map, 0 for padding."""
         inside = np.zeros((self.padded, self.padded), np.float32)
         inside[: self.size, : self.size] = 1
         return inside.reshape(-1)[order].reshape(1, -1, 1)
 
-    def separation(self) -> np.ndarray:
-        """Scores' bias (count, 1, n, n) that keeps apart what the cyclic shift brought into one window."""
+    def shift_attention_mask(self) -> np.ndarray:
+        """Attention bias (count, 1, n, n) that masks pairs which only the cyclic shift brought into one window."""
         side = np.zeros(self.padded, int)
         side[self.padded - self.window :] = 1
         side[self.padded - self.shift :] = 2
@@ -80,7 +85,7 @@ class WindowLayout:
         return np.where(apart, MASKED, 0).astype(np.float32)[:, None]
 
     def relative_position(self) -> np.ndarray:
-        """Row of the relative position bias table for each pair of tokens of a window, (n * n,) int32."""
+        """Row of the relative position bias table for each pair of tokens in a window, (n * n,) int32."""
         y, x = np.divmod(np.arange(self.window**2), self.window)
         dy = y[:, None] - y[None, :] + self.window - 1
         dx = x[:, None] - x[None, :] + self.window - 1

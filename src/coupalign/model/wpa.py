@@ -1,6 +1,8 @@
-"""Word-Pixel Alignment (paper, Eq 1, 2, 4, 5)."""
+"""Word-Pixel Alignment (paper, Eq 1, 2, 4, 5; its gate, Eq 6, is in gate.py)."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from mindspore import Tensor, nn, ops
 
@@ -8,18 +10,33 @@ from coupalign.model.gate import Gate
 from coupalign.model.layers import dense, padding_bias
 
 
-class WordPixelAlignment(nn.Cell):
-    """Attention between words and pixels in both directions, each result gated before it is added.
+class Alignment(NamedTuple):
+    """What one Word-Pixel Alignment attended to; all float32.
 
-    With ``v = V W^v`` and ``l = L W^l`` (Eq 4): ``Attn = v l^T / sqrt(d)``,
-    ``L' = Gate(softmax(Attn) l W^l_hat)`` and ``V' = Gate(softmax(Attn^T) v W^v_hat)`` (Eq 5).
-    The printed Eq 5 multiplies by L and V themselves, whose widths do not fit the second projections.
+    Attributes:
+        over_words: Attention of each pixel over the words, (B, P, T).
+        over_pixels: Attention of each word over the pixels, (B, T, P); None if only pixels are updated.
+        image_gate: Mean magnitude of the gate on the pixels, 0 to 1, (B,).
+        text_gate: Mean magnitude of the gate on the real words, 0 to 1, (B,); None if only pixels are updated.
+    """
+
+    over_words: Tensor
+    over_pixels: Tensor | None
+    image_gate: Tensor
+    text_gate: Tensor | None
+
+
+class WordPixelAlignment(nn.Cell):
+    """Attention between words and pixels in both directions. Each result passes a gate before it is added.
+
+    The printed Eq 5 multiplies by L and V, whose widths do not fit the second projections. It is read with the
+    projected features of Eq 4 as values (see ``as_printed``).
 
     Args:
         image_dim: C_i, width of the pixels of this stage.
         text_dim: D, width of the words.
         dim: d, width of the joint space.
-        bidirectional: False leaves the words as they are (language-to-image only).
+        bidirectional: If false, only pixels are updated (language to image).
     """
 
     def __init__(self, *, image_dim: int, text_dim: int, dim: int, bidirectional: bool = True):
@@ -35,54 +52,83 @@ class WordPixelAlignment(nn.Cell):
             self.text_gate = Gate(text_dim)
 
     def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
-        """Fuse one stage.
+        """Eq 1 and 2: adds the gated features of ``attend`` to pixels and words.
 
-        Args: pixels V_i (B, P, C_i); words L_i (B, T, D); token_mask (B, T), 1 for a real token.
-        Returns: V_i + L'_i; L_i + V'_i; attention of pixels over words (B, P, T) float32; attention of words
-            over pixels (B, T, P) float32, None in one direction; how far the gates are open to pixels and to words,
-            (B,) float32 from 0 to 1 each, means of their openings' magnitudes (real words only), None in one direction.
+        Args:
+            pixels: V_i (B, P, C_i).
+            words: L_i (B, T, D).
+            token_mask: (B, T), 1 for a real token.
+
+        Returns:
+            V_i + L'_i; L_i + V'_i; the four values of ``Alignment``. They are plain tuples, because graph mode of
+            MindSpore 2.9 silently gives zero gradients for a NamedTuple.
+        """
+        to_image, to_text, over_words, over_pixels = self.attend(pixels, words, token_mask)
+        gated, gate = self.image_gate(to_image)
+        updated = pixels + gated
+        image_gate = _magnitude(gate).mean(1)
+        if not self.bidirectional:
+            return updated, words, (over_words, None, image_gate, None)
+        gated, gate = self.text_gate(to_text)
+        real = token_mask.astype("float32")
+        text_gate = (_magnitude(gate) * real).sum(1) / real.sum(1)
+        words = words + gated * ops.expand_dims(token_mask, -1).astype(words.dtype)
+        return updated, words, (over_words, over_pixels, image_gate, text_gate)
+
+    def as_printed(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
+        """Eq 4 and 5 in the order of the paper. Arguments and results are those of ``attend``."""
+        v = self.image_proj(pixels)  # V_i W^v (B, P, d)
+        l = self.text_proj(words)  # L_i W^l (B, T, d)  # noqa: E741
+        scores = ops.matmul(v, l.swapaxes(1, 2)) * self.scale  # Eq 4: Attn (B, P, T)
+        over_words = ops.softmax(scores + padding_bias(token_mask), axis=-1)
+        over_pixels = ops.softmax(scores.swapaxes(1, 2), axis=-1)
+        to_image = self.text_to_image(ops.matmul(over_words, l))  # Eq 5: softmax(Attn) l, then the second projection
+        to_text = self.image_to_text(ops.matmul(over_pixels, v))  # Eq 5: softmax(Attn^T) v, then the second projection
+        return to_image, to_text, over_words, over_pixels
+
+    def attend(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
+        """``as_printed``, with the projections moved from the many pixels to the thirty words.
+
+        ``(V W^v) l^T = V (l W^v^T)^T``, so no pixel is projected: a fifteenth of the multiplications in stage 1 of the
+        paper's model.
+
+        Returns:
+            L'_i before its gate (B, P, C_i); V'_i before its gate (B, T, D); attention of pixels over words (B, P, T)
+            float32; attention of words over pixels (B, T, P) float32. In one direction the second and last are None.
         """
         joint = self.text_proj(words)
-        # (V W^v) l^T = V (l W^v)^T: some thirty words go through W^v, and back through W^l_hat, instead of all pixels.
-        asking = joint * self.scale
-        keys = _times(asking, self.image_proj.weight)
-        offset = _times(asking, ops.expand_dims(self.image_proj.bias, 1)).swapaxes(1, 2)
+        scaled = joint * self.scale
+        keys = _matmul(scaled, self.image_proj.weight)
+        offset = _matmul(scaled, ops.expand_dims(self.image_proj.bias, 1)).swapaxes(1, 2)
         scores = ops.matmul(pixels.astype("float32"), keys.swapaxes(1, 2).astype("float32"))
         over_words = ops.softmax(scores + (offset.astype("float32") + padding_bias(token_mask)), axis=-1)
-        values = _times(joint, self.text_to_image.weight.swapaxes(0, 1))
-        fused = ops.matmul(over_words.astype(values.dtype), values) + self.text_to_image.bias.astype(values.dtype)
-        gated, opening = self.image_gate(fused)
-        updated = pixels + gated
-        to_pixels = _magnitude(opening).mean(1)
+        values = _matmul(joint, self.text_to_image.weight.swapaxes(0, 1))
+        to_image = ops.matmul(over_words.astype(values.dtype), values) + self.text_to_image.bias.astype(values.dtype)
         if not self.bidirectional:
-            return updated, words, over_words, None, to_pixels, None
-        # A word's offset is the same for all pixels, so this softmax does not see it; nor, as weights sum to 1, does W^v
-        # mind whether it comes before or after their sum.
+            return to_image, None, over_words, None
+        # The offset of a word is the same for all pixels, so this softmax does not depend on it. Its weights sum to 1,
+        # so W^v and its bias can follow the weighted sum.
         over_pixels = ops.softmax(scores.swapaxes(1, 2), axis=-1)
         seen = ops.matmul(over_pixels.astype(joint.dtype), pixels.astype(joint.dtype))
-        # Not image_proj(seen): of a weight that two products share, MindSpore Lite 2.0 turns the one for both.
-        seen = _times(seen, self.image_proj.weight.swapaxes(0, 1)) + self.image_proj.bias.astype(seen.dtype)
-        gated, opening = self.text_gate(self.image_to_text(seen))
-        real = token_mask.astype("float32")
-        to_words = (_magnitude(opening) * real).sum(1) / real.sum(1)
-        words = words + gated * ops.expand_dims(token_mask, -1).astype(words.dtype)
-        return updated, words, over_words, over_pixels, to_pixels, to_words
+        # Not image_proj(seen): MindSpore Lite 2.0 transposes a weight that two products share for both of them.
+        seen = _matmul(seen, self.image_proj.weight.swapaxes(0, 1)) + self.image_proj.bias.astype(seen.dtype)
+        return to_image, self.image_to_text(seen), over_words, over_pixels
 
 
 class NoAlignment(nn.Cell):
-    """Stands where a stage has no Word-Pixel Alignment: nothing is added and there are no parameters."""
+    """Takes the place of the Word-Pixel Alignment in a stage without it. It has no parameters."""
 
     def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
-        """Returns pixels and words as they came."""
-        return pixels, words, None, None, None, None
+        """Returns pixels and words unchanged, and no alignment."""
+        return pixels, words, (None, None, None, None)
 
 
-def _times(x: Tensor, weight: Tensor) -> Tensor:
-    """x (B, T, n) times weight (n, m), as one product: of a batch of them, MindSpore would copy the weight."""
+def _matmul(x: Tensor, weight: Tensor) -> Tensor:
+    """x (B, T, n) times weight (n, m) as a product of two matrices; batched, MindSpore would copy the weight."""
     batch, length, dim = x.shape
     return ops.matmul(x.reshape(-1, dim), weight.astype(x.dtype)).reshape(batch, length, -1)
 
 
-def _magnitude(opening: Tensor) -> Tensor:
-    """Mean magnitude of a gate's channels: (B, L, C) -> (B, L) float32."""
-    return ops.abs(opening.astype("float32")).mean(-1)
+def _magnitude(gate: Tensor) -> Tensor:
+    """Mean magnitude of a gate over its channels: (B, L, C) -> (B, L) float32."""
+    return ops.abs(gate.astype("float32")).mean(-1)

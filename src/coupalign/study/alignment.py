@@ -34,7 +34,7 @@ class WithAlignment(nn.Cell):
         self.set_train(False)
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
-        logits, _, _, weights, alignments = self.model.predict_all(image, token_ids, token_mask)
+        logits, _, _, weights, alignments = self.model.all_outputs(image, token_ids, token_mask)
         openings = ()
         for each in alignments:
             openings += (each[2],)
@@ -44,7 +44,7 @@ class WithAlignment(nn.Cell):
 
     def gates(self) -> list[str]:
         """Names of the openings, a subset of ``COLUMNS``."""
-        stages = [(stage, wpa) for stage, wpa in enumerate(self.model.wpa, 1) if self.model.aligned[stage - 1]]
+        stages = [(stage, wpa) for stage, wpa in enumerate(self.model.wpa, 1) if self.model.has_wpa[stage - 1]]
         kinds = {True: ("image", "text"), False: ("image",)}
         return [f"{kind}_gate_{stage}" for stage, wpa in stages for kind in kinds[wpa.bidirectional]]
 
