@@ -1,5 +1,5 @@
 """Training of CoupAlign (paper, 4.1)."""
 
-from coupalign.training.trainer import train
+from coupalign.training.trainer import Trainer, train
 
-__all__ = ["train"]
+__all__ = ["Trainer", "train"]

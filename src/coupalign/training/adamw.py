@@ -1,4 +1,4 @@
-"""AdamW of mindformers, with the whole update of a parameter in one operator."""
+"""mindformers' AdamW with the update of a parameter fused into one operator."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from mindformers.core.optim.adamw import AdamW
 from mindspore import Parameter, Tensor, ops
 
-from coupalign.training.update import on_each
+from coupalign.training.update import for_each
 
-_kernel = ops.AdamWeightDecay()
+_adam_weight_decay = ops.AdamWeightDecay()
 
 
 class FusedAdamW(AdamW):
-    """mindformers' AdamW, which makes ten operators and as many passes over memory of each parameter's update.
+    """AdamW that reads each parameter once per update. mindformers' own uses ten operators per parameter.
 
-    The operator here, ``p <- p - a (m / (sqrt(v) + e) + w p)``, knows nothing of bias correction. With
-    ``c_i = 1 - beta_i^t`` it is AdamW at learning rate l, epsilon and decay d for ``a = l sqrt(c_2) / c_1``,
+    The operator computes ``p <- p - a (m / (sqrt(v) + e) + w p)``, without bias correction. With
+    ``c_i = 1 - beta_i^t``, learning rate l, epsilon and weight decay d, it equals AdamW for ``a = l sqrt(c_2) / c_1``,
     ``e = epsilon sqrt(c_2)`` and ``w = d l / a``.
 
-    Inputs: gradients of all parameters, in their order. Outputs: a tuple, to be ignored.
+    Inputs: gradients of all parameters, in their order. Outputs: a tuple without meaning.
     """
 
     def construct(self, gradients: Sequence[Tensor]):
@@ -27,14 +27,14 @@ class FusedAdamW(AdamW):
         rate = self.get_lr()
         self.assignadd(self.global_step, self.global_step_increase_tensor)
         step = self.global_step.astype("float32").reshape(())
-        first = 1 - ops.pow(self.beta1.reshape(()), step)
-        root = ops.sqrt(1 - ops.pow(self.beta2.reshape(()), step))
-        constants = root / first, self.beta1.reshape(()), self.beta2.reshape(()), self.eps.reshape(()) * root
+        c_1 = 1 - ops.pow(self.beta1.reshape(()), step)
+        root_c_2 = ops.sqrt(1 - ops.pow(self.beta2.reshape(()), step))
+        constants = root_c_2 / c_1, self.beta1.reshape(()), self.beta2.reshape(()), self.eps.reshape(()) * root_c_2
         if self.is_group_lr:
-            return on_each(
+            return for_each(
                 ops.partial(_update, constants), rate, decay, self._parameters, gradients, self.exp_avg, self.exp_avg_sq
             )
-        return on_each(
+        return for_each(
             ops.partial(_update, constants, rate), decay, self._parameters, gradients, self.exp_avg, self.exp_avg_sq
         )
 
@@ -49,6 +49,6 @@ def _update(
     square: Parameter,
 ):
     correction, beta1, beta2, epsilon = constants
-    return _kernel(
+    return _adam_weight_decay(
         parameter, mean, square, rate.reshape(()) * correction, beta1, beta2, epsilon, decay / correction, gradient
     )

@@ -1,19 +1,17 @@
-"""Events for TensorBoard."""
+"""Events for TensorBoard, written by tensorboardX."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import make_image
 
 from coupalign.files import make_directory
 
@@ -21,68 +19,44 @@ FLUSH_SECONDS = 20
 
 
 class Events:
-    """Writes a file of events.
+    """Writes scalars and images to an event file.
 
-    They are written here and now, not by the thread of tensorboardX's SummaryWriter: on a full disk that one dies, and
-    training would wait for it for ever.
+    tensorboardX's SummaryWriter writes from a thread, which dies silently when the disk is full and can then block the
+    process. So this class uses the writer below it, which raises.
 
     Args:
-        directory: of the event files, one a start.
-        step: where this start goes on. TensorBoard drops what older files have from there on.
+        directory: Directory of the event files. Each start of a run adds a file.
+        step: First step of this start. TensorBoard ignores what older files have from there on.
 
-    Raises: OSError where it cannot be written, as all methods do.
+    Raises:
+        OSError: The file cannot be written. All methods raise the same.
     """
 
     def __init__(self, directory: Path, step: int):
-        make_directory(directory)
-        self._file = RecordWriter(str(directory / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"))
+        # The writer's own names differ by the second only, and it overwrites.
+        self._writer = EventsWriter(str(make_directory(directory) / "events"), f".{time.time_ns()}")
         self._flushed = time.monotonic()
-        self._add(file_version="brain.Event:2")
-        self._add(step=step, session_log=SessionLog(status=SessionLog.START))
+        self._add(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
         self.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds numbers by tag; those that are not finite are left out."""
-        self._add(
-            step=step,
-            summary=Summary(
-                value=[
-                    Summary.Value(tag=tag, simple_value=value) for tag, value in values.items() if math.isfinite(value)
-                ]
-            ),
-        )
+        """Adds numbers by tag. Numbers that are not finite are left out."""
+        finite = [Summary.Value(tag=tag, simple_value=each) for tag, each in values.items() if math.isfinite(each)]
+        self._add(Event(step=step, summary=Summary(value=finite)))
 
-    def images(self, step: int, pictures: Sequence[tuple[str, np.ndarray]]) -> None:
-        """Adds pictures, (H, W, 3) uint8 RGB, each with its tag."""
-        self._add(
-            step=step,
-            summary=Summary(
-                value=[
-                    Summary.Value(
-                        tag=tag,
-                        image=Summary.Image(
-                            height=rgb.shape[0],
-                            width=rgb.shape[1],
-                            colorspace=3,
-                            encoded_image_string=cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[
-                                1
-                            ].tobytes(),
-                        ),
-                    )
-                    for tag, rgb in pictures
-                ]
-            ),
-        )
+    def image(self, step: int, tag: str, rgb: np.ndarray) -> None:
+        """Adds a picture (H, W, 3) uint8."""
+        self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=make_image(rgb))])))
 
     def flush(self) -> None:
-        """Returns when the events would survive a power cut."""
-        self._file.flush()
+        self._writer.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        self._file.close()
+        self._writer.close()
 
-    def _add(self, **values: Any) -> None:
-        self._file.write(Event(wall_time=time.time(), **values).SerializeToString())
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()

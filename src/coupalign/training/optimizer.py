@@ -1,4 +1,4 @@
-"""AdamW and its polynomial schedule, from mindformers."""
+"""AdamW with its polynomial learning-rate schedule (paper, 4.1), based on mindformers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import difflib
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from mindspore import Parameter, nn
 
-from coupalign.config import Config
 from coupalign.errors import UserError
 
+if TYPE_CHECKING:
+    from coupalign.config import TrainingConfig
+
+# Ends of the names of parameters without weight decay.
 UNDECAYED = (
     "bias",
     "gamma",
@@ -25,69 +30,76 @@ UNDECAYED = (
 
 
 def freeze(model: nn.Cell, patterns: Sequence[str]) -> None:
-    """Takes parameters out of training whose names match one of `patterns` (``*``, ``?``, ``[…]`` as in file names).
+    """Excludes from training all parameters whose names match one of `patterns` (``*``, ``?``, ``[…]``).
 
-    Raises: UserError where a pattern matches none, or nothing is left to train.
+    Raises:
+        UserError: A pattern matches no parameter, or no trainable parameter is left.
     """
+    parameters = {each.name: each for each in model.get_parameters()}
     for pattern in patterns:
-        names = _matching("frozen", pattern, [each.name for each in model.get_parameters()])
-        for parameter in model.get_parameters():
-            if parameter.name in names:
-                parameter.requires_grad = False
+        for name in _matching("frozen", pattern, list(parameters)):
+            parameters[name].requires_grad = False
     if not model.trainable_params():
-        raise UserError(f"frozen {', '.join(patterns)} leaves nothing to train: remove a pattern")
+        raise UserError(f"frozen {', '.join(patterns)} leaves no trainable parameter: remove a pattern")
 
 
-def make_optimizer(config: Config, parameters: list[Parameter], steps_per_epoch: int) -> nn.Cell:
-    """AdamW with the learning rate of 4.1.
+def make_optimizer(settings: TrainingConfig, parameters: list[Parameter], steps_per_epoch: int) -> nn.Cell:
+    """Builds AdamW with the learning rate of 4.1.
 
-    From ``learning_rate`` it falls as a polynomial of ``decay_power`` to ``end_learning_rate`` at epoch
-    ``decay_epochs`` and stays there. Weights decay, but biases, norms and position tables do not.
-    ``learning_rate_scales`` and ``weight_decays`` change this for parameters by name.
+    The rate falls as a polynomial of ``decay_power`` from ``learning_rate`` to ``end_learning_rate`` at epoch
+    ``decay_epochs`` and stays there. Biases, norms and position tables have no weight decay.
+    ``learning_rate_scales`` and ``weight_decays`` override both by parameter name.
 
     Args:
-        parameters: to train, in the order in which gradients will come.
+        settings: The section ``training`` of the configuration.
+        parameters: Trainable parameters in the order of their gradients.
+        steps_per_epoch: Updates per epoch.
 
-    Returns: the optimiser; its ``schedule`` gives the learning rate without scales.
+    Returns:
+        The optimizer. Its ``schedule`` is the learning rate without scales.
 
-    Raises: UserError where warming up would take as long as the decay, or a pattern matches no parameter.
+    Raises:
+        UserError: The warm-up is not shorter than the decay, or a pattern matches no parameter.
     """
-    decay_steps = config.training.decay_epochs * steps_per_epoch
-    if config.training.warmup_steps >= decay_steps:
+    decay_steps = settings.decay_epochs * steps_per_epoch
+    if settings.warmup_steps >= decay_steps:
         raise UserError(
-            f"warmup_steps {config.training.warmup_steps} leaves nothing of the {decay_steps} steps of decay_epochs "
-            f"{config.training.decay_epochs}: lower it"
+            f"warmup_steps {settings.warmup_steps} leaves none of the {decay_steps} steps of decay_epochs "
+            f"{settings.decay_epochs} for the decay: lower warmup_steps"
         )
-    adamw, polynomial = _from_mindformers()
+    with _quiet_import():  # late, because importing mindformers takes seconds
+        from mindformers.core.lr import PolynomialWithWarmUpLR
+
+        from coupalign.training.adamw import FusedAdamW
 
     def schedule(scale: float) -> nn.Cell:
-        return polynomial(
-            learning_rate=config.training.learning_rate * scale,
-            lr_end=config.training.end_learning_rate * scale,
-            power=config.training.decay_power,
-            warmup_steps=config.training.warmup_steps,
+        return PolynomialWithWarmUpLR(
+            learning_rate=settings.learning_rate * scale,
+            lr_end=settings.end_learning_rate * scale,
+            power=settings.decay_power,
+            warmup_steps=settings.warmup_steps,
             total_steps=decay_steps,
         )
 
     names = [each.name for each in parameters]
-    scales = _values("learning_rate_scales", config.training.learning_rate_scales, names)
-    decays = _values("weight_decays", config.training.weight_decays, names)
-    groups = {}
+    scales = _values_by_name("learning_rate_scales", settings.learning_rate_scales, names)
+    decays = _values_by_name("weight_decays", settings.weight_decays, names)
+    groups: dict[tuple[float, float], dict] = {}
     for each in parameters:
-        decay = decays.get(each.name, 0.0 if each.name.endswith(UNDECAYED) else config.training.weight_decay)
+        decay = decays.get(each.name, 0.0 if each.name.endswith(UNDECAYED) else settings.weight_decay)
         scale = scales.get(each.name, 1.0)
         group = groups.setdefault((scale, decay), {"params": [], "weight_decay": decay})
         group["params"].append(each)
-        if scales:  # with a schedule of its own for each group, the optimiser computes one for each parameter
+        if scales:  # only if needed: with a schedule per group, AdamW computes the rate once per parameter
             group.setdefault("lr", schedule(scale))
-    optimizer = adamw([*groups.values(), {"order_params": parameters}], learning_rate=schedule(1.0))
+    optimizer = FusedAdamW([*groups.values(), {"order_params": parameters}], learning_rate=schedule(1.0))
     optimizer.schedule = schedule(1.0)
     return optimizer
 
 
-def _values(key: str, entries: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """What the first of the ``pattern=value`` entries of configuration `key` that matches a name gives for it."""
-    values = {}
+def _values_by_name(key: str, entries: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """Values of the ``pattern=value`` entries of configuration `key`, by parameter name; the first match counts."""
+    values: dict[str, float] = {}
     for entry in entries:
         pattern, _, value = entry.rpartition("=")
         for name in _matching(key, pattern, names):
@@ -98,23 +110,26 @@ def _values(key: str, entries: Sequence[str], names: Sequence[str]) -> dict[str,
 def _matching(key: str, pattern: str, names: Sequence[str]) -> list[str]:
     matching = [name for name in names if fnmatchcase(name, pattern)]
     if not matching:
-        nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0)[0]
-        raise UserError(
-            f"{key}: no parameter that is trained is called {pattern!r}, the nearest is {nearest}: mend the pattern"
-        )
+        closest = difflib.get_close_matches(pattern, names, n=1, cutoff=0)[0]
+        raise UserError(f"{key}: pattern {pattern!r} matches no trainable parameter (closest: {closest}): correct it")
     return matching
 
 
-def _from_mindformers() -> tuple[type, type]:
-    """FusedAdamW and PolynomialWithWarmUpLR, imported late: mindformers takes seconds, and warns of models it lacks."""
-    logging.disable(logging.WARNING)
-    try:
-        with tempfile.TemporaryDirectory() as logs:
-            # It makes a directory of logs in the working directory, unless told where.
-            os.environ.setdefault("LOCAL_DEFAULT_PATH", logs)
-            from mindformers.core.lr import PolynomialWithWarmUpLR
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Within the block, importing mindformers neither logs warnings nor creates ``./output/log``.
 
-            from coupalign.training.adamw import FusedAdamW
+    mindformers warns about optional models at import and creates its log directory under ``LOCAL_DEFAULT_PATH``. The
+    caller's logging level and environment are restored afterwards.
+    """
+    level = logging.root.manager.disable
+    path = os.environ.get("LOCAL_DEFAULT_PATH")
+    logging.disable(max(level, logging.WARNING))
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            os.environ.setdefault("LOCAL_DEFAULT_PATH", directory)
+            yield
     finally:
-        logging.disable(logging.NOTSET)
-    return FusedAdamW, PolynomialWithWarmUpLR
+        logging.disable(level)
+        if path is None:
+            os.environ.pop("LOCAL_DEFAULT_PATH", None)

@@ -1,53 +1,60 @@
-"""Pretraining of a small model on RefShapes' labels and descriptions, in place of what the paper starts from."""
+"""Pretraining of a small model on labels and descriptions of RefShapes scenes.
+
+It replaces the pretrained encoders that the paper starts from.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor, nn, ops
-from tqdm import tqdm
 
+from coupalign import devices
 from coupalign.checkpoints.loading import start_from
 from coupalign.checkpoints.state import save_weights
 from coupalign.config import Config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
 from coupalign.files import check_writable
-from coupalign.kernels import use_kernels, use_kernels_in_update
-from coupalign.loss import PixelContrastiveLoss
 from coupalign.model import build_model
 from coupalign.model.layers import conv
-from coupalign.training.optimizer import make_optimizer
+from coupalign.training.build import build_step
+from coupalign.training.console import progress_bar
+from coupalign.training.order import first_samples, micro_batch_size, rank_share
 from coupalign.training.pretraining_labels import COLUMNS, VALUES, labelled_batches
-from coupalign.training.step import Objective, TrainStep
+from coupalign.training.step import Objective
 
-# Logits of the shapes and of the background, which is class 0; then of the other values.
+logger = logging.getLogger(__name__)
+
+# Logits of the shapes and the background, which is class 0; then of the other values.
 CLASSES = [VALUES["shape"] + 1, *(count for name, count in VALUES.items() if name != "shape")]
-LABEL_WEIGHT = 0.1  # of the labels' losses, which together are some ten times as large as the mask's
-_HELD_OUT = 512  # scenes after those trained on
+LABEL_WEIGHT = 0.1  # the sum of the label losses is about ten times as large as the mask loss
+HELD_OUT = 512  # scenes evaluated, after those trained on
 
 
 class PretrainingObjective(nn.Cell):
-    """Eq 17 for masks of all that a description fits, and losses of what Y_1 tells of each pixel.
+    """Eq 17 for the masks of everything that a description fits, plus losses of labels predicted from Y_1.
 
-    Those are cross entropies of shape, colour, size, pattern, and of being of the description's group, its anchor and of
-    which rank, means over the pixels of things, that of shape, which has the background as a class, also over all pixels;
-    and the mean over things' pixels of ``|x - x'| + |y - y'|``, (x, y) being the centre of the thing.
+    The label losses are cross entropies of shape, colour, size and pattern, and of the part in the description (group,
+    anchor, rank), as means over object pixels. Shape has the background as a class and is also averaged over all
+    pixels. The last one is the mean over object pixels of ``|x - x'| + |y - y'|`` for the object's centre (x, y).
 
     Args:
-        objective: Eq 17, with the model to pretrain.
+        objective: Eq 17 with the model to pretrain.
         dim: d_s, width of Y_1.
 
-    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S); labels (B, 9, S/4, S/4), as of
+    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S); labels (B, 9, S/4, S/4), as in
         LabelledScenes.
-    Outputs: Eq 17 and the labels' losses times LABEL_WEIGHT; L_seg; the labels' losses; float32 scalars.
+    Outputs: Eq 17 plus LABEL_WEIGHT times the label losses; L_seg; the label losses; float32 scalars.
     """
 
     def __init__(self, objective: Objective, dim: int):
-        super().__init__(auto_prefix=False)  # checkpoints keep the names of the model alone
+        super().__init__(auto_prefix=False)  # so that checkpoints keep the model's parameter names
         self.objective = objective
         self.label_head = conv(dim, sum(CLASSES) + 2, 1)
         for parameter in self.label_head.get_parameters():
@@ -56,21 +63,21 @@ class PretrainingObjective(nn.Cell):
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor, labels: Tensor):
         logits, pixels = self.objective.model.training_outputs(image, token_ids, token_mask)
         total, segmentation, _ = self.objective.losses(logits, pixels, mask)
-        seen = self._label_loss(self.label_head(pixels).astype("float32"), labels)
-        return total + LABEL_WEIGHT * seen, segmentation, seen
+        label_loss = self._label_loss(self.label_head(pixels).astype("float32"), labels)
+        return total + LABEL_WEIGHT * label_loss, segmentation, label_loss
 
     @staticmethod
-    def _label_loss(found: Tensor, labels: Tensor) -> Tensor:
-        """found (B, sum(CLASSES) + 2, S/4, S/4), logits of all classes, then x and y; labels (B, 9, S/4, S/4)."""
-        things = (labels[:, 0] >= 0).astype("float32")
-        count = things.sum() + 1.0
-        loss, first = (ops.abs(found[:, -2:] - labels[:, -2:]).sum(1) * things).sum() / count, 0
+    def _label_loss(predicted: Tensor, labels: Tensor) -> Tensor:
+        """predicted (B, sum(CLASSES) + 2, S/4, S/4): logits of all classes, then x and y; labels (B, 9, S/4, S/4)."""
+        objects = (labels[:, 0] >= 0).astype("float32")
+        count = objects.sum() + 1.0
+        loss, first = (ops.abs(predicted[:, -2:] - labels[:, -2:]).sum(1) * objects).sum() / count, 0
         for index in range(len(CLASSES)):
             size = CLASSES[index]
-            likelihood = ops.log_softmax(found[:, first : first + size], 1)
+            log_probability = ops.log_softmax(predicted[:, first : first + size], 1)
             target = labels[:, index] + 1 if index == 0 else ops.maximum(labels[:, index], 0)
-            error = -(likelihood * ops.one_hot(target.astype("int32"), size, axis=1)).sum(1)
-            loss = loss + (error * things).sum() / count
+            error = -(log_probability * ops.one_hot(target.astype("int32"), size, axis=1)).sum(1)
+            loss = loss + (error * objects).sum() / count
             if index == 0:
                 loss = loss + error.mean()
             first += size
@@ -78,7 +85,7 @@ class PretrainingObjective(nn.Cell):
 
 
 class _Predict(nn.Cell):
-    """Logits of the mask (B, S, S), and what the label head finds (B, sum(CLASSES) + 2, S/4, S/4)."""
+    """Outputs: logits of the mask (B, S, S); predicted labels (B, sum(CLASSES) + 2, S/4, S/4)."""
 
     def __init__(self, pretraining: PretrainingObjective):
         super().__init__(auto_prefix=False)
@@ -91,97 +98,133 @@ class _Predict(nn.Cell):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of scenes not trained on: oIoU of the descriptions' masks, at threshold .5; of things against background; and
-    the shares of things' pixels whose value is found, by the names of VALUES."""
+    """Accuracy on held-out scenes.
+
+    Attributes:
+        masks: oIoU of the masks of the descriptions, at threshold 0.5.
+        objects: oIoU of objects against background.
+        values: Share of object pixels with the right value, by the names of VALUES.
+    """
 
     masks: float
-    things: float
+    objects: float
     values: dict[str, float]
 
     def line(self) -> str:
-        """One line for people."""
+        """The figures in one line."""
         named = ", ".join(f"{name} {share:.4f}" for name, share in self.values.items())
-        return f"held out: oIoU of masks {self.masks:.4f}, of things {self.things:.4f}; pixels right: {named}"
+        return f"held out: oIoU of masks {self.masks:.4f}, of objects {self.objects:.4f}; pixels right: {named}"
 
 
-def pretrain(config: Config, count: int, output: Path, progress: bool = True) -> Accuracy:
-    """Trains a model on scenes, each seen once, with a description each.
+def pretrain(config: Config, count: int, output: Path, show_progress: bool = True) -> Accuracy:
+    """Trains a model on scenes, each with a description and used once.
 
-    The learning rate goes its whole way, ``learning_rate`` to ``end_learning_rate``, over all of them.
+    The learning rate follows the whole schedule from ``learning_rate`` to ``end_learning_rate``. Several ranks each
+    draw their own scenes of every batch; rank 0 alone writes.
 
     Args:
-        count: scenes.
-        output: the checkpoint written, from which training starts with ``init_checkpoint``; what is learnt so far is
-            written there every ``checkpoint_every`` steps too.
-        progress: show a bar on stderr.
+        config: The configuration.
+        count: Number of scenes.
+        output: Checkpoint to write, for ``init_checkpoint`` of a training. It is also written every
+            ``checkpoint_every`` steps. With ``ema_decay`` it holds the averaged weights. With ``tensorboard`` the losses
+            go to a directory of the same name with the suffix ``.tensorboard``.
+        show_progress: Whether to show a progress bar on stderr.
 
-    Raises: UserError for fewer scenes than a batch holds, an ``init_checkpoint`` that does not fit, an `output`
-        that cannot be written, or a loss not finite.
+    Returns:
+        The accuracy on HELD_OUT further scenes.
+
+    Raises:
+        UserError: Fewer scenes than a batch, keys that pretraining does not support, an ``init_checkpoint`` that does
+            not fit, an `output` that cannot be written, or ``max_skipped_steps`` steps in a row that were not finite.
     """
-    steps = count // config.training.batch_size
+    settings, writes = config.training, devices.rank() == 0
+    steps = count // settings.batch_size
     if steps == 0:
-        raise UserError(f"{count} scenes are fewer than batch_size {config.training.batch_size}: raise --scenes")
+        raise UserError(f"{count} scenes are fewer than batch_size {settings.batch_size}: raise --scenes")
+    _check_supported(config)
+    micro_batch = micro_batch_size(settings)
     output = check_writable(output)
     model = build_model(config)
     weights = model.parameters_dict()
-    if config.training.init_checkpoint:
-        start_from(config.training.init_checkpoint, model)
-    use_kernels(model, config)
-    contrast = PixelContrastiveLoss(config.losses.aux_temperature, config.losses.aux_normalize, config.losses.aux_log)
-    objective = PretrainingObjective(
-        Objective(model, contrast, config.losses.aux_loss_weight), config.model.seg_head_dim
-    )
-    optimizer = make_optimizer(config, objective.trainable_params(), max(1, steps // config.training.decay_epochs))
-    step = TrainStep(
-        objective,
-        optimizer,
-        config.training.max_grad_norm,
-        config.training.batch_size,
-        scales_loss=config.run.precision == "fp16",
-        columns=COLUMNS,
-    )
-    use_kernels_in_update(step.conclude, config)
-    step.set_train()
-    scenes = _batches(config, range(count))
-    with tqdm(total=steps, unit="step", disable=not progress, mininterval=5) as bar:
-        for number, batch in enumerate(scenes, 1):
-            batch = {column: Tensor(value) for column, value in batch.items()}
-            losses, _, finite = step.update([batch], config.run.seed, number, [0])
-            if not bool(finite) and config.run.precision != "fp16":
-                raise UserError(f"loss or gradients were not finite in step {number}: lower learning_rate")
+    if settings.init_checkpoint:
+        start_from(settings.init_checkpoint, model)
+    step = build_step(
+        config,
+        model,
+        max(1, steps // settings.decay_epochs),
+        micro_batch,
+        lambda objective: PretrainingObjective(objective, config.model.seg_head_dim),
+        COLUMNS,
+    ).set_train()
+    batches = _batches(config, rank_share(np.arange(steps * settings.batch_size), micro_batch), micro_batch)
+    # A step that is not finite is normal only while the loss scale of float16 adapts.
+    skipped_in_row, most_skipped = 0, settings.max_skipped_steps if config.run.precision == "fp16" else 1
+    events = _events(settings.tensorboard and writes, output.with_suffix(".tensorboard"))
+    with closing(events), progress_bar(steps, 0, "pretraining", show_progress and writes) as bar:
+        for number in range(1, steps + 1):
+            parts = (
+                {column: Tensor(value) for column, value in batch.items()}
+                for batch in islice(batches, settings.accumulation_steps)
+            )
+            losses, _, finite = step.update(parts, config.run.seed, number, first_samples(settings, micro_batch))
+            skipped_in_row = 0 if bool(finite) else skipped_in_row + 1
+            if skipped_in_row == most_skipped:
+                raise UserError(
+                    f"loss or gradients were not finite in {skipped_in_row} steps in a row, up to step {number}: "
+                    "lower learning_rate"
+                )
+            figures = dict(zip(("loss", "segmentation_loss", "label_loss"), map(float, losses)))
+            events.scalars(number, {f"pretraining/{name}": value for name, value in figures.items()})
             bar.update()
-            bar.set_postfix_str(f"mask {float(losses[1]):.4f}, labels {float(losses[2]):.4f}", refresh=False)
-            if number == steps or config.training.checkpoint_every and number % config.training.checkpoint_every == 0:
-                save_weights(output, weights)
-    return _accuracy(config, objective, range(count, count + _HELD_OUT))
+            bar.set_postfix_str(
+                f"mask {figures['segmentation_loss']:.4f}, labels {figures['label_loss']:.4f}", refresh=False
+            )
+            if number == steps or settings.checkpoint_every and number % settings.checkpoint_every == 0:
+                if config.model.batch_norm == "local":
+                    step.average_statistics()
+                with step.averaged():
+                    if writes:
+                        save_weights(output, weights)
+    with step.averaged():
+        return _accuracy(config, step.objective.objective, micro_batch, count)
 
 
-def _batches(config: Config, numbers: range) -> Iterator[dict[str, np.ndarray]]:
+def _check_supported(config: Config) -> None:
+    """Raises UserError for keys that a training supports and pretraining does not."""
+    unsupported = {
+        "resume": (config.training.resume != "never", "pass the checkpoint written so far as --init_checkpoint"),
+        "profile": (config.training.profile > 0, "set it to 0"),
+    }
+    for key, (given, remedy) in unsupported.items():
+        if given:
+            raise UserError(f"{key} is not supported in pretraining: {remedy}")
+
+
+def _batches(config: Config, numbers: np.ndarray, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
     return labelled_batches(
-        numbers,
-        config.run.seed,
-        config.model.image_size,
-        tokenizer,
-        config.training.batch_size,
-        config.data.num_workers,
+        numbers, config.run.seed, config.model.image_size, tokenizer, batch_size, config.data.num_workers
     )
 
 
-def _accuracy(config: Config, objective: PretrainingObjective, numbers: range) -> Accuracy:
+def _accuracy(config: Config, objective: PretrainingObjective, batch_size: int, first: int) -> Accuracy:
+    """Accuracy on the scenes from number `first` on. Each rank predicts its own part of them."""
     predict = _Predict(objective).set_train(False)
-    right, pixels = np.zeros(len(CLASSES)), 0
-    overlaps, unions = np.zeros(2), np.zeros(2)
-    for batch in _batches(config, numbers):
+    ranks = devices.rank_count()
+    whole = max(1, HELD_OUT // (batch_size * ranks)) * batch_size * ranks
+    counts = np.zeros((len(CLASSES) + 2, 2), np.int64)  # right and all, or intersection and union
+    numbers = rank_share(first + np.arange(whole), batch_size)
+    for batch in _batches(config, numbers, batch_size):
         inputs = (Tensor(batch[column]) for column in ("image", "token_ids", "token_mask"))
-        logits, found = (each.asnumpy() for each in predict(*inputs))
+        logits, predicted = (each.asnumpy() for each in predict(*inputs))
         mask, labels = batch["mask"] > 0, batch["labels"]
-        here = labels[:, 0] >= 0
-        kinds = np.stack([each.argmax(1) for each in np.split(found, np.cumsum(CLASSES), axis=1)[:-1]], 1)
-        kinds[:, 0] -= 1
-        right += [(kinds[:, index] == labels[:, index])[here].sum() for index in range(len(CLASSES))]
-        pixels += here.sum()
-        for i, (ours, theirs) in enumerate(((logits > 0, mask), (kinds[:, 0] >= 0, here))):
-            overlaps[i] += (ours & theirs).sum()
-            unions[i] += (ours | theirs).sum()
-    return Accuracy(*(overlaps / unions), dict(zip(VALUES, right / pixels)))
+        objects = labels[:, 0] >= 0
+        values = np.stack([each.argmax(1) for each in np.split(predicted, np.cumsum(CLASSES), axis=1)[:-1]], 1)
+        values[:, 0] -= 1
+        for index in range(len(CLASSES)):
+            counts[index] += (values[:, index] == labels[:, index])[objects].sum(), objects.sum()
+        for index, (ours, theirs) in enumerate(((logits > 0, mask), (values[:, 0] >= 0, objects)), len(CLASSES)):
+            counts[index] += (ours & theirs).sum(), (ours | theirs).sum()
+    counts = devices.total(counts)
+    *values, masks, objects = (counts[:, 0] / counts[:, 1]).tolist()
+    return Accuracy(masks, objects, dict(zip(VALUES, values)))

@@ -1,349 +1,296 @@
-"""Training from a configuration to a best checkpoint."""
+"""The training loop, from a configuration to a directory of checkpoints."""
 
 from __future__ import annotations
 
-import math
+import logging
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple
 
 import numpy as np
-from mindspore import Tensor, ops
 from mindspore import dataset as ds
-from tqdm import tqdm
 
 from coupalign import devices
 from coupalign.checkpoints.loading import start_from
 from coupalign.checkpoints.state import Progress, check_unchanged, find_state, fingerprint, set_parameters
 from coupalign.config import Config
 from coupalign.data.dataset import Split
-from coupalign.devices import rank, rank_count
+from coupalign.devices import rank
 from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
-from coupalign.kernels import use_kernels, use_kernels_in_update
-from coupalign.loss import PixelContrastiveLoss
 from coupalign.model import build_model
-from coupalign.training.monitor import STEP_COLUMNS, VALIDATION_COLUMNS
-from coupalign.training.optimizer import freeze, make_optimizer
+from coupalign.training.build import build_step
+from coupalign.training.console import epoch_line, losses_line, progress_bar
+from coupalign.training.order import epoch_order, first_samples, micro_batch_size, rank_share
 from coupalign.training.pictures import Pictures
-from coupalign.training.record import Record
-from coupalign.training.step import Objective, TrainStep
-from coupalign.training.stop import Stopped, StopRequest
-from coupalign.training.stopwatch import PARTS, Stopwatch
-from coupalign.training.trace import Trace
-from coupalign.training.update import STATISTICS
+from coupalign.training.profiler import StepProfiler
+from coupalign.training.run_directory import STEP_COLUMNS, VALIDATION_COLUMNS, RunDirectory
+from coupalign.training.step_timer import StepTimer
+from coupalign.training.stopping import Stopped, StopRequest
+
+logger = logging.getLogger(__name__)
 
 
-def train(config: Config, progress: bool = True) -> Path:
-    """Trains a model, evaluating it every ``eval_every`` epochs and after the last.
+def train(config: Config, progress_bar: bool = True) -> Path:
+    """Trains a model and returns the directory of the run; see ``Trainer``."""
+    trainer = Trainer(config, progress_bar)
+    trainer.setup()
+    return trainer.fit()
 
-    Data order, weights and dropout follow from ``seed``: on the CPU the same configuration gives the same losses
-    to the last digit, whether it is trained at a stretch or stopped and resumed. Each of several ranks takes its part
-    of every batch; rank 0 alone writes and prints.
+
+class Validation(NamedTuple):
+    """Result of a validation: metrics by VALIDATION_COLUMNS, whether the oIoU is the best so far, and pictures."""
+
+    metrics: dict[str, float]
+    is_best: bool
+    pictures: list[tuple[str, np.ndarray]]
+
+
+class Trainer:
+    """Trains a model, validates it every ``eval_every`` epochs and after the last, and saves all that a resume needs.
+
+    Data order, weights and dropout follow from ``seed``. On the CPU the same configuration gives the same losses to
+    the last digit, whether the training is interrupted and resumed or not. Several ranks each train on their part of
+    every batch; rank 0 alone writes and logs.
+
+    Call ``setup`` and then ``fit``.
 
     Args:
-        progress: show a bar on stderr.
-
-    Returns: the directory with all that Record writes.
-
-    Raises:
-        UserError: for data, checkpoints or a directory that do not fit or cannot be written, and after
-            ``max_skipped_steps`` steps in a row that were not finite; checkpoints written before stay.
-        Stopped: after SIGTERM or SIGINT, when the step is finished and the state saved.
+        config: The configuration. ``coupalign.context.set_up(config)`` comes first.
+        progress_bar: Whether to show a progress bar on stderr.
     """
-    progress = progress and rank() == 0
-    micro_batch, rest = divmod(config.training.batch_size, rank_count() * config.training.accumulation_steps)
-    if rest:
-        raise UserError(
-            f"batch_size {config.training.batch_size} cannot be cut into accumulation_steps "
-            f"{config.training.accumulation_steps} for each of {rank_count()} devices: change one of them"
-        )
-    training, validation = Split(config, config.training.train_split), Split(config, config.training.val_split)
-    steps_per_epoch = len(epoch_order(config, training, 0)) // config.training.batch_size
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"split {config.training.train_split} has fewer samples than batch_size {config.training.batch_size}: "
-            "make it smaller"
-        )
-    state = find_state(config)
-    if state:
-        check_unchanged(state[0], state[2], config, training)
-    model = build_model(config)
-    if config.training.init_checkpoint and not state:
-        _say(start_from(config.training.init_checkpoint, model))
-    weights = model.parameters_dict()  # before dropout is given a parameter that is none of the model's
-    contrast = PixelContrastiveLoss(config.losses.aux_temperature, config.losses.aux_normalize, config.losses.aux_log)
-    objective = Objective(model, contrast, config.losses.aux_loss_weight)
-    freeze(model, config.training.frozen)
-    use_kernels(model, config)
-    if config.training.recompute:
-        model.recompute_blocks()
-    optimizer = make_optimizer(config, model.trainable_params(), steps_per_epoch)
-    step = TrainStep(
-        objective,
-        optimizer,
-        config.training.max_grad_norm,
-        micro_batch,
-        config.training.accumulation_steps,
-        config.run.precision == "fp16",
-        config.training.ema_decay,
-    )
-    use_kernels_in_update(step.conclude, config)
-    done = Progress(config=config.as_dict(), data=fingerprint(training))
-    if state:
-        path, saved, done = state
-        set_parameters(path, step.state(), saved)
-        done.config = config.as_dict()
-        _say(f"going on from {path}, step {done.step}")
-    # Also lets all ranks look before the first one writes.
-    if devices.largest(done.step) != -devices.largest(-done.step):
-        raise UserError(
-            f"not every rank finds the same checkpoint in {config.run.output_dir}: give them an output_dir that "
-            "they share"
-        )
-    record = Record(config, state, writes=rank() == 0)
-    del state
-    if not record.has_best:  # going on elsewhere
-        done.best = -1.0
-    ds.config.set_prefetch_size(config.data.prefetch)
-    trace = Trace(config.training.profile * record.writes, config.run.device_target, record.directory / "profile")
-    with StopRequest() as request, closing(record), closing(trace):
-        run = _Run(config, training, step, record, done, trace, request, steps_per_epoch, micro_batch, progress)
-        try:
-            while done.epochs < config.training.epochs:
-                step.set_train(True)
-                values = run.epoch()
-                best, pictures, since = False, Pictures(config, validation), time.monotonic()
-                if _validates(config, done.epochs):
-                    model.set_train(False)
-                    run.share_statistics()
-                    with step.averaged():
-                        with request.interrupting():
-                            result = evaluate_split(
-                                model,
-                                config,
-                                validation,
-                                config.training.val_split,
-                                config.evaluation.eval_limit,
-                                progress,
-                                between=request.check,
-                                show=pictures if record.shows else None,
-                            )
-                        values.update({name: result.metrics[name] for name in VALIDATION_COLUMNS})
-                        best = values["oIoU"] > done.best
-                        if best:
-                            done.best = values["oIoU"]
-                            record.save_best(weights)
-                done.epochs, done.sums, done.skipped = done.epochs + 1, [], 0
-                record.epoch({**values, "seconds": round(run.seconds(), 1)}, pictures.drawn)
-                run.save()
-                run.validation_seconds = time.monotonic() - since
-                _say(_summary(config, values, best))
-                request.check()
-            record.finish()
-        except Stopped:
-            run.save()
-            _say(
-                f"stopped by {signal.Signals(request.signal).name} after step {done.step}, saved to "
-                f"{record.directory}: --resume auto goes on",
-                sys.stderr,
+
+    def __init__(self, config: Config, progress_bar: bool = True):
+        self.config = config
+        self._progress_bar = progress_bar and rank() == 0
+        self._stop_request = StopRequest()
+        self._timer = StepTimer()
+
+    def setup(self) -> None:
+        """Opens the data, builds model and step, restores the state of a resumed run and opens the run directory.
+
+        Raises:
+            UserError: Data, checkpoint or directory do not fit the configuration or cannot be used.
+        """
+        config, settings = self.config, self.config.training
+        self._micro_batch = micro_batch_size(settings)
+        self.split, self.val_split = Split(config, settings.train_split), Split(config, settings.val_split)
+        self.steps_per_epoch = len(self._order(0)) // settings.batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"split {settings.train_split} has fewer samples than batch_size {settings.batch_size}: "
+                "lower batch_size"
             )
-            devices.meet()  # msrun kills all ranks when one has ended like this, also one that is still writing
-            raise
-    return record.directory
+        state = find_state(config)
+        if state:
+            check_unchanged(state[0], state[2], config, self.split)
+        self.model = build_model(config)
+        if settings.init_checkpoint and not state:
+            self._log(start_from(settings.init_checkpoint, self.model))
+        self._weights = self.model.parameters_dict()  # before the step adds the random draws of dropout
+        self.step = build_step(config, self.model, self.steps_per_epoch, self._micro_batch)
+        self.progress = Progress(config=config.as_dict(), data=fingerprint(self.split))
+        if state:
+            path, parameters, self.progress = state
+            set_parameters(path, self.step.state(), parameters)
+            self.progress.config = config.as_dict()
+            self._log(f"resuming from {path} at step {self.progress.step}")
+        # This also makes every rank look for a checkpoint before the first one writes.
+        if devices.largest(self.progress.step) != -devices.largest(-self.progress.step):
+            raise UserError(
+                f"the ranks find different checkpoints in {config.run.output_dir}: choose an output_dir on a file "
+                "system that all ranks share"
+            )
+        self.directory = RunDirectory(config, state, writes=rank() == 0)
+        if not self.directory.has_best:  # a run that continues in another directory
+            self.progress.best = -1.0
+        self._started = time.monotonic() - self.progress.seconds
 
+    def fit(self) -> Path:
+        """Trains the remaining epochs.
 
-def epoch_order(config: Config, split: Split, epoch: int) -> np.ndarray:
-    """Rows of the split in the order in which an epoch (0, 1, …) sees them.
+        Returns:
+            The directory of the run.
 
-    Raises: UserError where the split has no expressions of one of ``train_families``.
-    """
-    rows = split.indices(config.training.train_sentences, config.run.seed + epoch)
-    if config.training.train_families != ("all",):
-        families = split.records["family"]
-        unknown = sorted(set(config.training.train_families) - set(families))
-        if unknown:
-            known = ", ".join(sorted(set(families) - {""})) or "names no families"
-            raise UserError(f"train_families has {unknown[0]!r}, but split {config.training.train_split} has: {known}")
-        rows = rows[np.isin(families[rows], config.training.train_families)]
-    return np.random.Generator(np.random.PCG64([config.run.seed, epoch])).permutation(rows)
+        Raises:
+            UserError: A file cannot be written, or ``max_skipped_steps`` steps in a row were not finite. Checkpoints
+                written before stay.
+            Stopped: After SIGTERM or SIGINT, once the step is finished and the state saved.
+        """
+        config, settings, progress = self.config, self.config.training, self.progress
+        ds.config.set_prefetch_size(config.data.prefetch)
+        profile = StepProfiler(
+            settings.profile if self.directory.writes else 0,
+            config.run.device_target,
+            self.directory.path / "profile",
+        )
+        with self._stop_request, closing(self.directory), closing(profile):
+            try:
+                while progress.epochs < settings.epochs:
+                    figures = self._train_epoch(profile)
+                    validation = self.validate() if self._validates(progress.epochs) else Validation({}, False, [])
+                    figures.update(validation.metrics)
+                    progress.epochs, progress.sums, progress.skipped = progress.epochs + 1, [], 0
+                    self.directory.log_epoch({**figures, "seconds": round(self._seconds(), 1)}, validation.pictures)
+                    self.save()
+                    self._log(epoch_line(figures, settings.epochs, settings.val_split, validation.is_best))
+                    self._stop_request.check()
+            except Stopped:
+                self.save()
+                self._log(
+                    f"stopped by {signal.Signals(self._stop_request.signal).name} after step {progress.step}, saved to "
+                    f"{self.directory.path}: continue with --resume auto"
+                )
+                # msrun kills all ranks as soon as one has ended this way, even a rank that is still writing.
+                devices.meet()
+                raise
+        return self.directory.path
 
+    def validate(self) -> Validation:
+        """Evaluates the model on ``val_split``, with averaged weights if there are any, and saves the best to best.ckpt.
 
-@dataclass
-class _Run:
-    """A training under way: what does not change, and how far it is."""
-
-    config: Config
-    split: Split
-    step: TrainStep
-    record: Record
-    done: Progress
-    trace: Trace
-    request: StopRequest
-    steps_per_epoch: int
-    micro_batch: int  # samples that this device sees at a time
-    progress: bool
-
-    def __post_init__(self) -> None:
-        self._started = time.monotonic() - self.done.seconds
-        self.validation_seconds = 0.0  # that the last one took
-        self._watch = Stopwatch()
-
-    def seconds(self) -> float:
-        """Spent on the run, before it was resumed and since."""
-        return time.monotonic() - self._started
+        All ranks must call this at the same step.
+        """
+        evaluation = self.config.evaluation
+        pictures = Pictures(self.val_split.records, evaluation.threshold)
+        shows = self.directory.writes and self.config.training.tensorboard
+        self.model.set_train(False)
+        self._average_statistics()
+        with self.step.averaged():
+            with self._stop_request.interrupting():
+                result = evaluate_split(
+                    self.model,
+                    self.config,
+                    self.val_split,
+                    self.config.training.val_split,
+                    evaluation.eval_limit,
+                    self._progress_bar,
+                    between=self._stop_request.check,
+                    show=pictures if shows else None,
+                )
+            is_best = result.metrics["oIoU"] > self.progress.best
+            if is_best:
+                self.progress.best = result.metrics["oIoU"]
+                self.directory.save_best(self._weights)
+        return Validation({name: result.metrics[name] for name in VALIDATION_COLUMNS}, is_best, pictures.drawn)
 
     def save(self) -> None:
-        """Saves the state as it is now. All ranks have to call this at the same step."""
-        self.share_statistics()
-        self.done.seconds = self.seconds()
-        self.record.save(self.step.state(), self.done)
+        """Saves the present state to last.ckpt. All ranks must call this at the same step."""
+        self._average_statistics()
+        self.progress.seconds = self._seconds()
+        self.directory.save(self.step.state(), self.progress)
 
-    def share_statistics(self) -> None:
-        """Replaces the ranks' moving statistics, which differ where batch_norm is local, by their mean.
-
-        They are linear in what they take in, so it makes no difference how often this is done. Assigned, since what
-        set_data puts into a parameter that only a branch of a compiled graph uses does not get there.
-        """
-        if self.config.model.batch_norm == "local" and rank_count() > 1:
-            for name, each in self.step.state().items():
-                if name.endswith(STATISTICS):
-                    ops.assign(each, Tensor(devices.total(each.asnumpy()) / rank_count()))
-
-    def epoch(self) -> dict[str, float]:
-        """Runs what is left of an epoch and returns its row of curve.csv. Raises: Stopped after a step."""
-        config, done = self.config, self.done
-        start = done.step - done.epochs * self.steps_per_epoch
-        end = (done.epochs + 1) * self.steps_per_epoch
-        watch = self._watch
-        watch.start()
-        bar = tqdm(
-            total=self.steps_per_epoch,
-            initial=start,
-            desc=f"epoch {done.epochs + 1}/{config.training.epochs}",
-            unit="step",
-            disable=not self.progress,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-        )
-        with bar:
-            batches = watch.waiting(self._batches(start))
-            first_samples = [
-                (number * rank_count() + rank()) * self.micro_batch
-                for number in range(config.training.accumulation_steps)
-            ]
-            for _ in range(start, self.steps_per_epoch):
-                with watch.working():
-                    losses, learning_rate, finite = self.step.update(
-                        islice(batches, config.training.accumulation_steps),
-                        config.run.seed,
-                        done.step + 1,
-                        first_samples,
-                    )
-                    # The device has ended the step where its figures are there.
-                    losses, learning_rate, finite = (
-                        [float(loss.asnumpy()) for loss in losses],
-                        float(learning_rate.asnumpy()),
-                        bool(finite),
-                    )
-                done.step += 1
-                row = [done.step, *losses, learning_rate]
-                self.record.step(
-                    {**dict(zip(STEP_COLUMNS, [*row, 0 if finite else 1])), "epoch": done.epochs + 1, **watch.lap()}
-                )
-                self._count(row, finite)
-                self.trace.step()
+    def _train_epoch(self, profile: StepProfiler) -> dict[str, float]:
+        """Trains the remaining steps of an epoch and returns its row of curve.csv. Raises Stopped after a step."""
+        settings, progress = self.config.training, self.progress
+        start = progress.step - progress.epochs * self.steps_per_epoch
+        self._timer.start()
+        self.step.set_train(True)
+        with progress_bar(
+            settings.epochs * self.steps_per_epoch,
+            progress.step,
+            f"epoch {progress.epochs + 1}/{settings.epochs}",
+            self._progress_bar,
+        ) as bar:
+            batches = self._timer.waiting(self._batches(start))
+            for index in range(start, self.steps_per_epoch):
+                figures = self._train_step(batches)
+                self._count(figures)
+                profile.step()
                 bar.update()
-                bar.set_postfix_str(
-                    f"loss {row[1]:.4f} = seg {row[2]:.4f} + {config.losses.aux_loss_weight:g} aux "
-                    f"{row[3]:.4f}, lr {row[4]:.2e}, all ends in "
-                    f"{tqdm.format_interval(self._seconds_left())}",
-                    refresh=False,
-                )
-                self.request.check()
-                # The last step of an epoch is saved with its validation.
+                bar.set_postfix_str(losses_line(figures, self.config.losses.aux_loss_weight), refresh=False)
+                self._stop_request.check()
+                # The last step of an epoch is saved after its validation.
                 if (
-                    config.training.checkpoint_every
-                    and done.step % config.training.checkpoint_every == 0
-                    and done.step < end
+                    settings.checkpoint_every
+                    and progress.step % settings.checkpoint_every == 0
+                    and index + 1 < self.steps_per_epoch
                 ):
                     self.save()
-        made = self.steps_per_epoch - done.skipped
-        means = {name: total / made for name, total in zip(STEP_COLUMNS, done.sums)}
-        times = watch.means()
-        if times:
-            means["samples_per_second"] = round(1e3 * config.training.batch_size / sum(times.values()), 1)
-            means.update({name: round(each, 2) for name, each in times.items()})
-        return {
-            **means,
-            "epoch": done.epochs + 1,
-            "step": done.step,
-            "samples": done.step * config.training.batch_size,
-            "learning_rate": done.learning_rate,
-            "skipped": done.skipped,
-        }
+        return self._epoch_figures()
 
-    def _seconds_left(self) -> float:
-        """Until the whole training ends, as far as this start tells; its first validation tells how long others take."""
-        steps = self.config.training.epochs * self.steps_per_epoch - self.done.step
-        validations = sum(
-            _validates(self.config, epoch) for epoch in range(self.done.epochs, self.config.training.epochs)
-        )
-        return steps * self._watch.seconds_per_step() + validations * self.validation_seconds
+    def _train_step(self, batches: Iterator[dict]) -> dict[str, float]:
+        """Makes an update, logs its figures and returns them."""
+        settings, progress = self.config.training, self.progress
+        with self._timer.working():
+            losses, learning_rate, finite = self.step.update(
+                islice(batches, settings.accumulation_steps),
+                self.config.run.seed,
+                progress.step + 1,
+                first_samples(settings, self._micro_batch),
+            )
+            # Reading the values waits until the device has finished the step.
+            values = [*(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy()), int(not bool(finite))]
+        progress.step += 1
+        figures = dict(zip(STEP_COLUMNS, [progress.step, *values]))
+        self.directory.log_step({**figures, "epoch": progress.epochs + 1, **self._timer.lap()})
+        return figures
 
-    def _count(self, row: list[float], finite: bool) -> None:
-        """Takes a step's row of STEP_COLUMNS in. Raises: UserError after ``max_skipped_steps`` in a row."""
-        done = self.done
-        done.learning_rate = row[-1]
-        if finite:
-            done.sums = [total + each for total, each in zip(done.sums or [0.0] * len(row), row)]
-            done.skipped_in_row = 0
+    def _count(self, figures: dict[str, float]) -> None:
+        """Adds a step to the sums of its epoch. Raises UserError after ``max_skipped_steps`` skipped steps in a row."""
+        progress = self.progress
+        progress.learning_rate = figures["learning_rate"]
+        if not figures["skipped"]:
+            row = [figures[name] for name in STEP_COLUMNS[:-1]]
+            progress.sums = [total + each for total, each in zip(progress.sums or [0.0] * len(row), row)]
+            progress.skipped_in_row = 0
             return
-        done.skipped, done.skipped_in_row = done.skipped + 1, done.skipped_in_row + 1
-        if done.skipped_in_row == self.config.training.max_skipped_steps:
+        progress.skipped, progress.skipped_in_row = progress.skipped + 1, progress.skipped_in_row + 1
+        if progress.skipped_in_row == self.config.training.max_skipped_steps:
             other = ", or train in bf16 or fp32" if self.config.run.precision == "fp16" else ""
             raise UserError(
-                f"loss or gradients were not finite in {done.skipped_in_row} steps in a row, up to step "
-                f"{done.step}: lower learning_rate or set max_grad_norm{other}; {self.record.directory}/"
-                "steps.csv says where it began, and checkpoints written before are whole"
+                f"loss or gradients were not finite in {progress.skipped_in_row} steps in a row, up to step "
+                f"{progress.step}: lower learning_rate or set max_grad_norm{other}; {self.directory.path}/steps.csv "
+                "shows where it began, and checkpoints written before are intact"
             )
 
+    def _epoch_figures(self) -> dict[str, float]:
+        batch_size, progress = self.config.training.batch_size, self.progress
+        steps = self.steps_per_epoch - progress.skipped
+        figures = {name: total / steps for name, total in zip(STEP_COLUMNS, progress.sums)}
+        times = self._timer.epoch_means()
+        if times:
+            figures["samples_per_second"] = round(1e3 * batch_size / sum(times.values()), 1)
+            figures.update({name: round(each, 2) for name, each in times.items()})
+        return {
+            **figures,
+            "epoch": progress.epochs + 1,
+            "step": progress.step,
+            "samples": progress.step * batch_size,
+            "learning_rate": progress.learning_rate,
+            "skipped": progress.skipped,
+        }
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return epoch_order(self.config.training, self.config.run.seed, self.split, epoch)
+
     def _batches(self, start: int) -> Iterator[dict]:
-        """This rank's micro batches of the epoch, from those of batch number `start` on."""
+        """This rank's micro batches of the epoch from batch `start` on."""
         if start == self.steps_per_epoch:
             return iter(())
-        first, last = start * self.config.training.batch_size, self.steps_per_epoch * self.config.training.batch_size
-        order = epoch_order(self.config, self.split, self.done.epochs)[first:last]
-        own = order.reshape(-1, rank_count(), self.micro_batch)[:, rank()].reshape(-1)
-        batches = self.split.train_batches(own, self.micro_batch, self.config.data.num_workers)
+        batch_size = self.config.training.batch_size
+        order = self._order(self.progress.epochs)[start * batch_size : self.steps_per_epoch * batch_size]
+        rows = rank_share(order, self._micro_batch)
+        batches = self.split.train_batches(rows, self._micro_batch, self.config.data.num_workers)
         return batches.create_dict_iterator(num_epochs=1)
 
+    def _average_statistics(self) -> None:
+        if self.config.model.batch_norm == "local":
+            self.step.average_statistics()
 
-def _validates(config: Config, epoch: int) -> bool:
-    """Whether epoch number 0, 1, … ends with a validation."""
-    return (epoch + 1) % config.evaluation.eval_every == 0 or epoch + 1 == config.training.epochs
+    def _validates(self, epoch: int) -> bool:
+        """Whether epoch 0, 1, … ends with a validation."""
+        return (epoch + 1) % self.config.evaluation.eval_every == 0 or epoch + 1 == self.config.training.epochs
 
+    def _seconds(self) -> float:
+        """Seconds spent on the run, including those before it was resumed."""
+        return time.monotonic() - self._started
 
-def _say(line: str, file: TextIO | None = None) -> None:
-    if rank() == 0:
-        print(line, file=file, flush=True)
-
-
-def _summary(config: Config, values: dict[str, float], best: bool) -> str:
-    line = f"epoch {values['epoch']}/{config.training.epochs}: loss {values.get('loss', math.nan):.4f}"
-    if PARTS[0] in values:
-        data, step, host = (values[name] for name in PARTS)
-        line += (
-            f", {values['samples_per_second']} samples/s ({data:.0f} ms waiting for data, {step:.0f} ms step, "
-            f"{host:.0f} ms host)"
-        )
-    if values["skipped"]:
-        line += f", {values['skipped']} steps not finite and skipped"
-    if "oIoU" in values:
-        line += f", {config.training.val_split} oIoU {values['oIoU']:.4f}, mIoU {values['mIoU']:.4f}"
-    return line + (" (best so far)" if best else "")
+    @staticmethod
+    def _log(line: str) -> None:
+        if rank() == 0:
+            logger.info(line)

@@ -1,4 +1,4 @@
-"""From gradients to parameters."""
+"""From gradients to updated parameters."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from coupalign.devices import GradientMean, rank_count
 
 STATISTICS = ("moving_mean", "moving_variance")
 
-# A function of each of hundreds of gradients or parameters. A loop over them would be as many calls, one inside another,
-# which the compiler allows a thousand of.
-on_each = ops.HyperMap()
+# Applies a function to each of hundreds of gradients or parameters. A loop would become nested calls, of which the
+# compiler allows a thousand.
+for_each = ops.HyperMap()
 
 
-def _square(x: Tensor) -> Tensor:
-    # a sum over all elements is one scalar after another on the CPU; a product is not
+def _squared_norm(x: Tensor) -> Tensor:
+    # a product, because the CPU computes a sum over all elements one scalar after another
     return ops.matmul(x.reshape(1, -1), x.reshape(-1, 1)).reshape(())
 
 
-def _scaled(scale: Tensor, x: Tensor) -> Tensor:
-    return x * scale
+def _scale(factor: Tensor, x: Tensor) -> Tensor:
+    return x * factor
 
 
 class Clip(nn.Cell):
     """Scales gradients down to a global norm.
 
     Args:
-        limit: the largest norm; 0 leaves gradients as they are.
+        limit: Largest norm; 0 leaves gradients unchanged.
 
-    Inputs: gradients of any shapes. Outputs: their norm, a float32 scalar; the gradients, scaled.
+    Inputs: gradients of any shapes. Outputs: their norm before scaling, a float32 scalar; the scaled gradients.
     """
 
     def __init__(self, limit: float):
@@ -39,31 +39,32 @@ class Clip(nn.Cell):
         self.limit = limit
 
     def construct(self, gradients: Sequence[Tensor]):
-        norm = ops.sqrt(ops.addn(on_each(_square, gradients)))
+        norm = ops.sqrt(ops.addn(for_each(_squared_norm, gradients)))
         if self.limit > 0:
-            gradients = on_each(ops.partial(_scaled, self.limit / ops.maximum(norm, self.limit)), gradients)
+            gradients = for_each(ops.partial(_scale, self.limit / ops.maximum(norm, self.limit)), gradients)
         return norm, gradients
 
 
-def _follow(share: Tensor, average: Parameter, x: Tensor) -> Tensor:
+def _move_average(share: Tensor, average: Parameter, x: Tensor) -> Tensor:
     return ops.assign_add(average, (x - average) * share)
 
 
 class Update(nn.Cell):
-    """One update of the parameters, unless loss or gradients are not finite.
+    """One update of the parameters if loss and gradients are finite.
 
-    Losses and gradients have to be averaged over the ranks, so that all ranks do the same. An update that is not finite
-    changes nothing: no weight, no moment, not the number of updates that the learning rate follows, nor the statistics
-    of norms, which the forward pass has already spoilt and which are put back.
+    Losses and gradients must be averaged over the ranks, so that all ranks decide alike. An update that is not finite
+    changes nothing: no weight, no moment and not the step count of the learning rate. Statistics of norms, which the
+    forward pass has already changed, are restored.
 
     Args:
-        objective: whose parameters with names in STATISTICS its forward pass changes.
-        optimizer: of the objective's parameters.
-        max_grad_norm: gradients are scaled down to this global norm; 0 leaves them.
-        loss_scaler: what the gradients come scaled with; halved after an update that was not finite, and doubled
-            after as many as it counts that were.
-        ema_decay: d of the moving average of weights and statistics, a <- d a + (1 - d) w after each update; at first
-            less, (1 + k) / (10 + k) after k updates, so that it soon forgets where training began. 0 keeps none.
+        objective: Its parameters with names in STATISTICS are the statistics that the forward pass changes.
+        optimizer: Optimizer of the objective's parameters.
+        max_grad_norm: Gradients are scaled down to this global norm; 0 leaves them unchanged.
+        loss_scaler: Scale of the gradients, or None. It is halved after an update that was not finite and doubled after
+            enough finite ones.
+        ema_decay: Decay d of the moving average of weights and statistics, ``a <- d a + (1 - d) w`` after each update.
+            After k updates d is at most ``(1 + k) / (10 + k)``, so that the initial weights are soon forgotten. 0 for
+            no average.
 
     Inputs: L, L_seg, L_aux (3,) and the gradients of optimizer.parameters, both from ``over_ranks``.
     Outputs: L, L_seg and L_aux; the learning rate; whether the update was made, a bool.
@@ -100,7 +101,7 @@ class Update(nn.Cell):
         )
 
     def over_ranks(self, losses: Tensor, gradients: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        """Means over the ranks of losses (3,) and gradients, which are means over what a rank has seen."""
+        """Means over the ranks of losses (3,) and gradients, which are means over the samples of a rank."""
         if self.ranks > 1:
             return self.total(losses) / self.ranks, self.mean(gradients)
         return losses, gradients
@@ -119,7 +120,7 @@ class Update(nn.Cell):
             if self.ema_decay > 0:
                 count = self.optimizer.global_step.astype("float32").reshape(())
                 share = 1 - ops.minimum((1 + count) / (10 + count), self.ema_decay)
-                on_each(ops.partial(_follow, share), self.averages, self.averaged)
+                for_each(ops.partial(_move_average, share), self.averages, self.averaged)
         else:
             for sound, each in zip(self.sound_statistics, self.statistics):
                 ops.assign(each, sound)

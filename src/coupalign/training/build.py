@@ -1,0 +1,56 @@
+"""Builds the model and the training step from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mindspore import nn
+
+from coupalign.config import Config
+from coupalign.kernels import use_kernels, use_kernels_in_update
+from coupalign.loss import PixelContrastiveLoss
+from coupalign.model import CoupAlign
+from coupalign.training.optimizer import freeze, make_optimizer
+from coupalign.training.step import COLUMNS, Objective, TrainStep
+
+
+def build_step(
+    config: Config,
+    model: CoupAlign,
+    steps_per_epoch: int,
+    micro_batch: int,
+    extend: Callable[[Objective], nn.Cell] = lambda objective: objective,
+    columns: Sequence[str] = COLUMNS,
+) -> TrainStep:
+    """Builds the step that trains `model`, with frozen parameters, CPU kernels and recomputation as configured.
+
+    Args:
+        config: The configuration.
+        model: The model to train. Its weights are final, because the step copies them.
+        steps_per_epoch: Updates per epoch.
+        micro_batch: Samples that this device processes at a time.
+        extend: Makes the objective to minimise from Eq 17.
+        columns: Columns of a batch, in the order of the objective's inputs.
+
+    Raises:
+        UserError: See ``freeze`` and ``make_optimizer``.
+    """
+    settings, losses = config.training, config.losses
+    contrast = PixelContrastiveLoss(losses.aux_temperature, losses.aux_normalize, losses.aux_log)
+    objective = extend(Objective(model, contrast, losses.aux_loss_weight))
+    freeze(model, settings.frozen)
+    use_kernels(model, config)
+    if settings.recompute:
+        model.recompute_blocks()
+    step = TrainStep(
+        objective,
+        make_optimizer(settings, objective.trainable_params(), steps_per_epoch),
+        settings.max_grad_norm,
+        micro_batch,
+        settings.accumulation_steps,
+        config.run.precision == "fp16",
+        settings.ema_decay,
+        columns,
+    )
+    use_kernels_in_update(step.conclude, config)
+    return step

@@ -1,0 +1,47 @@
+"""What a training shows on the console."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+from coupalign.training.step_timer import TIME_COLUMNS
+
+
+def progress_bar(steps: int, done: int, name: str, shown: bool) -> tqdm:
+    """A bar on stderr over all `steps` of a training; its remaining time is that of the whole training."""
+    return tqdm(
+        total=steps,
+        initial=done,
+        desc=name,
+        unit="step",
+        disable=not shown,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    )
+
+
+def losses_line(figures: Mapping[str, float], weight: float) -> str:
+    """The losses of a step, Eq 17 with its lambda `weight`."""
+    return (
+        f"loss {figures['loss']:.4f} = seg {figures['segmentation_loss']:.4f} + {weight:g} aux "
+        f"{figures['auxiliary_loss']:.4f}, lr {figures['learning_rate']:.2e}"
+    )
+
+
+def epoch_line(figures: Mapping[str, float], epochs: int, val_split: str, is_best: bool) -> str:
+    """The figures of an epoch, by EPOCH_COLUMNS, in one line."""
+    line = f"epoch {figures['epoch']}/{epochs}: loss {figures.get('loss', math.nan):.4f}"
+    if TIME_COLUMNS[0] in figures:
+        data, step, host = (figures[name] for name in TIME_COLUMNS)
+        line += (
+            f", {figures['samples_per_second']} samples/s ({data:.0f} ms waiting for data, {step:.0f} ms step, "
+            f"{host:.0f} ms host)"
+        )
+    if figures["skipped"]:
+        line += f", {figures['skipped']} steps not finite and skipped"
+    if "oIoU" in figures:
+        line += f", {val_split} oIoU {figures['oIoU']:.4f}, mIoU {figures['mIoU']:.4f}"
+    return line + (" (best so far)" if is_best else "")
