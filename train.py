@@ -25,10 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from coupalign import devices
     from coupalign.context import set_up
     from coupalign.training import train
+    from coupalign.visual.curves import save_curves
 
     set_up(config)
     directory = train(config)
     if devices.rank() == 0:
+        save_curves([directory], directory / "curve.png")
         print(f"trained model written to {directory}")
     return 0
 

@@ -113,7 +113,7 @@ def _our_training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.n
     model = use_kernels(build_model(config), config)
     contrast = PixelContrastiveLoss(config.losses.aux_temperature, config.losses.aux_normalize, config.losses.aux_log)
     objective = Objective(model, contrast, config.losses.aux_loss_weight)
-    optimizer = make_optimizer(config, model.trainable_params(), 1000)
+    optimizer = make_optimizer(config.training, model.trainable_params(), 1000)
     step = TrainStep(objective, optimizer, config.training.max_grad_norm, config.training.batch_size)
     use_kernels_in_update(step.conclude, config)
     step.set_train(True)

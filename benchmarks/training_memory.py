@@ -196,7 +196,7 @@ def _run_steps(config: Config) -> None:
         model.recompute_blocks()
     objective = Objective(model, PixelContrastiveLoss(), config.losses.aux_loss_weight)
     micro_batch = config.training.batch_size // config.training.accumulation_steps
-    optimizer = make_optimizer(config, model.trainable_params(), 1000)
+    optimizer = make_optimizer(config.training, model.trainable_params(), 1000)
     step = TrainStep(
         objective,
         optimizer,

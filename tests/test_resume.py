@@ -26,9 +26,8 @@ from coupalign.checkpoints.state import (
 )
 from coupalign.config import ConfigError, config_keys, load_config
 from coupalign.errors import UserError
-from coupalign.training.monitor import STEP_COLUMNS
-from coupalign.training.record import Record
-from coupalign.training.stop import Stopped, StopRequest
+from coupalign.training.run_directory import STEP_COLUMNS, RunDirectory
+from coupalign.training.stopping import Stopped, StopRequest
 from tests.conftest import SMALLEST
 
 SPLIT = SimpleNamespace(name="train", records={"token_ids": np.arange(24, dtype=np.int32).reshape(6, 4)})
@@ -64,15 +63,15 @@ def figures(step: int) -> dict[str, float]:
 def run(tmp_path):
     """A run of nine steps, four an epoch, with a checkpoint after steps 2, 4, 6 and 8: (configuration, directory)."""
     config = load_config(overrides={**SMALLEST, "output_dir": str(tmp_path / "run"), "keep_checkpoints": 2})
-    record = Record(config, None)
+    run = RunDirectory(config, None)
     for step in range(1, 10):
-        record.step(figures(step))
+        run.log_step(figures(step))
         if step % 4 == 0:
-            record.epoch({"epoch": step // 4, "step": step})
+            run.log_epoch({"epoch": step // 4, "step": step})
         if step % 2 == 0:
-            record.save(parameters(step), progress(config, step))
-    record.save_best(parameters(4))
-    record.close()
+            run.save(parameters(step), progress(config, step))
+    run.save_best(parameters(4))
+    run.close()
     return config, tmp_path / "run"
 
 
@@ -106,7 +105,7 @@ def test_auto_goes_on_from_the_newest_and_never_does_not(run):
     config, directory = run
     path, _, at = find_state(going_on(config))
     assert (path, at.step) == (directory / "last.ckpt", 8)
-    with pytest.raises(UserError, match="already holds a run: .* go on with it by --resume auto"):
+    with pytest.raises(UserError, match="already holds a run.*--resume auto"):
         find_state(config)
     assert find_state(going_on(config, output_dir=str(directory.parent / "new"))) is None
 
@@ -123,9 +122,9 @@ def test_tables_end_where_the_training_stands(run):
         with open(directory / name, "ab") as file:
             file.write(torn)  # killed while it wrote, or the power failed
     (directory / ".last.0123abcd.tmp").write_bytes(b"half written")
-    record = Record(going_on(config), find_state(going_on(config)))
+    resumed = RunDirectory(going_on(config), find_state(going_on(config)))
     assert not list(directory.glob(".*"))
-    record.step(figures(9))
+    resumed.log_step(figures(9))
     assert {name: (directory / name).read_bytes() for name in whole} == whole
     again = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     assert [{**line, "time": 0} for line in again] == [{**line, "time": 0} for line in log]
@@ -135,7 +134,7 @@ def test_tables_end_where_the_training_stands(run):
 def test_a_table_of_an_older_version_is_taken_over_by_name(run):
     config, directory = run
     (directory / "curve.csv").write_bytes(b"epoch,oIoU,step\r\n1,0.5,4\r\n2,0.25,8\r\n3,0.1,12\r\n")
-    Record(going_on(config), find_state(going_on(config)))
+    RunDirectory(going_on(config), find_state(going_on(config)))
     with open(directory / "curve.csv", encoding="utf-8") as file:
         rows = [(row["epoch"], row["step"], row["oIoU"], row["loss"]) for row in csv.DictReader(file)]
     assert rows == [("1", "4", "0.5", ""), ("2", "8", "0.25", "")]
@@ -183,8 +182,8 @@ def test_auto_takes_the_one_before_a_damaged_checkpoint_and_says_so(run, damage,
     assert (path.name, at.step) == ("step_00000004.ckpt", 4)
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert "last.ckpt" in warnings[0] and "step_00000006.ckpt" in warnings[1]
-    record = Record(going_on(config), find_state(going_on(config)))
-    record.save(parameters(5), progress(config, 5))
+    resumed = RunDirectory(going_on(config), find_state(going_on(config)))
+    resumed.save(parameters(5), progress(config, 5))
     assert read_state(directory / "last.ckpt")[1].step == 5
     (directory / "last.ckpt").unlink()
     (directory / "last.ckpt").write_bytes(b"")
@@ -201,10 +200,10 @@ def test_going_on_from_a_checkpoint_by_name(run, tmp_path):
         find_state(going_on(config, resume=older))
     branch = going_on(config, resume=older, output_dir=str(tmp_path / "branch"))
     state = find_state(branch)
-    Record(branch, state)
+    RunDirectory(branch, state)
     assert state[2].step == 4
     assert (tmp_path / "branch/steps.csv").read_text().splitlines()[-1].startswith("4,")
-    with pytest.raises(UserError, match="already holds a run, and .* is none of it"):
+    with pytest.raises(UserError, match="already holds a run"):
         find_state(branch)
     with pytest.raises(UserError, match="best.ckpt holds no training state.*give it as --init_checkpoint instead"):
         find_state(going_on(config, resume=str(directory / "best.ckpt"), output_dir=str(tmp_path / "other")))
@@ -247,21 +246,21 @@ def test_what_decides_the_training_may_not_change(run):
 
 def test_files_that_may_not_grow_are_reported_and_leave_the_last_checkpoint(run):
     config, directory = run
-    record = Record(going_on(config), find_state(going_on(config)))
+    resumed = RunDirectory(going_on(config), find_state(going_on(config)))
     before = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
     try:
-        with pytest.raises(UserError, match="last.ckpt cannot be written.*go on with --resume auto"):
-            record.save(parameters(10), progress(config, 10))
-        with pytest.raises(UserError, match="best.ckpt cannot be written.*go on with --resume auto"):
-            record.save_best(parameters(10))
-        with pytest.raises(UserError, match="run cannot be written.*go on with --resume auto"):
+        with pytest.raises(UserError, match="last.ckpt cannot be written.*--resume auto"):
+            resumed.save(parameters(10), progress(config, 10))
+        with pytest.raises(UserError, match="best.ckpt cannot be written.*--resume auto"):
+            resumed.save_best(parameters(10))
+        with pytest.raises(UserError, match="run cannot be written.*--resume auto"):
             for step in range(100):
-                record.step(figures(step))
+                resumed.log_step(figures(step))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    record.close()
+    resumed.close()
     after = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     for name in before.keys() - {"steps.csv", "log.jsonl"}:
         assert after[name] == before[name], name

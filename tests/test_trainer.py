@@ -17,16 +17,18 @@ from mindspore import Parameter, Tensor, nn
 from coupalign.checkpoints.state import read_state
 from coupalign.config import load_config
 from coupalign.errors import UserError
-from coupalign.training import trainer
-from coupalign.training.stop import Stopped
-from coupalign.training.stopwatch import PARTS
+from coupalign.training import build, trainer
+from coupalign.training.run_directory import RunDirectory
+from coupalign.training.step import StepResult
+from coupalign.training.step_timer import TIME_COLUMNS
+from coupalign.training.stopping import Stopped
 from coupalign.training.update import Clip
 from tests.conftest import SMALLEST
 
 EPOCHS, STEPS = 3, 5  # of 60 samples
 SCORES = {5: 0.2, 10: 0.6, 15: 0.4}  # oIoU by the step after which it is measured
 SAVED = (0, 2, 4, 5, 6, 8, 10, 12, 14, 15)  # steps after which there is a checkpoint
-TIMES = ("time", "seconds", "samples_per_second", *PARTS)
+TIMES = ("time", "seconds", "samples_per_second", *TIME_COLUMNS)
 
 
 class Step:
@@ -37,7 +39,7 @@ class Step:
     bad: set[int] = set()
     after: dict[int, object] = {}
 
-    def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps, scales_loss, ema_decay):
+    def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps, scales_loss, ema_decay, columns):
         self.batch, self.count = batch, accumulation_steps
         self.conclude = nn.Cell()
         self.conclude.clip = Clip(max_grad_norm)
@@ -73,7 +75,7 @@ class Step:
         if number in Step.after:
             Step.after.pop(number)()
         losses = tuple(Tensor(loss * factor, mindspore.float32) for factor in (1, 2, 3))
-        return losses, Tensor(1 / number, mindspore.float32), Tensor(np.isfinite(loss))
+        return StepResult(losses, Tensor(1 / number, mindspore.float32), Tensor(np.isfinite(loss)))
 
 
 class Result:
@@ -86,8 +88,8 @@ def standing_in():
     """Training whose steps and validations are the ones above."""
     with pytest.MonkeyPatch.context() as patch:
         steps = []
-        patch.setattr(trainer, "TrainStep", lambda *arguments: steps.append(Step(*arguments)) or steps[-1])
-        patch.setattr(trainer, "make_optimizer", lambda *_: None)
+        patch.setattr(build, "TrainStep", lambda *arguments: steps.append(Step(*arguments)) or steps[-1])
+        patch.setattr(build, "make_optimizer", lambda *_: None)
         patch.setattr(trainer, "build_model", lambda _: nn.Dense(2, 2))
         patch.setattr(trainer, "evaluate_split", lambda *_, **__: Result(int(steps[-1].number.asnumpy()[0])))
         yield
@@ -181,16 +183,16 @@ def test_a_training_killed_time_and_again_repeats_only_what_was_not_saved(traini
 
 
 def test_averaged_weights_are_validated_and_saved(training, monkeypatch):
-    measured, save, when = trainer.evaluate_split, trainer.Record.save_best, []
+    measured, save, when = trainer.evaluate_split, RunDirectory.save_best, []
     monkeypatch.setattr(trainer, "evaluate_split", lambda *_, **__: when.append(Step.inside) or measured())
-    monkeypatch.setattr(trainer.Record, "save_best", lambda *given: when.append(Step.inside) or save(*given))
+    monkeypatch.setattr(RunDirectory, "save_best", lambda *given: when.append(Step.inside) or save(*given))
     training("run")
     assert when == [True] * 5 and not Step.inside
 
 
 def test_what_is_frozen_is_not_given_to_the_optimiser(training, monkeypatch):
     given = []
-    monkeypatch.setattr(trainer, "make_optimizer", lambda _, parameters, *__: given.extend(map(str, parameters)))
+    monkeypatch.setattr(build, "make_optimizer", lambda _, parameters, *__: given.extend(map(str, parameters)))
     training("run", frozen="w*", epochs=1)
     assert len(given) == 1 and "name=bias" in given[0]
 
@@ -198,7 +200,7 @@ def test_what_is_frozen_is_not_given_to_the_optimiser(training, monkeypatch):
 def test_a_batch_in_parts_has_the_samples_of_the_whole(training, whole):
     training("parts", accumulation_steps=3)
     assert Step.seen == whole[1]
-    with pytest.raises(UserError, match="batch_size 60 cannot be cut into accumulation_steps 7 for each of 1 devices"):
+    with pytest.raises(UserError, match="batch_size 60 is not a multiple of 1 devices times accumulation_steps 7"):
         training("seven", accumulation_steps=7)
 
 
@@ -210,9 +212,10 @@ def test_a_second_run_of_a_finished_training_changes_nothing(training):
     assert len(Step.seen) == EPOCHS * STEPS
 
 
-def test_best_is_the_highest_so_far_and_all_epochs_are_in_the_curve(training, capsys):
+def test_best_is_the_highest_so_far_and_all_epochs_are_in_the_curve(training, caplog):
+    caplog.set_level("INFO")
     directory = training("run")
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    lines = [line for line in caplog.messages if line.startswith("epoch ")]
     assert [line.endswith("(best so far)") for line in lines] == [True, True, False]
     curve, steps = table(directory / "curve.csv"), table(directory / "steps.csv")
     assert [float(row["oIoU"]) for row in curve] == list(SCORES.values())
@@ -230,16 +233,18 @@ def test_going_on_elsewhere_leaves_a_best_checkpoint_there(training, whole, tmp_
 
 
 def test_a_rank_that_does_not_write_leaves_nothing(training, whole, tmp_path, monkeypatch):
-    record = trainer.Record
-    monkeypatch.setattr(trainer, "Record", lambda config, state, writes: record(config, state, writes=False))
+    monkeypatch.setattr(
+        trainer, "RunDirectory", lambda config, state, writes: RunDirectory(config, state, writes=False)
+    )
     training("silent")
     assert len(Step.seen) == EPOCHS * STEPS and not (tmp_path / "silent").exists()
 
 
-def test_steps_that_are_not_finite_are_counted_and_left_out_of_means(training, capsys):
+def test_steps_that_are_not_finite_are_counted_and_left_out_of_means(training, caplog):
     Step.bad = {2, 3, 9}
+    caplog.set_level("INFO")
     directory = training("run", max_skipped_steps=3)
-    assert "2 steps not finite and skipped" in capsys.readouterr().out
+    assert "2 steps not finite and skipped" in caplog.text
     steps, curve = table(directory / "steps.csv"), table(directory / "curve.csv")
     assert [row["skipped"] for row in curve] == ["2", "1", "0"]
     assert [int(row["step"]) for row in steps if row["skipped"] == "1"] == [2, 3, 9]
@@ -298,7 +303,7 @@ def test_a_disk_that_fills_up_is_reported_and_training_goes_on_when_there_is_roo
     path, _ = disk
     for step in (1, 4, 5, 8):  # before the first checkpoint, and where there is one to write
         Step.after = {step: lambda: fill(path)}
-        with pytest.raises(UserError, match="disk/run.*No space left on device.*go on with --resume auto"):
+        with pytest.raises(UserError, match="disk/run.*No space left on device.*--resume auto"):
             training("disk/run", tensorboard=step % 2 == 1)
         assert not list((path / "run").glob(".*"))
         (path / "ballast").unlink()

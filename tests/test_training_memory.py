@@ -52,7 +52,7 @@ def main(recompute: bool) -> None:
     if recompute:
         for block in objective.blocks:
             block.recompute()
-    step = TrainStep(objective, make_optimizer(config, objective.trainable_params(), 100), 1.0, 4096)
+    step = TrainStep(objective, make_optimizer(config.training, objective.trainable_params(), 100), 1.0, 4096)
     x = Tensor(np.ones((4096, 16), np.float32))
     batch = {name: x for name in ("image", "token_ids", "token_mask", "mask")}
     for number in range(2):

@@ -90,17 +90,13 @@ def shared_statistics(rank: int) -> np.ndarray:
     """Statistics that differ by rank, and a weight, after they were shared."""
     from mindspore import Parameter, Tensor
 
-    from coupalign.training.trainer import _Run
+    from coupalign.training.step import TrainStep
 
     state = {
         name: Parameter(Tensor(np.float32([1.0 + rank, 5.0 * rank])))
         for name in ("bn.moving_mean", "sound.bn.moving_variance", "bn.gamma")
     }
-    _Run.share_statistics(
-        SimpleNamespace(
-            config=SimpleNamespace(model=SimpleNamespace(batch_norm="local")), step=SimpleNamespace(state=lambda: state)
-        )
-    )
+    TrainStep.average_statistics(SimpleNamespace(state=lambda: state))
     return np.stack([each.asnumpy() for each in state.values()])
 
 
@@ -116,7 +112,9 @@ def scaled(rank: int, ranks: int) -> dict[str, np.ndarray]:
     from tests.test_training import Quadratic, tensors
 
     objective = Quadratic()
-    optimizer = make_optimizer(load_config(overrides={"learning_rate": 0.1}), objective.trainable_params(), 100)
+    optimizer = make_optimizer(
+        load_config(overrides={"learning_rate": 0.1}).training, objective.trainable_params(), 100
+    )
     step = TrainStep(objective, optimizer, 0.5, 3, 2, scales_loss=True)
     random, rows = np.random.default_rng(0), []
     for number in range(4):
@@ -135,26 +133,26 @@ def train_with_a_stop(config) -> None:
     """Trains; the second rank alone is asked to stop after three steps, and both go on from there."""
     from coupalign import devices
     from coupalign.training import trainer
-    from coupalign.training.record import Record
-    from coupalign.training.stop import Stopped
+    from coupalign.training.run_directory import RunDirectory
+    from coupalign.training.stopping import Stopped
     from tests.tiny_model import TinyModel
 
     trainer.build_model = lambda _: TinyModel()
-    told = Record.step
+    log_step = RunDirectory.log_step
 
-    def step(record: Record, figures: dict) -> None:
-        told(record, figures)
+    def step(run: RunDirectory, figures: dict) -> None:
+        log_step(run, figures)
         if figures["step"] == 3 and devices.rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    Record.step = step
+    RunDirectory.log_step = step
     try:
         trainer.train(config, progress=False)
     except Stopped as stopped:
         assert stopped.code == 143
     else:
         raise AssertionError("not stopped")
-    Record.step = told
+    RunDirectory.log_step = log_step
     trainer.train(config, progress=False)
 
 

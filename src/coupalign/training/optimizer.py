@@ -9,14 +9,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 from mindspore import Parameter, nn
 
+from coupalign.config import TrainingConfig
 from coupalign.errors import UserError
-
-if TYPE_CHECKING:
-    from coupalign.config import TrainingConfig
 
 # Ends of the names of parameters without weight decay.
 UNDECAYED = (

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from coupalign.config import TrainingConfig
 from coupalign.data.dataset import Split
 from coupalign.devices import rank, rank_count
 from coupalign.errors import UserError
-
-if TYPE_CHECKING:
-    from coupalign.config import TrainingConfig
 
 
 def epoch_order(settings: TrainingConfig, seed: int, split: Split, epoch: int) -> np.ndarray:

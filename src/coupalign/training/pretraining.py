@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from coupalign.model import build_model
 from coupalign.model.layers import conv
 from coupalign.training.build import build_step
 from coupalign.training.console import progress_bar
+from coupalign.training.events import Events
 from coupalign.training.order import first_samples, micro_batch_size, rank_share
 from coupalign.training.pretraining_labels import COLUMNS, VALUES, labelled_batches
 from coupalign.training.step import Objective
@@ -116,7 +118,7 @@ class Accuracy:
         return f"held out: oIoU of masks {self.masks:.4f}, of objects {self.objects:.4f}; pixels right: {named}"
 
 
-def pretrain(config: Config, count: int, output: Path, show_progress: bool = True) -> Accuracy:
+def pretrain(config: Config, count: int, output: Path, progress: bool = True) -> Accuracy:
     """Trains a model on scenes, each with a description and used once.
 
     The learning rate follows the whole schedule from ``learning_rate`` to ``end_learning_rate``. Several ranks each
@@ -128,7 +130,7 @@ def pretrain(config: Config, count: int, output: Path, show_progress: bool = Tru
         output: Checkpoint to write, for ``init_checkpoint`` of a training. It is also written every
             ``checkpoint_every`` steps. With ``ema_decay`` it holds the averaged weights. With ``tensorboard`` the losses
             go to a directory of the same name with the suffix ``.tensorboard``.
-        show_progress: Whether to show a progress bar on stderr.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The accuracy on HELD_OUT further scenes.
@@ -159,8 +161,11 @@ def pretrain(config: Config, count: int, output: Path, show_progress: bool = Tru
     batches = _batches(config, rank_share(np.arange(steps * settings.batch_size), micro_batch), micro_batch)
     # A step that is not finite is normal only while the loss scale of float16 adapts.
     skipped_in_row, most_skipped = 0, settings.max_skipped_steps if config.run.precision == "fp16" else 1
-    events = _events(settings.tensorboard and writes, output.with_suffix(".tensorboard"))
-    with closing(events), progress_bar(steps, 0, "pretraining", show_progress and writes) as bar:
+    events = Events(output.with_suffix(".tensorboard"), 1) if settings.tensorboard and writes else None
+    with (
+        closing(events) if events else nullcontext(),
+        progress_bar(steps, 0, "pretraining", progress and writes) as bar,
+    ):
         for number in range(1, steps + 1):
             parts = (
                 {column: Tensor(value) for column, value in batch.items()}
@@ -174,7 +179,8 @@ def pretrain(config: Config, count: int, output: Path, show_progress: bool = Tru
                     "lower learning_rate"
                 )
             figures = dict(zip(("loss", "segmentation_loss", "label_loss"), map(float, losses)))
-            events.scalars(number, {f"pretraining/{name}": value for name, value in figures.items()})
+            if events:
+                events.scalars(number, {f"pretraining/{name}": value for name, value in figures.items()})
             bar.update()
             bar.set_postfix_str(
                 f"mask {figures['segmentation_loss']:.4f}, labels {figures['label_loss']:.4f}", refresh=False

@@ -35,9 +35,9 @@ from coupalign.training.stopping import Stopped, StopRequest
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config, progress_bar: bool = True) -> Path:
+def train(config: Config, progress: bool = True) -> Path:
     """Trains a model and returns the directory of the run; see ``Trainer``."""
-    trainer = Trainer(config, progress_bar)
+    trainer = Trainer(config, progress)
     trainer.setup()
     return trainer.fit()
 
@@ -61,12 +61,12 @@ class Trainer:
 
     Args:
         config: The configuration. ``coupalign.context.set_up(config)`` comes first.
-        progress_bar: Whether to show a progress bar on stderr.
+        progress: Whether to show a progress bar on stderr.
     """
 
-    def __init__(self, config: Config, progress_bar: bool = True):
+    def __init__(self, config: Config, progress: bool = True):
         self.config = config
-        self._progress_bar = progress_bar and rank() == 0
+        self._shows_bar = progress and rank() == 0
         self._stop_request = StopRequest()
         self._timer = StepTimer()
 
@@ -168,7 +168,7 @@ class Trainer:
                     self.val_split,
                     self.config.training.val_split,
                     evaluation.eval_limit,
-                    self._progress_bar,
+                    self._shows_bar,
                     between=self._stop_request.check,
                     show=pictures if shows else None,
                 )
@@ -194,7 +194,7 @@ class Trainer:
             settings.epochs * self.steps_per_epoch,
             progress.step,
             f"epoch {progress.epochs + 1}/{settings.epochs}",
-            self._progress_bar,
+            self._shows_bar,
         ) as bar:
             batches = self._timer.waiting(self._batches(start))
             for index in range(start, self.steps_per_epoch):
@@ -224,7 +224,11 @@ class Trainer:
                 first_samples(settings, self._micro_batch),
             )
             # Reading the values waits until the device has finished the step.
-            values = [*(float(loss.asnumpy()) for loss in losses), float(learning_rate.asnumpy()), int(not bool(finite))]
+            values = [
+                *(float(loss.asnumpy()) for loss in losses),
+                float(learning_rate.asnumpy()),
+                int(not bool(finite)),
+            ]
         progress.step += 1
         figures = dict(zip(STEP_COLUMNS, [progress.step, *values]))
         self.directory.log_step({**figures, "epoch": progress.epochs + 1, **self._timer.lap()})

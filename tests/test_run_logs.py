@@ -1,0 +1,243 @@
+"""What a run logs: events as TensorBoard reads them, JSON lines, step times, pictures, a trace."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from coupalign.checkpoints.state import Progress
+from coupalign.config import load_config
+from coupalign.context import set_up
+from coupalign.data.dataset import Split
+from coupalign.data.transform import prepare_image, restore_image
+from coupalign.errors import UserError
+from coupalign.evaluation.evaluate import evaluate_split
+from coupalign.training.events import Events
+from coupalign.training.pictures import Pictures
+from coupalign.training.profiler import SKIPPED, StepProfiler
+from coupalign.training.run_directory import LOSSES, STEP_COLUMNS, STEP_TAGS, RunDirectory
+from coupalign.training.step_timer import TIME_COLUMNS, StepTimer
+from tests.conftest import TINY
+
+
+def step_figures(step, loss=0.5):
+    return {
+        **dict(zip(STEP_COLUMNS, [step, loss, loss / 2, loss / 4, 1 / step, int(not math.isfinite(loss))])),
+        "epoch": 1 + (step - 1) // 4,
+        **dict(zip(TIME_COLUMNS, (1.0, 2.0, 3.0))),
+    }
+
+
+def epoch_figures(epoch):
+    scores = {"oIoU": 0.25 * epoch, "mIoU": 0.125 * epoch, "prec@0.5": 0.0}
+    return {"epoch": epoch, "step": 4 * epoch, "samples": 8 * epoch, **dict.fromkeys(LOSSES, 0.5), **scores}
+
+
+def open_run(directory, source=None, last=0, tensorboard=True):
+    """The directory of a run of four steps an epoch, resumed after step `last` of the run in `source`."""
+    config = load_config(overrides={"output_dir": str(directory), "tensorboard": tensorboard})
+    state = source and (source / "last.ckpt", {}, Progress({}, "", step=last, epochs=last // 4))
+    return RunDirectory(config, state)
+
+
+def log(directory, steps, source=None, last=0):
+    run = open_run(directory, source, last)
+    picture = np.zeros((4, 12, 3), np.uint8)
+    picture[0, 0] = 255, 0, 0
+    for step in steps:
+        run.log_step(step_figures(step))
+        if step % 4 == 0:
+            run.log_epoch(epoch_figures(step // 4), [(f"{step}: a shape", picture)])
+    return run
+
+
+def crc32c(data):
+    """Castagnoli's, bit by bit, masked as in TFRecord files."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def read_events(directory):
+    """What TensorBoard shows, {tag: {step: value}}, and how many values came for a step that already had one."""
+    shown, repeated = {}, 0
+    for file in sorted(directory.iterdir()):
+        assert "tfevents" in file.name
+        content, events = file.read_bytes(), []
+        while content:
+            length, check = struct.unpack("<QI", content[:12])
+            data = content[12 : 12 + length]
+            assert check == crc32c(content[:8])
+            assert struct.unpack("<I", content[12 + length : 16 + length]) == (crc32c(data),)
+            events.append(Event.FromString(data))
+            content = content[16 + length :]
+        assert events[0].file_version == "brain.Event:2"
+        for event in events[1:]:
+            if event.session_log.status == SessionLog.START:
+                shown = {
+                    tag: {step: each for step, each in values.items() if step < event.step}
+                    for tag, values in shown.items()
+                }
+            for value in event.summary.value:
+                repeated += event.step in shown.setdefault(value.tag, {})
+                shown[value.tag][event.step] = value
+    return shown, repeated
+
+
+def test_tensorboard_shows_each_step_once_after_two_resumes(tmp_path):
+    log(tmp_path, range(1, 11)).close()
+    killed = log(tmp_path, range(7, 10), tmp_path, 6)  # after a checkpoint at step 6
+    log(tmp_path, range(9, 13), tmp_path, 8).close()
+    killed.close()
+    shown, repeated = read_events(tmp_path / "tensorboard")
+    assert repeated == 0
+    for tag in STEP_TAGS.values():
+        assert sorted(shown[tag]) == list(range(1, 13)), tag
+    assert {step: each.simple_value for step, each in shown["validation/oIoU"].items()} == {4: 0.25, 8: 0.5, 12: 0.75}
+    assert shown["train/learning_rate"][8].simple_value == pytest.approx(1 / 8)
+    image = shown["validation/12: a shape"][12].image
+    decoded = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert (image.height, image.width) == decoded.shape[:2] == (4, 12)
+    assert decoded[0, 0].tolist() == [0, 0, 255] and decoded.sum() == 255  # red, in OpenCV's order
+
+
+def test_every_line_of_the_log_is_json_with_finite_numbers(tmp_path):
+    run = open_run(tmp_path, tensorboard=False)
+    for step, loss in enumerate((0.5, math.nan, math.inf), 1):
+        run.log_step(step_figures(step, loss))
+    run.log_epoch({**epoch_figures(1), "oIoU": -math.inf})
+    assert not (tmp_path / "tensorboard").exists()
+    text = (tmp_path / "log.jsonl").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    lines = [json.loads(line) for line in text.splitlines()]
+    found = [(line["kind"], line["step"], line["loss"]) for line in lines]
+    assert found == [("step", 1, 0.5), ("step", 2, None), ("step", 3, None), ("epoch", 4, 0.5)]
+    assert lines[0]["data_ms"] == 1.0 and lines[0]["time"] > 1e9 and lines[3]["oIoU"] is None
+    assert (tmp_path / "steps.csv").read_text().splitlines()[2].split(",")[1:4] == ["nan"] * 3
+
+
+def test_a_run_resumed_in_another_directory_keeps_its_log(tmp_path):
+    log(tmp_path / "run", range(1, 11)).close()
+    log(tmp_path / "branch", [7], tmp_path / "run", 6).close()
+    for name in ("steps.csv", "curve.csv"):
+        old, new = ((tmp_path / each / name).read_text().splitlines() for each in ("run", "branch"))
+        assert new == (old[:8] if name == "steps.csv" else old[:2])
+    lines = [json.loads(line) for line in (tmp_path / "branch/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == [1, 2, 3, 4, 5, 6, 7]
+    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1]
+
+
+def test_times_of_a_step_add_up_and_means_leave_out_the_first():
+    now = 0.0
+
+    def passing(seconds):
+        nonlocal now
+        now += seconds
+
+    def batches():
+        for wait in (0.5, 0.25, 0.0, 0.125, 0.125, 0.25):
+            passing(wait)
+            yield wait
+
+    timer = StepTimer(lambda: now)
+    passing(100)  # before the first step
+    timer.start()
+    source, laps = timer.waiting(batches()), []
+    for compiling in (20.0, 0.0, 0.0):
+        passing(0.0625)  # on the host
+        with timer.working():
+            for _ in range(2):  # two micro batches, requested within the step
+                next(source)
+                passing(1.0)
+            passing(compiling)
+        laps.append(timer.lap())
+    assert laps == [
+        dict(zip(TIME_COLUMNS, each)) for each in ((750, 22000, 62.5), (125, 2000, 62.5), (375, 2000, 62.5))
+    ]
+    assert timer.epoch_means() == dict(zip(TIME_COLUMNS, (250, 2000, 62.5)))
+    assert timer.epoch_means() == {} and list(source) == []
+
+
+def test_pictures_show_input_target_and_prediction_of_the_same_samples(tiny_data):
+    config = load_config(overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data), "sentences": "all"})
+    split = Split(config, "train")
+
+    def forward(image, token_ids, token_mask):
+        """The right half of each image."""
+        logits = np.full((image.shape[0], 64, 64), -9, np.float32)
+        logits[:, :, 32:] = 9
+        return Tensor(logits)
+
+    drawn = []
+    for _ in range(2):
+        pictures = Pictures(split.records, 0.5)
+        evaluate_split(forward, config, split, "train", 100, progress=False, show=pictures)
+        drawn.append(pictures.drawn)
+    assert [name for name, _ in drawn[0]] == [name for name, _ in drawn[1]] and len(drawn[0]) == 4
+    samples = list(split.samples(range(100), 1))
+    images = set()
+    for name, picture in drawn[0]:
+        row, expression = name.split(": ")
+        images.add(int(split.records["image_id"][int(row)]))
+        assert expression == split.records["expression"][int(row)] and picture.shape == (64, 192, 3)
+        rgb, target, predicted = np.split(picture, 3, axis=1)
+        wanted = samples[int(row)]["input_target"]
+        assert (rgb == target)[~wanted].all() and not (rgb == target).all(-1)[wanted].any()
+        assert (rgb == predicted)[:, :32].all() and not (rgb == predicted).all(-1)[:, 32:].any()
+    assert len(images) == 4
+
+
+def test_an_image_is_restored():
+    rgb = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(restore_image(prepare_image(rgb, 64)), rgb)
+
+
+class Square(nn.Cell):
+    def construct(self, x):
+        return x * x + 1
+
+
+def test_a_trace_of_a_few_steps_is_written_and_training_continues(tmp_path, caplog):
+    set_up(load_config())
+    caplog.set_level("INFO")
+    cell, x = Square(), Tensor(np.ones((4, 4), np.float32))
+    profile = StepProfiler(2, "CPU", tmp_path / "profile")
+    for _ in range(SKIPPED + 4):
+        assert cell(x).asnumpy().sum() == 32
+        profile.step()
+    profile.close()
+    (file,) = (tmp_path / "profile").rglob("trace_view.json")
+    assert sum(event["ph"] == "X" and "Mul" in event["name"] for event in json.loads(file.read_text())) == 2
+    assert "trace written to" in caplog.text
+    idle = StepProfiler(0, "CPU", tmp_path / "none")
+    for _ in range(SKIPPED + 2):
+        idle.step()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_full_disk_is_reported_by_the_method_that_writes(tmp_path):
+    """/dev/full accepts no byte."""
+    for name in ("steps.csv", "log.jsonl"):
+        run = open_run(tmp_path)
+        (tmp_path / name).unlink()
+        (tmp_path / name).symlink_to("/dev/full")
+        with pytest.raises(UserError, match="No space left.*--resume auto"):
+            run.log_step(step_figures(1))
+        (tmp_path / name).unlink()
+
+
+def test_events_on_a_full_disk_raise_and_do_not_block(tmp_path, monkeypatch):
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda _: open("/dev/full", "wb"))
+    with pytest.raises(OSError, match="No space left"):
+        Events(tmp_path, 1)
