@@ -246,6 +246,7 @@ def config_file(tmp_path_factory):
             "epochs": 1,
             "swin_drop_path_rate": 0.0,
             "bert_dropout": 0.0,
+            "tensorboard": False,
         }
     ).save(path)
     return path
