@@ -2,29 +2,28 @@
 # From a bare machine to a trained, evaluated and exported small model, on two CPU cores.
 set -euo pipefail
 
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
 usage() {
     cat <<'END'
-Usage: bash scripts/quickstart.sh [--fresh]
+Usage: bash scripts/quickstart.sh [--fresh] [--no-install]
 
-Makes .venv and installs requirements.txt, makes the synthetic data set RefShapes and its MindRecord files, trains
-configs/refshapes_tiny.yaml for some five minutes, on expressions of the attribute family alone since that is what so
-short a training can learn, evaluates it on every split and family, exports MindIR and checks it, and segments a
-few expressions. What is done already is not done again; --fresh trains anew.
+Prepares the environment (requirements.txt), makes the synthetic data set RefShapes, and trains
+configs/refshapes_tiny.yaml for some five minutes, on attribute expressions only, which so short a training can learn.
+Then it evaluates the model on every split and family, exports MindIR, and segments a few expressions.
 
-Results: runs/quickstart
+Finished steps are skipped, and an interrupted training is resumed. --fresh trains again from the start.
+--no-install installs nothing and names what is missing. Results: runs/quickstart
 END
 }
 
+handle_help "$@"
 fresh=no
-case ${1:-} in
-    "") ;;
-    --fresh) fresh=yes ;;
-    -h | --help) usage; exit 0 ;;
-    *) echo "error: unexpected argument $1" >&2; usage >&2; exit 2 ;;
-esac
-
-# shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+for argument in "$@"; do
+    [[ $argument == --fresh ]] || fail "unexpected argument $argument (--help)"
+    fresh=yes
+done
 prepare_environment requirements.txt
 
 config=configs/refshapes_tiny.yaml
@@ -36,14 +35,14 @@ echo "== Data: RefShapes (synthetic) in $data"
 python prepare_data.py --config "$config" --output "$data"
 
 echo "== Training in $run"
-if [[ $fresh == yes || ! -f $run/trained ]]; then
-    rm -rf "$run"
-    # After so short a training a model is seldom surer of a pixel than one half, so the threshold is lower.
-    python train.py --config "$config" --data_dir "$data" --output_dir "$run" \
+[[ $fresh == no ]] || rm -rf "$run"
+if [[ ! -f $run/trained ]]; then
+    # After so short a training few probabilities exceed one half, so the threshold is lower.
+    python train.py --config "$config" --data_dir "$data" --output_dir "$run" --resume auto \
         --train_families attribute --epochs 4 --decay_epochs 4 --eval_limit 500 --threshold 0.2
     touch "$run/trained"
 else
-    echo "$checkpoint: trained already"
+    echo "$checkpoint is trained already"
 fi
 
 echo "== Evaluation on every split, with baselines"
@@ -66,10 +65,10 @@ python predict.py --checkpoint "$checkpoint" --output "$run/predictions" \
 cat <<END
 
 Done. The data are synthetic: these figures say nothing about photographs.
-  tables               $run/eval/tables.txt; as JSON and CSV beside it
-  curve of training    $run/curve.csv, $run/steps.csv
+  tables               $run/eval/tables.txt; JSON and CSV beside it
+  training curve       $run/curve.csv, $run/steps.csv
   model                $checkpoint
   MindIR               $run/coupalign.mindir
-  pictures             $run/predictions
-Next: README.md, for your own pictures and for RefCOCO.
+  images               $run/predictions
+Next: README.md, for your own images and for RefCOCO.
 END

@@ -1,9 +1,10 @@
-"""Runs one process of a job for msrun, and writes down what msrun does not tell.
+"""Runs one process of a job for msrun and records what msrun does not report.
 
-    python scripts/rank.py DIRECTORY PROGRAM …
+    python scripts/rank.py DIRECTORY PROGRAM ARGUMENT…
 
-DIRECTORY/processes gets a line "NAME PROCESS" when it starts. When a rank has ended DIRECTORY/codes gets "NAME CODE",
-with 128 + the signal's number where a signal ended it, as in shells. SIGINT and SIGTERM are passed on to the program.
+At the start a line "NAME PROCESS_ID" is appended to DIRECTORY/processes; when a rank has ended, "NAME CODE" to
+DIRECTORY/codes, where CODE is 128 + the signal's number after a signal, as in shells. SIGINT and SIGTERM are passed on to
+the program.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-STOPPED = (130, 143)  # of a program that was asked to stop, and saved its state
+STOPPED = (130, 143)  # exit codes of a program that was stopped by a signal and saved its state
 
 
 def main(directory: str, *program: str) -> int:
     command = [sys.executable, *program]
     if os.environ["MS_ROLE"] == "MS_SCHED":
-        _add(directory, "processes", f"scheduler {os.getpid()}")
+        _append(directory, "processes", f"scheduler {os.getpid()}")
         os.execv(command[0], command)
     name = f"worker_{os.environ['MS_NODE_ID']}"
     process, early = None, []
@@ -28,21 +29,21 @@ def main(directory: str, *program: str) -> int:
     def pass_on(number: int, _) -> None:
         early.append(number) if process is None else process.send_signal(number)
 
-    # Before the program starts, since it would inherit that a signal is ignored.
+    # Set before the program starts, which would inherit an ignored signal.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
-    _add(directory, "processes", f"{name} {os.getpid()}")
+    _append(directory, "processes", f"{name} {os.getpid()}")
     process = subprocess.Popen(command)
     for number in early:
         process.send_signal(number)
     ended = process.wait()
     code = ended if ended >= 0 else 128 - ended
-    _add(directory, "codes", f"{name} {code}")
+    _append(directory, "codes", f"{name} {code}")
     # At any other code msrun kills the other ranks, which may still be saving.
     return 0 if ended in STOPPED else code
 
 
-def _add(directory: str, file: str, line: str) -> None:
+def _append(directory: str, file: str, line: str) -> None:
     with open(Path(directory, file), "a", encoding="utf-8") as lines:
         lines.write(line + "\n")
 

@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Runs the linters and the test suite, making the environment first where it is missing.
+# Runs the checks of style and types, and the tests.
 set -euo pipefail
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 usage() {
     cat <<'END'
-Usage: bash scripts/run_tests.sh [PYTEST_ARGUMENT …]
+Usage: bash scripts/run_tests.sh [--no-install] [PYTEST_ARGUMENT …]
 
-Makes .venv with requirements-dev.txt if needed, then runs ruff, shellcheck and pytest.
-Arguments go to pytest, for instance: tests/test_metric.py -x
+Runs ruff, shellcheck, mypy and pytest with the packages of requirements-dev.txt.
+Arguments go to pytest, for instance: -m "not slow", or tests/test_metric.py -x
 END
 }
 
-if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-    usage
-    exit 0
-fi
-
-# shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+handle_help "$@"
 prepare_environment requirements-dev.txt
 
 echo "== ruff"
 ruff check
+ruff format --check
 echo "== shellcheck"
-shellcheck scripts/*.sh .ci/run
+shellcheck -x scripts/*.sh .ci/run
+echo "== mypy"
+mypy
 echo "== pytest"
+# Two processes. A test file stays in one of them, since its tests share compiled graphs.
 python -m pytest -n 2 --dist loadfile "$@"
