@@ -18,6 +18,11 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--result_path", default="result_Files", metavar="DIR", help="default: result_Files")
     parser.add_argument("--split", default="val", metavar="NAME", help="default: val")
     parser.add_argument("--output", default="postprocess_Result", metavar="DIR", help="default: postprocess_Result")
+    parser.add_argument(
+        "--counts",
+        metavar="FILE",
+        help="score the samples in parts: keeps their counts until all samples are there (.npy)",
+    )
 
 
 @command
@@ -26,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
     from coupalign.inference.deployment import score
 
-    result = score(config, args.split, args.result_path)
+    result = score(config, args.split, args.result_path, args.counts)
+    if result is None:
+        print(f"{args.result_path} scored; other samples are to follow")
+        return 0
     result.save(make_directory(args.output))
     print(result.table())
     return 0

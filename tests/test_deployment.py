@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -213,6 +214,14 @@ def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp
     assert json.loads((tmp_path / "scores/val.json").read_text())["metrics"] == expected.metrics
     assert 0 < expected.metrics["oIoU"] < 1 and "20 samples" in capfd.readouterr().out
 
+    counts, results = tmp_path / "counts.npy", sorted((tmp_path / "results").iterdir())
+    for part, files in (("first", results[:7]), ("second", results[7:])):
+        (tmp_path / part).mkdir()
+        for file in files:
+            shutil.copy(file, tmp_path / part)
+    assert score(config, "val", tmp_path / "first", counts) is None
+    assert score(config, "val", tmp_path / "second", counts).metrics == expected.metrics
+
     (tmp_path / "results/000007_0.bin").write_bytes(b"\0" * 12)
     with pytest.raises(UserError, match="000007_0.bin is no probability map"):
         score(config, "val", tmp_path / "results")
@@ -228,6 +237,8 @@ def test_pixels_for_a_graph_that_normalises_them(tiny_data, tmp_path):
         np.testing.assert_allclose(normalised.transpose(2, 0, 1), sample["image"], atol=1e-5)
     with pytest.raises(UserError, match="is in the way"):
         write_inputs(config, "val", mindir, tmp_path / "in")
+    assert write_inputs(config, "val", mindir, tmp_path / "part", offset=1, limit=5) == 1
+    assert (tmp_path / "part/00_image/000001.bin").read_bytes() == (tmp_path / "in/00_image/000001.bin").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,12 +9,21 @@ from pathlib import Path
 import pytest
 
 from coupalign.files import REPOSITORY
+from tests.script_tree import make_tree, run, write_program
 
+# Stands in for Python and for the C++ program: prints calls, keeps the files of each chunk, and counts disk use.
 PROGRAM = """#!/bin/sh
+case "$*" in *scripts/missing.py*|*--version) exit ;; -c*import?sys,*) exit ;; -c*) echo 1000000; exit ;; esac
 echo "$(basename "$0") $*"
+out=runs/infer_310
 case "$*" in
-    --mindir_path*) mkdir -p time_Result; echo "NN inference" > time_Result/test_perform_static.txt ;;
-    preprocess*) mkdir -p runs/infer_310/inputs ;;
+    --mindir_path*)
+        [ ! -f ../../no_device ] || { echo "error: no such device" >&2; exit 2; }
+        ls inputs >> ran
+        mkdir -p result_Files; touch result_Files/000000_0.bin
+        echo "NN inference" > time_Result/test_perform_static.txt ;;
+    preprocess*) mkdir -p $out/inputs; touch $out/inputs/$(echo "$*" | sed 's/.*--offset //; s/ --eval.*//; s/ //g') ;;
+    postprocess*) [ "$(wc -l < $out/ran)" -lt 3 ] || { mkdir -p $out/scores; touch $out/scores/testA.json; } ;;
 esac
 """
 
@@ -24,69 +31,65 @@ esac
 @pytest.fixture
 def tree(tmp_path):
     """A copy of the scripts in a tree whose programs print their arguments."""
-    root = tmp_path / "tree"
-    shutil.copytree(REPOSITORY / "scripts", root / "scripts")
+    root = make_tree(tmp_path / "tree", {"python": PROGRAM})
     shutil.copytree(REPOSITORY / "deploy", root / "deploy", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "requirements.txt", root)
-    for name in (".venv/bin/python", "ascend310_infer/build/coupalign"):
-        (root / name).parent.mkdir(parents=True)
-        (root / name).write_text(PROGRAM)
-        (root / name).chmod(0o755)
+    write_program(root / "ascend310_infer/build/coupalign", PROGRAM)
     (root / "ascend310_infer/build.sh").write_text('echo "Built target of $MS_LITE_HOME"')
-    (root / ".venv/bin/activate").write_text(f"PATH={root}/.venv/bin:$PATH")
-    digest = hashlib.sha256((root / "requirements.txt").read_bytes()).hexdigest()[:12]
-    (root / f".venv/installed-{digest}-requirements.txt").touch()
-    for name in ("g.mindir", "g.json", "c.yaml"):
+    for name in ("g.mindir", "g.json"):
         (root / name).touch()
-    for name in ("data", "lite"):
-        (root / name).mkdir()
+    (root / "lite").mkdir()
     return root
 
 
-def run(tree: Path, *arguments: str, script: str = "run_infer_310.sh", **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        ["bash", str(tree / "scripts" / script), *arguments],
-        cwd=tree,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **variables},
-    )
+def infer(tree: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    return run(tree, "run_infer_310.sh", *arguments, **variables)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (["g.mindir", "c.yaml"], "MINDIR, CONFIG and DATA_DIR are needed"),
-        (["g.mindir", "c.yaml", "data", "GPU"], "DEVICE_TYPE is GPU: choose Ascend or CPU"),
-        (["g.mindir", "c.yaml", "data", "CPU", "first"], "DEVICE_ID is first: give a whole number"),
-        (["none.mindir", "c.yaml", "data"], "no graph none.mindir: make it with export.py"),
-        (["c.yaml", "c.yaml", "data"], "no c.yaml.json: export.py writes it beside c.yaml"),
-        (["g.mindir", "none.yaml", "data"], "no configuration file none.yaml"),
-        (["g.mindir", "c.yaml", "none"], "no directory none: make it with prepare_data.py"),
-        (["g.mindir", "c.yaml", "data"], "MS_LITE_HOME is no directory: let it name MindSpore Lite's (--help)"),
+        ("g.mindir c.yaml", "DATA_DIR"),
+        ("g.mindir c.yaml data GPU", "GPU"),
+        ("g.mindir c.yaml data CPU first", "DEVICE_ID"),
+        ("none.mindir c.yaml data", "none.mindir"),
+        ("c.yaml c.yaml data", "c.yaml.json"),
+        ("g.mindir none.yaml data", "none.yaml"),
+        ("g.mindir c.yaml none", "none"),
+        ("g.mindir c.yaml data --chunk_mb none", "--chunk_mb"),
+        ("g.mindir c.yaml data", "MS_LITE_HOME"),
     ],
 )
-def test_mistakes_are_one_line(tree, arguments, message):
-    done = run(tree, *arguments, MS_LITE_HOME="")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[0] == f"error: {message}"
+def test_mistakes_are_one_line(tree, arguments, named):
+    done = infer(tree, *arguments.split(), MS_LITE_HOME="")
+    first = done.stderr.splitlines()[0]
+    assert done.returncode == 2 and first.startswith("error: ") and named in first
 
 
-def test_the_programs_are_started_in_turn(tree):
-    done = run(tree, "g.mindir", "c.yaml", "data", "CPU", "--eval_limit", "50", MS_LITE_HOME="lite", SPLIT="testA")
+def test_one_sample_is_run_first_and_then_chunks_of_bounded_size(tree):
+    arguments = ("g.mindir", "c.yaml", "data", "CPU", "--eval_limit", "50", "--chunk_mb", "20")  # of 1 MB a sample
+    done = infer(tree, *arguments, MS_LITE_HOME="lite", SPLIT="testA")
     assert (done.returncode, done.stderr) == (0, "")
-    common = f"--config {tree}/c.yaml --data_dir {tree}/data"
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("==")]
-    assert lines[-5:] == [
-        f"Built target of {tree}/lite",
-        f"python preprocess.py {common} --mindir_path {tree}/g.mindir --split testA --output runs/infer_310/inputs "
-        "--eval_limit 50",
-        f"coupalign --mindir_path {tree}/g.mindir --device_type CPU --device_id 0 --threads 2 --input0_path "
-        "inputs/00_image --input1_path inputs/01_token_ids --input2_path inputs/02_token_mask",
-        f"python postprocess.py {common} --split testA --result_path runs/infer_310/result_Files --output "
-        "runs/infer_310/scores --eval_limit 50",
-        "NN inference",
+    calls = [line for line in done.stdout.splitlines() if line.startswith("python preprocess.py")]
+    assert [call.partition("--offset ")[2] for call in calls] == [
+        "0 --samples 1 --eval_limit 50",
+        "1 --samples 20 --eval_limit 50",
+        "21 --samples 20 --eval_limit 50",
     ]
+    assert (tree / "runs/infer_310/ran").read_text().split() == ["0--samples1", "1--samples20", "21--samples20"]
+    assert f"--mindir_path {tree}/g.mindir --device_type CPU --device_id 0" in done.stdout
+    assert f"Built target of {tree}/lite" in done.stdout
+
+
+def test_a_device_that_fails_costs_one_sample(tree):
+    (tree / "no_device").touch()
+    done = infer(tree, "g.mindir", "c.yaml", "data", MS_LITE_HOME="lite")
+    assert done.returncode == 2 and "no such device" in done.stderr
+    assert done.stdout.count("python preprocess.py") == 1 and "--samples 1" in done.stdout
+
+
+def test_chunks_larger_than_the_free_space_are_refused_first(tree):
+    done = infer(tree, "g.mindir", "c.yaml", "data", "--chunk_mb", "100000000", MS_LITE_HOME="lite")
+    assert done.returncode == 2 and "--chunk_mb" in done.stderr and "preprocess" not in done.stdout
 
 
 def test_what_is_missing_is_said(tree, tmp_path):
@@ -97,18 +100,16 @@ def test_what_is_missing_is_said(tree, tmp_path):
         (tools / name).symlink_to(shutil.which(name))
     done = run(
         tree,
+        "set_up_lite.sh",
         "export",
         "lite",
         "tools",
-        script="set_up_lite.sh",
         PATH=str(tools),
         PYENV_ROOT=str(tmp_path),
         OpenCV_ROOT=str(tmp_path),
     )
     assert done.returncode == 3
-    assert done.stdout.splitlines() == [
-        "export: MISSING, no interpreter: no MindIR for Lite 2.0 is made or compared",
-        "python: MISSING, no interpreter: deploy/lite_predict.py is not run",
-        "tools: MISSING, g++ cmake libopencv-dev: the C++ program is not built, what needs it is not checked",
-    ]
-    assert run(tree, "gpu", script="set_up_lite.sh").stderr.startswith("error: unexpected argument gpu")
+    lines = done.stdout.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["export: MISSING", "lite: MISSING", "tools: MISSING"]
+    assert "g++ cmake libopencv-dev" in lines[2]
+    assert run(tree, "set_up_lite.sh", "gpu").stderr.startswith("error: unexpected argument gpu")

@@ -21,18 +21,29 @@ from coupalign.files import find_file, make_directory
 INPUTS = ("00_image", "01_token_ids", "02_token_mask")
 
 
-def write_inputs(config: Config, split_name: str, mindir: str | os.PathLike, output: str | os.PathLike) -> int:
-    """Writes the inputs of a graph for each sample of a split, as it lies in memory, to directories of `output`.
+def write_inputs(
+    config: Config,
+    split_name: str,
+    mindir: str | os.PathLike,
+    output: str | os.PathLike,
+    offset: int = 0,
+    limit: int = 0,
+) -> int:
+    """Writes the inputs of a graph for each sample of a split as raw arrays to directories of `output`.
 
     ``00_image``, ``01_token_ids`` and ``02_token_mask`` hold a file ``<number>.bin`` for each sample, numbered in
     the order of the split.
 
     Args:
-        mindir: exported for batch 1, with its .json beside it.
+        mindir: Graph exported for batch 1, with its .json beside it.
+        offset: Number of the first sample to write.
+        limit: Number of samples to write at most; 0 writes all.
 
-    Returns: the number of samples.
+    Returns:
+        The number of samples written.
 
-    Raises: UserError where the split, the graph or its description is missing, or they do not fit the configuration.
+    Raises:
+        UserError: If the split, the graph or its description is missing, or they do not fit the configuration.
     """
     description = read_description(mindir)
     batch = description["inputs"][0]["shape"][0]
@@ -46,6 +57,7 @@ def write_inputs(config: Config, split_name: str, mindir: str | os.PathLike, out
         raise UserError(f"{mindir} takes {batch} images at a time: export it with --export_batch_size 1")
     split = Split(config, split_name)
     rows = evaluated_rows(config, split, split_name, config.evaluation.eval_limit)
+    rows = rows[offset : offset + limit if limit else None]
     directories = [make_directory(Path(output) / name) for name in INPUTS]
     stale = next((each for directory in directories for each in directory.iterdir()), None)
     if stale:
@@ -55,28 +67,46 @@ def write_inputs(config: Config, split_name: str, mindir: str | os.PathLike, out
     else:
         resize = image_transforms(config.model.image_size)[0]
         images = (resize(picture["image"]) for picture in split.pictures(rows, config.data.num_workers))
-    for number, (row, image) in enumerate(zip(rows, tqdm(images, total=len(rows), desc=split_name, unit="sample"))):
+    shown = tqdm(images, total=len(rows), desc=split_name, unit="sample")
+    for number, (row, image) in enumerate(zip(rows, shown), offset):
         arrays = (image, split.records["token_ids"][row], split.records["token_mask"][row])
         for directory, array in zip(directories, arrays):
             np.ascontiguousarray(array).tofile(directory / f"{number:06d}.bin")
     return len(rows)
 
 
-def score(config: Config, split_name: str, results: str | os.PathLike) -> Result:
-    """The result of the probabilities that a program wrote for the files of ``write_inputs``.
+def score(
+    config: Config, split_name: str, results: str | os.PathLike, counts_file: str | os.PathLike | None = None
+) -> Result | None:
+    """Scores the probabilities that a program wrote for the files of ``write_inputs``.
 
     Args:
-        results: directory with ``<number>_0.bin``, (S, S) float32, for each sample.
+        results: Directory with ``<number>_0.bin``, (S, S) float32, for each sample.
+        counts_file: Keeps the counts of pixels (.npy) if the samples are run in parts. Each call adds those of the
+            samples in `results`. Without it, `results` must hold all samples.
 
-    Raises: UserError where the split or a file is missing, or a file has another size or is not finite.
+    Returns:
+        The result; None while `counts_file` lacks samples.
+
+    Raises:
+        UserError: If the split or a file is missing, or a file has another size or is not finite.
     """
     split = Split(config, split_name)
     rows = evaluated_rows(config, split, split_name, config.evaluation.eval_limit)
-    counts = np.zeros((len(rows), 2), np.int64)
-    for number, sample in enumerate(split.samples(rows, config.data.num_workers)):
-        counts[number] = compare(
-            config, _probability(Path(results) / f"{number:06d}_0.bin", config.model.image_size), sample
-        )
+    files = [Path(results) / f"{number:06d}_0.bin" for number in range(len(rows))]
+    counts = np.full((len(rows), 2), -1, np.int64)
+    numbers = list(range(len(rows)))
+    if counts_file:
+        counts = np.load(counts_file) if Path(counts_file).exists() else counts
+        numbers = [number for number in numbers if files[number].exists()]
+        if not numbers or len(counts) != len(rows):
+            raise UserError(f"{results} has no results for {split_name}, or {counts_file} belongs to another split")
+    for number, sample in zip(numbers, split.samples(rows[numbers], config.data.num_workers)):
+        counts[number] = compare(config, _probability(files[number], config.model.image_size), sample)
+    if counts_file:
+        np.save(counts_file, counts)
+    if (counts < 0).any():
+        return None
     columns = {column: split.records[column][rows] for column in (*SAMPLE_COLUMNS, "baselines")}
     return Result(config, split_name, columns, counts)
 
