@@ -17,7 +17,7 @@ from scipy.stats import ttest_ind
 from coupalign.config import load_config
 from coupalign.errors import UserError
 from coupalign.files import atomic_path
-from coupalign.study.plan import METRICS, Run, Study, Table
+from coupalign.study.plan import METRICS, Run, Study
 from coupalign.study.runner import DONE, read_starts
 from coupalign.visual.evaluations import Evaluation, dataset_name, read_evaluation
 from coupalign.visual.failures import RANGES, Row, as_markdown, markdown_table
@@ -144,8 +144,8 @@ def _markdown(study: Study, found: Sequence[Found]) -> str:
         "corrected for their number. With one seed, even a large difference may be chance.",
         "",
     ]
-    for table in study.tables:
-        lines += [f"## {table.title}", "", *_table(study, table, found), ""]
+    for table in study.tables.values():
+        lines += [f"## {table['title']}", "", *_table(study, table, found), ""]
     total = {name: sum(each.compute[name] for each in found) for name in _COMPUTE}
     return "\n".join(
         [
@@ -162,25 +162,26 @@ def _markdown(study: Study, found: Sequence[Found]) -> str:
     )
 
 
-def _table(study: Study, table: Table, found: Sequence[Found]) -> list[str]:
+def _table(study: Study, table: Mapping[str, Any], found: Sequence[Found]) -> list[str]:
     def values(row: str, metric: str) -> list[float]:
-        runs = [each for each in found if each.run.row == row and each.run.seed in table.seeds]
+        runs = [each for each in found if each.run.row == row and each.run.seed in table["seeds"]]
         return [each.metrics(study.split, study.family)[metric] for each in runs]
 
-    metric = next((name for name in _ORDERED_BY if all(name in entry.paper for entry in table.entries)), _ORDERED_BY[0])
+    papers = {row: entry["paper"] for row, entry in table["rows"].items()}
+    in_paper = [name for name in _ORDERED_BY if any(name in paper for paper in papers.values())]
+    metric = next((name for name in in_paper if all(name in paper for paper in papers.values())), _ORDERED_BY[0])
     reference = values(study.reference, metric)
-    in_paper = [name for name in _ORDERED_BY if any(name in entry.paper for entry in table.entries)]
-    header = ["row", "", "seeds", *_SHOWN, *(f"paper's {name}" for name in in_paper)]
     rows = []
-    for entry in table.entries:
-        seeds = values(entry.row, metric)
-        cells = [_mean(values(entry.row, name)) for name in _SHOWN]
-        paper = [f"{entry.paper[name]:.2f}" if name in entry.paper else "" for name in in_paper]
-        compared = ["", "reference"] if entry.row == study.reference else _compared(seeds, reference)
-        rows.append([entry.label, entry.row, str(len(seeds)), *cells, *paper, *compared])
+    for row, entry in table["rows"].items():
+        seeds = values(row, metric)
+        cells = [_mean(values(row, name)) for name in _SHOWN]
+        paper = [f"{papers[row][name]:.2f}" if name in papers[row] else "" for name in in_paper]
+        compared = ["", "reference"] if row == study.reference else _compared(seeds, reference)
+        rows.append([entry["label"], row, str(len(seeds)), *cells, *paper, *compared])
+    header = ["row", "", "seeds", *_SHOWN, *(f"paper's {name}" for name in in_paper)]
     lines = markdown_table([*header, f"{metric} minus {study.reference!r}", "different?"], rows)
-    paper = {entry.row: entry.paper[metric] for entry in table.entries if metric in entry.paper}
-    return lines + _order({row: values(row, metric) for row in paper if values(row, metric)}, paper, metric)
+    paper = {row: paper[metric] for row, paper in papers.items() if metric in paper and values(row, metric)}
+    return lines + _order({row: values(row, metric) for row in paper}, paper, metric)
 
 
 def _mean(values: Sequence[float]) -> str:
