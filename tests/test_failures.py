@@ -109,7 +109,7 @@ def test_files_go_beside_the_first_evaluation(two, tmp_path, monkeypatch, capsys
     [
         ([], "EVAL.json"),
         (["none.json"], "none.json cannot be read"),
-        (["text.json"], "text.json is not JSON"),
+        (["text.json"], "text.json cannot be read (it is not JSON)"),
         (["list.json"], "list.json is not the result"),
         (["short.json"], "short.json is not the result"),
         (["good.json", "good.json"], "given twice"),

@@ -250,7 +250,7 @@ def changed(path, change):
     ("file", "change", "arguments", "message"),
     [
         ("val.csv", lambda lines: lines[:-1], [], f"has {SAMPLES - 1} samples"),
-        ("val.csv", lambda lines: ["a,b", *lines[1:]], [], "is not a table of samples"),
+        ("val.csv", lambda lines: ["a,b", *lines[1:]], [], "it is not a table of samples"),
         ("val.csv", lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], [], "does not hold the samples"),
         ("val.json", lambda json: {**json, "checkpoint": None}, [], "names no checkpoint"),
         (

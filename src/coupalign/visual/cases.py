@@ -54,7 +54,7 @@ def choose(samples: Sequence[dict[str, Any]], count: int) -> dict[str, list[int]
     worst = sorted(range(len(samples)), key=lambda row: (ious[row], -samples[row]["union"]))
     middle = (len(best) - 1) / 2
     median = [best[rank] for rank in sorted(range(len(best)), key=lambda rank: abs(rank - middle))]
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, list[int]] = {"best": [], "median": [], "worst": []}
     taken: set[int] = set()
     for name, order in (("best", best), ("worst", worst), ("median", median)):
         images: dict[int, int] = {}
@@ -63,7 +63,7 @@ def choose(samples: Sequence[dict[str, Any]], count: int) -> dict[str, list[int]
                 images.setdefault(samples[row]["image_id"], row)
         groups[name] = sorted(list(images.values())[:count], key=best.index)
         taken.update(groups[name])
-    return {name: groups[name] for name in ("best", "median", "worst")}
+    return groups
 
 
 def predict_cases(

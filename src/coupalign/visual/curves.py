@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,38 +18,8 @@ from coupalign.visual.figures import new_figure, save
 
 SMOOTHED = 50  # points of a smoothed curve
 LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
+_Columns = dict[str, np.ndarray]
 PANELS = (*LOSSES, "oIoU", "learning_rate", "samples_per_second")
-
-
-@dataclass(frozen=True)
-class Curves:
-    """The tables of a run.
-
-    Attributes:
-        steps: Columns of steps.csv, float64, nan where empty; ``samples`` counts the samples seen.
-        epochs: Columns of curve.csv, likewise.
-        dataset: Name of the data set.
-    """
-
-    steps: Mapping[str, np.ndarray]
-    epochs: Mapping[str, np.ndarray]
-    dataset: str
-
-
-def read_run(directory: str | os.PathLike) -> Curves:
-    """Reads the tables of a run.
-
-    Raises:
-        UserError: the directory holds no run.
-    """
-    directory = Path(directory)
-    try:
-        steps, epochs = (_columns(directory / name) for name in ("steps.csv", "curve.csv"))
-        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
-        steps["samples"] = steps["step"] * config["batch_size"]
-        return Curves(steps, epochs, config["dataset"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{directory} holds no run ({error}): pass the output_dir of a training") from error
 
 
 def draw_curves(directories: Sequence[str | os.PathLike]) -> Figure:
@@ -63,12 +32,11 @@ def draw_curves(directories: Sequence[str | os.PathLike]) -> Figure:
     """
     ends = [Path(directory).resolve().name for directory in directories]
     names = [end if ends.count(end) == 1 else str(path) for end, path in zip(ends, directories)]
-    runs = dict(zip(names, map(read_run, directories)))
+    runs = dict(zip(names, map(_read_run, directories)))
     figure = new_figure(1430, 770)
     axes = dict(zip(PANELS, figure.subplots(2, 3, sharex=True).flat))
-    for number, (name, run) in enumerate(runs.items()):
+    for number, (name, (steps, epochs, _)) in enumerate(runs.items()):
         line = {"color": f"C{number}", "label": name}
-        steps, epochs = run.steps, run.epochs
         for loss in LOSSES:
             _draw_loss(axes[loss], steps["samples"], steps[loss], line)
         for score, style in (("oIoU", "o-"), ("mIoU", "s--")):
@@ -85,10 +53,10 @@ def draw_curves(directories: Sequence[str | os.PathLike]) -> Figure:
         if panel in ("oIoU", "samples_per_second"):
             axis.set_ylim(bottom=0)
         if panel in LOSSES:
-            axis.set_ylim(_limits([run.steps[panel] for run in runs.values()]))
+            axis.set_ylim(_limits([steps[panel] for steps, _, _ in runs.values()]))
         if len(runs) > 1 or panel == "oIoU":
             axis.legend(fontsize="small")
-    datasets = dict.fromkeys(dataset_name(run.dataset) for run in runs.values())
+    datasets = dict.fromkeys(dataset for _, _, dataset in runs.values())
     figure.suptitle(f"{', '.join(runs)}: {', '.join(datasets)}")
     return figure
 
@@ -100,6 +68,18 @@ def save_curves(directories: Sequence[str | os.PathLike], path: str | os.PathLik
         UserError: as `draw_curves`, or the file cannot be written.
     """
     save(draw_curves(directories), path)
+
+
+def _read_run(directory: str | os.PathLike) -> tuple[_Columns, _Columns, str]:
+    """Columns of steps.csv and of curve.csv, with ``samples`` seen in both, and the name of the data set."""
+    directory = Path(directory)
+    try:
+        steps, epochs = (_columns(directory / name) for name in ("steps.csv", "curve.csv"))
+        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        steps["samples"] = steps["step"] * config["batch_size"]
+        return steps, epochs, dataset_name(config["dataset"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{directory} holds no run ({error}): pass the output_dir of a training") from error
 
 
 def _draw_loss(axis: Axes, samples: np.ndarray, values: np.ndarray, line: Mapping[str, str]) -> None:
@@ -119,7 +99,8 @@ def _limits(losses: Sequence[np.ndarray]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _columns(path: Path) -> dict[str, np.ndarray]:
+def _columns(path: Path) -> _Columns:
+    """The columns of a CSV file, float64, nan where empty."""
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)

@@ -14,16 +14,7 @@ from coupalign.evaluation.metric import HISTOGRAM_BINS
 from coupalign.evaluation.result import SAMPLE_COLUMNS, SYNTHETIC
 from coupalign.files import find_file, sha256
 
-_KEYS = {
-    "dataset": str,
-    "split": str,
-    "samples": int,
-    "threshold": (int, float),
-    "resolution": str,
-    "protocol": str,
-    "metrics": dict,
-    "config": dict,
-}
+_KEYS = {"dataset": str, "split": str, "samples": int, "protocol": str, "metrics": dict, "config": dict}
 _NUMBERS = ("image_id", "ref_id", "ann_id", "sent_id", "intersection", "union")
 
 
@@ -57,12 +48,9 @@ class Evaluation:
             for row in rows:
                 row.update({column: int(row[column]) for column in _NUMBERS})
                 float(row["iou"]), [row[column].strip() for column in SAMPLE_COLUMNS[4:]]
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be read ({error.strerror}): run eval.py, which writes both files"
-            ) from error
-        except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
-            raise UserError(f"{path} is not a table of samples: run eval.py again") from error
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not a table of samples"
+            raise UserError(f"{path} cannot be read ({reason}): run eval.py again, which writes it") from error
         if len(rows) != self.content["samples"]:
             raise UserError(
                 f"{path} has {len(rows)} samples, but {self.path.name} has {self.content['samples']}: run eval.py again"
@@ -108,10 +96,9 @@ def read_evaluation(path: str | os.PathLike) -> Evaluation:
     path = find_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"evaluation {path} cannot be read ({error.strerror}): create it with eval.py") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: pass a <split>.json of eval.py") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
+        raise UserError(f"{path} cannot be read ({reason}): pass a <split>.json of eval.py") from error
     valid = isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in _KEYS.items())
     counts = content["metrics"].get("histogram") if valid else None
     if not isinstance(counts, list) or len(counts) != HISTOGRAM_BINS or not all(type(count) is int for count in counts):
