@@ -132,17 +132,17 @@ def test_each_checkpoint_is_measured_with_its_own_weights(tiny_data, tmp_path):
     from mindspore import Parameter, Tensor, nn, ops
 
     from coupalign.checkpoints.state import Progress, save_state
-    from coupalign.study.alignment import WithAlignment, alignment_over_training
+    from coupalign.inference.graph import PredictAll
+    from coupalign.study.alignment import alignment_over_training
 
     class Model(nn.Cell):
-        """Weighs three masks as its parameter says; a gate to pixels at stage 2, and both at stage 3."""
+        """Three masks with the weights of its parameter; a gate to pixels at stage 2, both gates at stage 3."""
 
         has_sma, has_wpa = True, [False, True, True, False]
 
         def __init__(self):
             super().__init__()
             self.scores = Parameter(Tensor(np.zeros(3, np.float32)), name="sma.scores")
-            self.wpa = [type("Stage", (), {"bidirectional": stage == 2}) for stage in range(4)]
 
         def all_outputs(self, image, token_ids, token_mask):
             weights = ops.softmax(self.scores, -1).expand_dims(0).tile((len(image), 1))
@@ -156,7 +156,7 @@ def test_each_checkpoint_is_measured_with_its_own_weights(tiny_data, tmp_path):
         name = "last.ckpt" if step == 10 else f"step_{step:08}.ckpt"
         save_state(tmp_path / name, saved, Progress({}, "", step=step))
     config = load_config("benchmarks/smallest.yaml", {"data_dir": str(tiny_data), "train_families": "attribute"})
-    alignment_over_training(WithAlignment(Model()), config, tmp_path)
+    alignment_over_training(PredictAll(Model()), config, tmp_path)
     with open(tmp_path / "alignment.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for row, (step, values) in zip(rows, scores.items(), strict=True):

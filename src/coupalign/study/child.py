@@ -46,12 +46,14 @@ def _finish(config: Config, directory: Path) -> None:
     from coupalign.data.dataset import Split
     from coupalign.data.prepared import read_meta
     from coupalign.evaluation.evaluate import evaluate_split
+    from coupalign.inference.graph import PredictAll
     from coupalign.kernels import use_kernels
     from coupalign.model import build_model
-    from coupalign.study.alignment import WithAlignment, alignment_over_training
+    from coupalign.study.alignment import alignment_over_training
 
     started = time.monotonic()
-    model = WithAlignment(use_kernels(build_model(config), config))
+    model = PredictAll(use_kernels(build_model(config), config))
+    model.set_train(False)
     alignment_over_training(model, config, directory)
     best = directory / "best.ckpt"
     load_checkpoint(best, model.model)
