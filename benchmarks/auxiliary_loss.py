@@ -1,12 +1,12 @@
-"""Time and memory of the auxiliary loss, forward and backward, beside PyTorch that holds all pairs of pixels.
+"""Time and memory of the auxiliary loss, forward and backward, compared with PyTorch on all pairs of pixels.
 
     python -m benchmarks.auxiliary_loss
 
-Features (2, 256, 112, 112), and masks of which 15 % are the referent. Memory is what a process holds at its peak less
-what it held before, with libraries and inputs loaded and our graph compiled; each form and size has a process of its
-own. Time is taken in rounds in which the forms take turns, and compared round by round; the median
-counts. The rectangle is PyTorch on the pixels of the two sides alone, which is not plain, but less work. A small map,
-of the size and batch that RefShapes is trained with, comes last. Needs PyTorch.
+The features are (2, 256, 112, 112), and 15 % of the pixels of each mask belong to the referent. Memory is the increase
+from before the pass to its peak, after libraries, inputs and our compiled graph are loaded; each form and size runs in
+its own process. Times are measured in rounds in which the forms take turns. The script prints the median of the
+per-round ratios. "rectangle" is PyTorch on positive against negative pixels only, which is less plain but less work.
+The last part uses a small feature map of the size and batch of RefShapes. It needs PyTorch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEMPERATURE = 0.1
 
 
 def case(shape: tuple[int, int, int, int], share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Features of a shape (B, d, h, w), and masks (B, h, w) with a disc of `share` of the pixels."""
+    """Features (B, d, h, w) and masks (B, h, w) with a disc that covers `share` of the pixels."""
     batch, _, height, width = shape
     rows, columns = np.ogrid[:height, :width]
     distance = np.hypot(rows - height / 2, columns - width / 2)
@@ -47,7 +47,7 @@ class Ours:
 
         from coupalign.loss import PixelContrastiveLoss
 
-        class Both(nn.Cell):  # a Cell can be compiled before it runs
+        class Both(nn.Cell):  # a Cell, because only Cells can be compiled before they run
             def __init__(self) -> None:
                 super().__init__()
                 self.value_and_grad = mindspore.value_and_grad(PixelContrastiveLoss(TEMPERATURE))
@@ -65,13 +65,13 @@ class Ours:
         return tensors
 
     def run(self, features: Any, mask: Any) -> tuple[float, Any]:
-        """Loss and its gradient by the features."""
+        """Loss and its gradient with respect to the features."""
         value, gradient = self.both(features, mask)
         return float(value), gradient
 
 
 class AllPairs:
-    """The loss as it is written down plainly: every pixel of the batch's images against every other, then a mask."""
+    """The loss as the paper states it: similarities of all pairs of pixels of an image, then a mask."""
 
     def inputs(self, features: np.ndarray, mask: np.ndarray) -> tuple[Any, Any]:
         import torch
@@ -79,7 +79,7 @@ class AllPairs:
         return torch.from_numpy(features).requires_grad_(), torch.from_numpy(mask)
 
     def run(self, features: Any, mask: Any) -> tuple[float, Any]:
-        """Loss and its gradient by the features."""
+        """Loss and its gradient with respect to the features."""
         features.grad = None
         value = self.loss(features, mask)
         value.backward()
@@ -101,7 +101,7 @@ class AllPairs:
 
 
 class Rectangle(AllPairs):
-    """With the pixels of the two sides picked out first, image by image: positives against negatives alone."""
+    """The loss on positive against negative pixels only, selected image by image."""
 
     def loss(self, features: Any, mask: Any) -> Any:
         import torch
@@ -121,18 +121,18 @@ FORMS: dict[str, Callable[[], Any]] = {"ours": Ours, "all pairs": AllPairs, "rec
 
 
 def peak(name: str, side: int, share: float) -> float:
-    """MB (10^6 bytes) that one forward and backward adds at its peak, with the paper's batch and width."""
+    """MB (10^6 bytes) that one forward and backward pass adds at its peak, with the paper's batch and width."""
     form = FORMS[name]()
     form.run(*form.inputs(*case((*PAPER[:2], 16, 16), share)))
     inputs = form.inputs(*case((*PAPER[:2], side, side), share))
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     before = resident("VmRSS")
     form.run(*inputs)
     return (resident("VmHWM") - before) / 1e6
 
 
 def peak_elsewhere(name: str, side: int, share: float) -> float:
-    """`peak` in a process of its own."""
+    """`peak` in a new process."""
     command = [sys.executable, "-m", "benchmarks.auxiliary_loss", "--peak", name, str(side), "--share", str(share)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
@@ -141,7 +141,7 @@ def peak_elsewhere(name: str, side: int, share: float) -> float:
 
 
 def seconds(shape: tuple[int, int, int, int], share: float, rounds: int) -> dict[str, np.ndarray]:
-    """Of each form, (rounds, 2): by the clock, and of all cores; refuses forms that disagree about loss or gradient."""
+    """Wall time and processor time of each form, (rounds, 2). Raises AssertionError if losses or gradients differ."""
     forms = {name: form() for name, form in FORMS.items()}
     inputs = {name: form.inputs(*case(shape, share)) for name, form in forms.items()}
     results = {name: forms[name].run(*inputs[name]) for name in FORMS}
@@ -162,8 +162,8 @@ def seconds(shape: tuple[int, int, int, int], share: float, rounds: int) -> dict
 def report(shape: tuple[int, int, int, int], share: float, rounds: int) -> None:
     times = seconds(shape, share, rounds)
     print(
-        f"\nfeatures {shape}, {share:.0%} positive, {rounds} rounds: median ms and ours by each, by the clock and of "
-        "all cores"
+        f"\nfeatures {shape}, {share:.0%} positive, {rounds} rounds: median ms and ratio of ours, for wall time and "
+        "processor time"
     )
     for name, each in times.items():
         milliseconds = np.median(each, 0) * 1e3
@@ -177,15 +177,17 @@ def report(shape: tuple[int, int, int, int], share: float, rounds: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="(default: 7)")
-    parser.add_argument("--share", type=float, default=0.15, help="of pixels that are positive (default: 0.15)")
-    parser.add_argument("--peak", nargs=2, metavar=("FORM", "SIDE"), help="only the memory of one form at one size")
+    parser.add_argument("--share", type=float, default=0.15, help="share of positive pixels (default: 0.15)")
+    parser.add_argument(
+        "--peak", nargs=2, metavar=("FORM", "SIDE"), help="measure only the memory of one form at one size"
+    )
     args = parser.parse_args()
     if args.peak:
         print(peak(args.peak[0], int(args.peak[1]), args.share))
         return 0
     side = PAPER[2]
     found = {name: peak_elsewhere(name, side, args.share) for name in FORMS}
-    print(f"features {PAPER}, {args.share:.0%} positive: memory above what was held before; share of all pairs'")
+    print(f"features {PAPER}, {args.share:.0%} positive: added memory; ratio to all pairs")
     for name, megabytes in found.items():
         print(f"{name:12}{megabytes:9.0f} MB{megabytes / found['all pairs']:8.3f}")
     doubled = peak_elsewhere("ours", 2 * side, args.share)

@@ -1,13 +1,13 @@
-"""Time and memory of CoupAlign in graph mode on the CPU, beside PyTorch with the two encoders alone.
+"""Time and memory of CoupAlign in graph mode on the CPU, compared with the two encoders alone in PyTorch.
 
     python -m benchmarks.beside_pytorch --of inference --batch_size 1
     python -m benchmarks.beside_pytorch --of training --batch_size 2
 
-The whole model of the configuration, with its losses and its optimiser in training, against Hugging Face's Swin and
-BERT of the same sizes, eager float32; in training with a 1x1 convolution on top and AdamW. Each first runs alone, for
-its peak of memory, libraries included; then they take turns, and the median of the rounds' ratios counts. Where both
-do not fit into memory it ends with the times of each alone. Hugging Face's Swin cannot run maps smaller than its
-window, as the small configuration has them: with --image_size 192 it can, and --alone ours gives our figures without.
+Ours is the whole model of the configuration, in training with its losses and its optimiser. PyTorch runs Hugging Face's
+Swin and BERT of the same sizes, eager float32, in training with a 1x1 convolution on top and AdamW. Each first runs
+alone to measure its peak memory, libraries included. Then they take turns, and the script prints the median of the
+per-round ratios. If both do not fit into memory, it ends with the times of each alone. Hugging Face's Swin cannot run
+feature maps smaller than its window, which the small configuration has: use --image_size 192, or --alone ours.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from coupalign.config import Config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
 
-PAUSE = 0.3  # seconds in which the threads of the one that ran go to sleep
+PAUSE = 0.3  # seconds, after which the threads of the previous run sleep
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--of", choices=("inference", "training"), default="inference", help="default: inference")
     parser.add_argument("--rounds", type=int, default=5, metavar="INT", help="turns of each (default: 5)")
-    parser.add_argument("--alone", choices=("ours", "pytorch"), help="run one of them alone, with its peak of memory")
+    parser.add_argument("--alone", choices=("ours", "pytorch"), help="run only one of them and print its peak memory")
 
 
 @command
@@ -45,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.alone:
         run = _started(args.alone, args.of, config, inputs)
         _say(args.alone, config, [_seconds(run) for _ in range(args.rounds)])
-        print("peak of memory, GB:", resident("VmHWM") / 1e9)
+        print("peak memory, GB:", resident("VmHWM") / 1e9)
         return 0
     peaks = [_peak(name, sys.argv[1:] if argv is None else argv) for name in ("ours", "pytorch")]
-    print(f"peak of memory: {peaks[0]:.2f} GB, PyTorch {peaks[1]:.2f} GB, ratio {peaks[0] / peaks[1]:.2f}", flush=True)
+    print(f"peak memory: {peaks[0]:.2f} GB, PyTorch {peaks[1]:.2f} GB, ratio {peaks[0] / peaks[1]:.2f}", flush=True)
     if _available() < sum(peaks):
-        raise UserError(f"turns need {sum(peaks):.1f} GB, {_available():.1f} are free: use the times of each alone")
+        raise UserError(
+            f"both together need {sum(peaks):.1f} GB, but {_available():.1f} GB are free: use the times of each alone"
+        )
     ours, theirs = (_started(name, args.of, config, inputs) for name in ("ours", "pytorch"))
     pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(args.rounds)]
     for name, times in zip(("CoupAlign", "PyTorch, encoders alone"), zip(*pairs, strict=True), strict=True):
@@ -63,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _say(name: str, config: Config, times: Sequence[float]) -> None:
     print(
         f"{name}: {1000 * statistics.median(times):.0f} ms ({1000 * min(times):.0f}-{1000 * max(times):.0f}), "
-        f"{config.training.batch_size / statistics.median(times):.1f} samples a second"
+        f"{config.training.batch_size / statistics.median(times):.1f} samples per second"
     )
 
 
 def _started(who: str, what: str, config: Config, inputs: Sequence[np.ndarray]) -> Callable[[], None]:
-    """What runs one of them, after it has run once."""
+    """A function that runs one of them; it has run once already."""
     start = time.perf_counter()
     run = _runner(who, what)(config, *inputs)
     run()
@@ -148,13 +150,13 @@ def _seconds(run: Callable[[], None]) -> float:
 
 
 def _available() -> float:
-    """Memory that can be had without swapping, GB (10^9 bytes). Linux."""
+    """Memory that is available without swapping, GB (10^9 bytes). Linux only."""
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024 / 1e9
 
 
 def _peak(who: str, arguments: Sequence[str]) -> float:
-    """Resident memory at its highest, GB (10^9 bytes), in a process that runs one of them alone."""
+    """Peak resident memory, GB (10^9 bytes), of a process that runs only one of them."""
     command_line = [sys.executable, "-m", "benchmarks.beside_pytorch", *arguments, "--alone", who, "--rounds", "2"]
     done = subprocess.run(command_line, check=True, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     print("alone,", done.stdout.replace("\n", "; ").strip("; "), flush=True)

@@ -1,11 +1,11 @@
-"""Real Swin-B sizes, random weights: converted encoders against the source model's output, in graph mode.
+"""Compares converted encoders of Swin-B's real sizes, with random weights, with the source models' outputs.
 
-For each image size and window the three namings are written by PyTorch, converted, and compared: Hugging Face's
-SwinModel, timm's model (its own state dict and its own output) and the official names. Needs timm, and a torchvision
-that fits PyTorch, which is why the tests do without it.
+For each image size and window, PyTorch writes the three naming schemes: Hugging Face's SwinModel, the official names,
+and timm's model, which is compared with its own output. Each is converted and run in graph mode. The script needs timm
+and a torchvision that fits PyTorch; the tests therefore do without timm.
 
-timm is left out where a map is padded to whole windows: it shifts before it pads, Hugging Face after, as the official
-detection code does and as this project does.
+timm is skipped where a feature map is padded to whole windows, because it shifts before it pads. Hugging Face, the
+official detection code and this project shift after padding.
 
     python -m benchmarks.convert_swin_b
 """
@@ -54,7 +54,7 @@ def main() -> None:
             "swin_base_patch4_window7_224", pretrained=False, num_classes=21841, img_size=size, window_size=window
         ).eval()
         with torch.no_grad():
-            for parameter in model.parameters():  # none stays 0 or 1 and hides a term
+            for parameter in model.parameters():  # a parameter of 0 or 1 could hide a missing term
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
             state = {name: value.clone() for name, value in model.state_dict().items()}
             expected = model.double().forward_features(torch.from_numpy(image).double()).flatten(1, 2)
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def error(config, ours: nn.Cell, state: dict, image: np.ndarray, expected: torch.Tensor) -> float:
-    """Largest difference of the converted encoder's output, relative to the largest value expected."""
+    """Largest difference of the converted encoder's output, relative to the largest expected value."""
     with tempfile.TemporaryDirectory() as directory:
         torch.save(state, Path(directory, "swin.pth"))
         convert(config, Path(directory, "start.ckpt"), swin=Path(directory, "swin.pth"))

@@ -1,10 +1,10 @@
-"""What CoupAlign costs, by module, from the configuration alone, and what that makes of a step on Ascend 910B and A100.
+"""Predicts the cost of CoupAlign by module, and the time of a training step on Ascend 910B and A100.
 
     python -m benchmarks.cost_model --batch 2 --image_size 448 --num_queries 100
 
-Nothing is run, unless --check compiles the training graph of the configuration (without the auxiliary loss, whose loops
-have no fixed number of rounds) and counts what is in it. The predictions rest on published peaks and on assumed shares
-of them; none of it was measured.
+The costs follow from the configuration alone; nothing is run. --check compiles the training graph of the configuration
+and counts its operators, without the auxiliary loss, whose loops have no fixed number of iterations. The times rest on
+published peaks and on assumed fractions of them; none of them was measured.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from benchmarks.costs import Cost, costs
 from coupalign.cli import command, parse_arguments
 from coupalign.config import Config
 
-REACHED_FLOPS, REACHED_BYTES = 0.4, 0.7  # shares of the peaks that well-kept training code reaches
-BYTES = 2  # of a number in forward and backward (bfloat16 or float16); gradients are summed in float32
-ACTIVATION_PASSES = 5  # written and read going forward; read, gradient written and read going backward
-FLOAT32 = 2  # times as long as 16 bits that a product of the auxiliary loss takes, which is float32 throughout
-PAIR_PASSES = 10  # of float32 scores in the auxiliary loss: four going forward, six going backward
-OPTIMIZER_BYTES = 30  # a parameter: float32 weight and two moments read and written, gradient read, weight cast
+REACHED_FLOPS, REACHED_BYTES = 0.4, 0.7  # assumed fractions of the peaks
+BYTES = 2  # per value in forward and backward passes (bfloat16 or float16); gradients are summed in float32
+ACTIVATION_PASSES = 5  # forward: write, read; backward: read, write and read the gradient
+FLOAT32 = 2  # products of the auxiliary loss are float32 and take twice as long as 16-bit ones
+PAIR_PASSES = 10  # passes over the float32 scores of the auxiliary loss: four forward, six backward
+OPTIMIZER_BYTES = 30  # per parameter: read and write float32 weight and two moments, read the gradient, cast the weight
 
 
 @dataclass(frozen=True)
 class Device:
-    """Published peaks: TFLOP/s of 16-bit products, TB/s of memory, GB/s, one way, inside a server and out of it."""
+    """Published peaks: 16-bit TFLOP/s; memory TB/s; GB/s in one direction within a server and between servers."""
 
     name: str
     tflops: float
@@ -45,7 +45,7 @@ DEVICES = (
         1.6,
         196,
         25,
-        "there is no public data sheet: reported are 280 to 400 TFLOP/s FP16, 1.6 TB/s, 392 GB/s both ways",
+        "no public data sheet; reported: 280 to 400 TFLOP/s FP16, 1.6 TB/s, 392 GB/s in both directions",
     ),
     Device(
         "A100 80 GB SXM",
@@ -53,15 +53,15 @@ DEVICES = (
         2.039,
         300,
         25,
-        "data sheet: 312 TFLOP/s BF16 dense, 2,039 GB/s, NVLink 600 GB/s both ways",
+        "data sheet: 312 TFLOP/s BF16 dense, 2,039 GB/s, NVLink 600 GB/s in both directions",
     ),
 )
 
 
 def step(modules: dict[str, Cost], device: Device, count: int) -> dict[str, float]:
-    """Seconds of a training step on `count` devices, the batch being each one's own.
+    """Seconds of a training step on `count` devices, each with its own batch.
 
-    Returns: products, memory and all_reduce, each alone; total, with the gradients travelling during the backward pass.
+    Returns: "products", "memory" and "all_reduce" alone; "total", with the all-reduce overlapping the backward pass.
     """
     parameters = sum(cost.parameters for cost in modules.values())
     flops, bandwidth = device.tflops * 1e12 * REACHED_FLOPS, device.memory * 1e12 * REACHED_BYTES
@@ -86,9 +86,9 @@ def step(modules: dict[str, Cost], device: Device, count: int) -> dict[str, floa
 
 
 def all_reduce_bytes(parameters: int, count: int) -> tuple[float, float]:
-    """What a device sends to others of its server, and out of it, for the mean of float32 gradients.
+    """Bytes that a device sends within its server and to other servers to average float32 gradients.
 
-    A ring inside the server; then each device exchanges its eighth with its peers in the other servers.
+    A ring within the server, then an exchange of an eighth with the peers in the other servers.
     """
     near, servers = min(count, 8), max(count // 8, 1)
     size = 4 * parameters
@@ -96,8 +96,8 @@ def all_reduce_bytes(parameters: int, count: int) -> tuple[float, float]:
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=int, default=2, metavar="INT", help="images on a device (default: 2)")
-    parser.add_argument("--check", action="store_true", help="compare with what the compiled graph holds")
+    parser.add_argument("--batch", type=int, default=2, metavar="INT", help="images per device (default: 2)")
+    parser.add_argument("--check", action="store_true", help="compare with the compiled graph")
 
 
 @command
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(config: Config, modules: dict[str, Cost], batch: int) -> int:
-    """Prints what was worked out beside what was counted; exit code 1 where they differ by more than 5 %."""
+    """Compares predicted with counted numbers. Returns 1 if any differ by more than 5 %."""
     from benchmarks.graph_count import count
 
     counted, right = count(config, batch), True
@@ -148,7 +148,7 @@ def _check(config: Config, modules: dict[str, Cost], batch: int) -> int:
         ]
         print(f"{name:16}" + "".join(map(_beside, pairs)), flush=True)
         right = right and all(map(_near, pairs))
-    # Which module an activation belongs to cannot everywhere be told from the dump.
+    # The dump does not always tell which module an activation belongs to.
     total = tuple(
         sum(each.activations for name, each in table.items() if name != "auxiliary_loss")
         for table in (modules, counted)

@@ -1,28 +1,29 @@
-"""FLOPs, parameters and activations of CoupAlign by module, worked out from the configuration alone."""
+"""FLOPs, parameters and activations of CoupAlign by module, computed from the configuration."""
 
 from __future__ import annotations
 
 from coupalign.config import Config
 
-POSITIVE = 0.15  # share of pixels on the referent; the auxiliary loss costs in proportion to the smaller side
+POSITIVE = 0.15  # share of positive pixels; the cost of the auxiliary loss is proportional to the smaller class
 
 
 class Cost:
-    """Adds up layers.
+    """Sum of the costs of layers.
 
     Attributes:
-        forward, backward: FLOPs of products and convolutions, two a multiply-add.
-        parameters: trainable ones.
-        activations: elements that products, convolutions, norms, softmax and activation functions put out, which is
-            what the backward pass keeps, near enough.
-        pairs: float32 elements of scores that are written and read again without being kept.
+        forward: FLOPs of products and convolutions in the forward pass, two per multiply-add.
+        backward: The same in the backward pass.
+        parameters: Trainable parameters.
+        activations: Output elements of products, convolutions, norms, softmax and activation functions, which is
+            about what the backward pass needs.
+        pairs: float32 scores that are written and read but not kept.
     """
 
     def __init__(self) -> None:
         self.forward = self.backward = self.parameters = self.activations = self.pairs = 0
 
     def product(self, batch: int, m: int, k: int, n: int, gradients: int = 2) -> None:
-        """(batch, m, k) times (batch, k, n); a gradient by one of them or by both."""
+        """(batch, m, k) times (batch, k, n), with gradients of one factor or of both."""
         self.forward += 2 * batch * m * k * n
         self.backward += gradients * 2 * batch * m * k * n
         self.activations += batch * m * n
@@ -57,7 +58,7 @@ class Cost:
 
 
 def costs(config: Config, batch: int) -> dict[str, Cost]:
-    """Of each module, named as in the checkpoint, of upsampling the mask, and of the auxiliary loss, for a batch."""
+    """Costs of each module, named as in checkpoints, of mask upsampling and of the auxiliary loss, for one batch."""
     modules = {
         "image_encoder": _image_encoder(config, batch),
         "text_encoder": _text_encoder(config, batch),
@@ -132,7 +133,7 @@ def _wpa(config: Config, batch: int) -> Cost:
         if config.model.wpa_direction == "none" or stage not in config.model.wpa_stages:
             continue
         pixels = batch * side**2
-        # The pixels' projection is applied to words: before scores, and after the sum over pixels.
+        # The projection of the pixels is applied to the words: before the scores, and after the sum over pixels.
         cost.parameters += (dim + 1) * joint + joint * dim + dim
         cost.dense(words, text_dim, joint)
         cost.product(1, words, joint, dim)
@@ -175,10 +176,10 @@ def _mask_generator(config: Config, batch: int) -> Cost:
     cost.parameters += queries * dim
     cost.dense(batch * side**2, image_dim, dim)
     for _ in range(config.model.decoder_layers):
-        for asked in (queries, side**2):
-            for rows in (queries, asked, asked, queries):
+        for keys in (queries, side**2):
+            for rows in (queries, keys, keys, queries):
                 cost.dense(batch * rows, dim, dim)
-            cost.attention(batch, queries, asked, dim, config.model.decoder_heads)
+            cost.attention(batch, queries, keys, dim, config.model.decoder_heads)
             cost.norm(batch * queries, dim)
         cost.mlp(batch * queries, dim, config.model.decoder_ffn_dim)
         cost.norm(batch * queries, dim)
@@ -218,7 +219,7 @@ def _sma(config: Config, batch: int) -> Cost:
 
 
 def _auxiliary_loss(config: Config, batch: int) -> Cost:
-    """Its gradient makes the products anew; it keeps the features and two numbers a pixel."""
+    """The backward pass recomputes the products; kept are the features and two numbers per pixel."""
     cost, pixels = Cost(), (config.model.image_size // 4) ** 2
     cost.pairs = batch * round(POSITIVE * pixels) * pixels
     cost.forward = 2 * config.model.seg_head_dim * cost.pairs

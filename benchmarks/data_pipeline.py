@@ -1,9 +1,9 @@
-"""Speed of data preparation and of the training pipeline, beside a plain PyTorch DataLoader doing the same.
+"""Speed of data preparation and of the input pipeline, compared with a plain PyTorch DataLoader.
 
     python -m benchmarks.data_pipeline
 
-Made-up 640 x 480 JPEGs in the layout of the REFER tool are prepared, then read at 448 x 448 by ours and by a DataLoader
-of as many workers that decodes, resizes and normalises image and mask with OpenCV, in turns. Needs PyTorch.
+Generated 640 x 480 JPEGs in the layout of the REFER tool are prepared. Our pipeline and a DataLoader with as many
+workers, which decodes, resizes and normalises with OpenCV, then take turns reading them at 448 x 448. It needs PyTorch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32) * 255, np.array([0.229, 
 
 
 class Files(torch.utils.data.Dataset):
-    """What people write: files, OpenCV, NumPy."""
+    """A typical hand-written data set: files, OpenCV, NumPy."""
 
     def __init__(self, images: Path, masks: Path, count: int):
         cv2.setNumThreads(0)
@@ -48,13 +48,13 @@ class Files(torch.utils.data.Dataset):
 
 
 def make_source(directory: Path, count: int) -> None:
-    """A REFER data set of `count` images with a polygon and two expressions each, and the masks as PNG files."""
+    """Writes a REFER data set of `count` images with a polygon and two expressions each, and the masks as PNG files."""
     random = np.random.default_rng(0)
     images, annotations, refs = [], [], []
     for name in ("images", "masks"):
         (directory / name).mkdir(parents=True)
     for i in range(count):
-        # Coarse shapes with some grain come to the 100 KB that a photograph of this size has.
+        # Coarse shapes with grain have the 100 KB of a typical photograph of this size.
         picture = cv2.resize(random.integers(0, 256, (24, 32, 3), np.uint8), (WIDTH, HEIGHT)).astype(np.int16)
         picture = np.clip(picture + random.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
         cv2.imwrite(str(directory / f"images/{i}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 88])
@@ -84,7 +84,7 @@ def make_source(directory: Path, count: int) -> None:
 
 
 def rate(make: Callable[[], Iterable], count: int, cores: int) -> float:
-    """Images a second and core, start-up included."""
+    """Images per second and core, start-up included."""
     started = time.perf_counter()
     for _ in make():
         pass
@@ -105,7 +105,7 @@ def main() -> None:
         started = time.perf_counter()
         prepare(config, output, Source(source, source / "images"), cores)
         print(
-            f"conversion: {args.images / (time.perf_counter() - started) / cores:.0f} images/s a core "
+            f"conversion: {args.images / (time.perf_counter() - started) / cores:.0f} images/s per core "
             f"({cores} cores, start-up included)"
         )
         split = Split(config, "train")
@@ -123,7 +123,7 @@ def main() -> None:
         rates = [(rate(ours, args.images, cores), rate(theirs, args.images, cores)) for _ in range(args.rounds)]
     for name, values in zip(("ours", "PyTorch DataLoader"), zip(*rates)):
         print(
-            f"pipeline at {SIDE}: {name}: {np.median(values):.0f} images/s a core "
+            f"pipeline at {SIDE}: {name}: {np.median(values):.0f} images/s per core "
             f"(median of {args.rounds}, {min(values):.0f} to {max(values):.0f})"
         )
     print(f"ours / PyTorch: {np.median([a / b for a, b in rates]):.2f} (median of the ratios of each round)")

@@ -1,6 +1,8 @@
-"""Time and memory of forward passes with random weights, in graph mode: parameters, compilation, seconds, peak memory.
+"""Time and memory of forward passes with random weights in graph mode.
 
-python -m benchmarks.forward_memory --images 1 --forwards 3
+    python -m benchmarks.forward_memory --images 1 --forwards 3
+
+It prints the number of parameters, compilation time, seconds per pass and peak memory.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from coupalign.cli import command, parse_arguments
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=int, default=1, metavar="INT", help="images at a time (default: 1)")
+    parser.add_argument("--images", type=int, default=1, metavar="INT", help="batch size (default: 1)")
     parser.add_argument("--forwards", type=int, default=3, metavar="INT", help="passes to time (default: 3)")
 
 
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up(config)
     model = build_model(config).set_train(False)
     print(f"trainable parameters: {sum(parameter.size for parameter in model.trainable_params()):,}")
-    print(f"peak memory, built: {_peak():.2f} GB")
+    print(f"peak memory after building: {_peak():.2f} GB")
     image = np.random.standard_normal((args.images, 3, config.model.image_size, config.model.image_size)).astype(
         np.float32
     )
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _peak() -> float:
-    """Resident memory of this process at its highest, in GB (10^9 bytes)."""
+    """Peak resident memory of this process, in GB (10^9 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

@@ -1,4 +1,4 @@
-"""Counts FLOPs and activations in the training graph that MindSpore compiles, operator by operator, from its dump."""
+"""Counts FLOPs and activations of the compiled training graph, operator by operator, from MindSpore's dump."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from benchmarks.costs import Cost
 from coupalign.config import Config
 
-# As the dump spells them; of operators with several outputs the first is meant.
+# Names as in the dump. Only the first output of an operator counts.
 PRODUCTS = {"MatMul", "BatchMatMul", "MatMulExt", "BatchMatMulExt", "Dense"}
 CONVOLUTIONS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"}
 KEPT = PRODUCTS | {"Conv2D", "LayerNorm", "BatchNorm", "Softmax", "ReLU", "Tanh", "Erf"}
-# Which module a file's operators belong to, unless another file called it. Where the dump cuts the calls short, the Cell
-# tells; what is left is mask_proj's.
+# The module of the operators of each file, unless another of these files called it. Where the dump truncates the calls,
+# the Cell's name decides; the rest belongs to mask_proj.
 SOURCES = {
     "swin": "image_encoder",
     "bert": "text_encoder",
@@ -34,7 +34,7 @@ SHAPE = re.compile(r"(?:\]|Shape\()[,>]* ?\(([\d, ]+)\)")
 
 
 def count(config: Config, batch: int) -> dict[str, Cost]:
-    """Compiles the training graph without the auxiliary loss, and counts in it by module; nothing is run."""
+    """Costs by module of the training graph without the auxiliary loss, which is compiled but not run."""
     with tempfile.TemporaryDirectory() as directory:
         os.environ.update(MS_DEV_SAVE_GRAPHS="1", MS_DEV_SAVE_GRAPHS_PATH=directory, MS_DEV_DUMP_IR_PASSES="validate")
         model = _compile(config, batch)
@@ -45,7 +45,7 @@ def count(config: Config, batch: int) -> dict[str, Cost]:
 
 
 def count_dump(text: str) -> dict[str, Cost]:
-    """FLOPs and activations in a dump of the graph."""
+    """FLOPs and activations by module in a dump of the graph."""
     modules = {name: Cost() for name in (*SOURCES.values(), "mask_proj")}
     for node in text.split("\n  %"):
         match = NODE.match(node)
@@ -95,7 +95,7 @@ def _add(cost: Cost, operator: str, inputs: list[tuple[int, ...]], output: tuple
     if operator in PRODUCTS:
         flops = 2 * math.prod(output) * (inputs[0][-1] * inputs[0][-2] // output[-2])
     elif operator in CONVOLUTIONS:
-        # A kernel (out, in, height, width) is its last three sizes multiply-adds at each pixel that it puts out.
+        # A kernel (out, in, height, width) costs in * height * width multiply-adds per output element.
         kernel = output if operator == "Conv2DBackpropFilter" else inputs[1]
         flops = 2 * math.prod(output if operator == "Conv2D" else inputs[0]) * math.prod(kernel[1:])
     if backward:

@@ -1,9 +1,9 @@
-"""Kills a training at random moments, goes on each time with --resume auto, and compares the end with that of one that
-was left alone: all weights bit for bit, and every figure of steps.csv, curve.csv and log.jsonl but those of time.
-
-Half of the moments are those at which a checkpoint is being written.
+"""Kills a training at random moments, resumes it each time, and compares it with an uninterrupted training.
 
     python -m benchmarks.kill_and_resume --config configs/refshapes_tiny.yaml --kills 20 --output_dir runs/kill_and_resume
+
+Half of the kills happen while a checkpoint is being written. All weights must be equal bit for bit, and all values in
+steps.csv, curve.csv and log.jsonl except times.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TIMES = ("time", "seconds", "samples_per_second", "data_ms", "step_ms", "host_ms
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--kills", type=int, default=20, metavar="INT", help="times to kill (default: 20)")
+    parser.add_argument("--kills", type=int, default=20, metavar="INT", help="number of kills (default: 20)")
 
 
 @command
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add)
     directory = Path(config.run.output_dir).resolve()
     whole, killed = Training(config, directory / "whole"), Training(config, directory / "killed")
-    print(f"left alone: exit code {whole.run()}", flush=True)
+    print(f"uninterrupted: exit code {whole.run()}", flush=True)
     moments = random.Random(config.run.seed)
     for kill in range(args.kills):
         writing = kill % 2 == 0
@@ -45,20 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         delay = moments.random() * (0.02 if writing else 0.5)
         code = killed.run(signal.SIGKILL, after=steps, writing=writing, delay=delay)
         files = ", ".join(sorted(path.name for path in killed.directory.glob(".*"))) or "none"
-        print(f"{kill + 1}: exit code {code}, {killed.steps()} steps written, files half written: {files}", flush=True)
-    print(f"to the end: exit code {killed.run()}", flush=True)
+        print(f"{kill + 1}: exit code {code}, {killed.steps()} steps written, unfinished files: {files}", flush=True)
+    print(f"last run: exit code {killed.run()}", flush=True)
     different = differences(whole.directory, killed.directory)
     if different:
-        raise UserError(f"not the same: {', '.join(different)}")
-    print("all weights and figures are the same")
+        raise UserError(f"the runs differ in {', '.join(different)}")
+    print("all weights and figures are equal")
     return 0
 
 
 class Training:
-    """A training in a process of its own, in `directory`, each time with --resume auto.
+    """A training in its own process with --resume auto.
 
     Args:
-        program: what Python runs.
+        config: Its configuration.
+        directory: Its output directory.
+        program: Arguments of Python that start it.
     """
 
     def __init__(self, config: Config, directory: Path, program: Sequence[str] = (str(REPOSITORY / "train.py"),)):
@@ -69,14 +71,22 @@ class Training:
         config.save(self._config)
 
     def run(self, number: int = 0, *, after: int = 0, writing: bool = False, delay: float = 0.0) -> int:
-        """Runs to the end, or until it is sent signal `number`: `after` so many steps, while a checkpoint is being
-        written if `writing`, `delay` seconds later. Returns the exit code, negative where the signal ended it."""
+        """Runs to the end or until a signal.
+
+        Args:
+            number: The signal to send; 0 sends none.
+            after: Steps after which it is sent.
+            writing: Wait until a checkpoint is being written.
+            delay: Seconds to wait after that.
+
+        Returns: the exit code, negative if the signal ended the process.
+        """
         goal = self.steps() + after
-        # Compiling takes longer than everything else; what is compiled is the same each time.
+        # Compiling takes longer than everything else, and the graph is the same each time.
         environment = {
             **os.environ,
             "MS_COMPILER_CACHE_ENABLE": "1",
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": str(REPOSITORY / "src"),
             "MS_COMPILER_CACHE_PATH": str(self.directory.parent / "compiled"),
         }
         with open(self.directory.parent / f"{self.directory.name}.log", "a") as log:
@@ -95,7 +105,7 @@ class Training:
                 stdout=log,
                 stderr=log,
             )
-            # What the last one left half written goes when this one begins.
+            # This run removes the unfinished files of the previous one when it starts.
             left = set(self.directory.glob(".last.*"))
             while number and process.poll() is None:
                 if self.steps() >= goal and (not writing or set(self.directory.glob(".last.*")) - left):
@@ -106,13 +116,13 @@ class Training:
             return process.wait()
 
     def steps(self) -> int:
-        """Steps that steps.csv has."""
+        """Number of steps in steps.csv."""
         file = self.directory / "steps.csv"
         return file.read_bytes().count(b"\n") - 1 if file.exists() else 0
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What two runs that should be the same differ in."""
+    """Names of parameters and files in which two runs differ."""
     from coupalign.checkpoints.state import read_state
 
     found = []

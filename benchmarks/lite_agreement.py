@@ -1,11 +1,10 @@
-"""What MindSpore 2.9, MindSpore 2.0 and MindSpore Lite, in Python and in C++, make of the same samples.
+"""Compares MindSpore 2.9, MindSpore 2.0 and MindSpore Lite, in Python and in C++, on the same samples.
 
     python -m benchmarks.lite_agreement --checkpoint runs/quickstart/best.ckpt --samples 50
 
 Exports the checkpoint with MindSpore 2.0, runs random inputs and samples of a split in all four, and prints the largest
-difference of a probability and the oIoU of each. With --images, the C++ program also gets that many images as files, and
-its masks are compared with those of deploy/lite_predict.py. Needs what scripts/set_up_lite.sh makes and
-ascend310_infer/build.sh builds.
+difference of a probability and the oIoU of each. With --images, the C++ program also decodes that many images, and its
+masks are compared with those of deploy/lite_predict.py. It needs scripts/set_up_lite.sh and ascend310_infer/build.sh.
 """
 
 from __future__ import annotations
@@ -37,18 +36,20 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", required=True, metavar="FILE", help="model (.ckpt), with its config.yaml beside it"
     )
-    parser.add_argument("--mindir", metavar="FILE", help="its graph, where it is exported already")
+    parser.add_argument("--mindir", metavar="FILE", help="exported graph of the checkpoint (default: export it)")
     parser.add_argument("--split", default="val", metavar="NAME", help="default: val")
-    parser.add_argument("--samples", type=int, default=50, metavar="INT", help="of the split (default: 50)")
+    parser.add_argument("--samples", type=int, default=50, metavar="INT", help="samples of the split (default: 50)")
     parser.add_argument(
         "--images",
         type=int,
         default=0,
         metavar="INT",
-        help="images for the C++ program to decode, which loads the model for each (default: 0)",
+        help="images that the C++ program decodes; it loads the model for each (default: 0)",
     )
     parser.add_argument("--output", default="runs/lite_agreement", metavar="DIR", help="default: runs/lite_agreement")
-    parser.add_argument("--lite", default=".lite", metavar="DIR", help="of scripts/set_up_lite.sh (default: .lite)")
+    parser.add_argument(
+        "--lite", default=".lite", metavar="DIR", help="directory of scripts/set_up_lite.sh (default: .lite)"
+    )
     parser.add_argument(
         "--program",
         default="ascend310_infer/build/coupalign",
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _random_inputs(config: Config) -> list[tuple[np.ndarray, ...]]:
-    """Random images with random words, of the first the last third padding."""
+    """Random images with random words; in the first sample, the last third of the words is padding."""
     random = np.random.default_rng(config.run.seed)
     size, tokens = config.model.image_size, config.model.max_tokens
     made = []
@@ -142,7 +143,7 @@ def _program(args: argparse.Namespace, mindir: Path, work: Path, output: Path) -
 
 
 def _images(config: Config, args: argparse.Namespace, mindir: Path, work: Path) -> tuple[int, int]:
-    """Pixels in which the masks of the C++ program and of deploy/lite_predict.py differ, of images in files; and all."""
+    """Number of mask pixels that differ between the C++ program and deploy/lite_predict.py, and of all pixels."""
     split = Split(config, args.split)
     rows = evaluated_rows(config, split, args.split, args.images)
     requests = []

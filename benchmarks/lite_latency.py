@@ -1,10 +1,10 @@
-"""Time of an exported CoupAlign in MindSpore Lite on the CPU, beside the two encoders alone in PyTorch.
+"""Time of an exported CoupAlign in MindSpore Lite on the CPU, compared with the two encoders alone in PyTorch.
 
     python -m benchmarks.lite_latency --model coupalign.mindir
 
 Lite, driven from Python, and Hugging Face's Swin-B and BERT base, eager float32 with random weights, take turns on the
-same number of threads; the ratio is the median of the rounds'. The C++ program, where it is built, then runs by itself.
-Needs PyTorch and transformers here, and what scripts/set_up_lite.sh makes.
+same number of threads. The script prints the median of the per-round ratios. If the C++ program is built, it then runs
+by itself. It needs PyTorch, transformers and scripts/set_up_lite.sh.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file
 
 INPUTS = ("00_image", "01_token_ids", "02_token_mask")
-PAUSE = 0.3  # seconds in which the threads of the one that ran go to sleep
+PAUSE = 0.3  # seconds, after which the threads of the previous run sleep
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="FILE", help=".mindir of export.py, made by MindSpore 2.0")
+    parser.add_argument(
+        "--model", required=True, metavar="FILE", help=".mindir of export.py, exported with MindSpore 2.0"
+    )
     parser.add_argument("--rounds", type=int, default=9, metavar="INT", help="turns of each (default: 9)")
     parser.add_argument("--threads", type=int, default=2, metavar="INT", help="default: 2")
     parser.add_argument(
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 ours = lite.run(files, output)
                 time.sleep(PAUSE)
                 theirs = encoders()
-                if turn:  # the first of each warms up
+                if turn:  # the first turn warms up
                     pairs.append((ours, theirs))
         ours, theirs = zip(*pairs)
         _say("MindSpore Lite, CoupAlign, Python", ours, f"loaded in {lite.load / 1000:.1f} s, peak {lite.peak:.0f} MB")
@@ -83,7 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class LiteWorker:
-    """MindSpore Lite in a process of its own; `load` is in milliseconds, `peak` in MB once it is closed."""
+    """MindSpore Lite in its own process.
+
+    Attributes:
+        load: Milliseconds to load the model.
+        peak: Peak memory in MB, known once it is closed.
+    """
 
     def __init__(self, python: str, model: Path, vocab: str, threads: int):
         worker = str(REPOSITORY / "benchmarks/lite_worker.py")
@@ -93,7 +100,7 @@ class LiteWorker:
         self.load = self._read()
 
     def run(self, inputs: Sequence[Path], output: Path) -> float:
-        """Runs the sample of three files, writes its probabilities, and gives the milliseconds."""
+        """Runs the sample in three files and writes its probabilities. Returns the milliseconds."""
         print(*inputs, output, sep="\t", file=self._process.stdin, flush=True)
         return self._read()
 
@@ -128,7 +135,7 @@ def _write_inputs(directory: Path, size: int, tokens: int) -> list[Path]:
 
 
 def _encoders(size: int, tokens: int, threads: int) -> Callable[[], float]:
-    """A function that runs both encoders once and gives the milliseconds."""
+    """A function that runs both encoders once and returns the milliseconds."""
     import torch
 
     torch.set_num_threads(threads)
@@ -146,7 +153,7 @@ def _encoders(size: int, tokens: int, threads: int) -> Callable[[], float]:
 
 
 def _run_program(args: argparse.Namespace, model: Path, directory: Path) -> str:
-    """What the C++ program says of its time and memory, on the sample again and again."""
+    """Time and memory that the C++ program reports for repeated runs of the sample."""
     for name in INPUTS:
         for number in range(1, args.rounds + 1):
             (directory / name / f"{number}.bin").hardlink_to(directory / name / "0.bin")

@@ -1,10 +1,10 @@
-"""Runs samples in MindSpore Lite for the benchmarks, in Lite's own Python and process.
+"""Runs samples in MindSpore Lite for the benchmarks, in Lite's own Python.
 
     python lite_worker.py MODEL VOCAB THREADS
 
-A line of standard input names the inputs of a sample, three files as preprocess.py writes them, and where its
-probabilities go; a line of standard output answers with the milliseconds. The first line says how long loading took,
-the last, at the end of the input, the peak of memory in MB.
+Each line of standard input names the three input files of a sample, as preprocess.py writes them, and the output file
+of its probabilities, separated by tabs. Each line of standard output is the time in milliseconds. The first line of
+output is the loading time, the last one the peak memory in MB.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Runs samples in MindSpore for the benchmarks, by the Python that has the version wanted.
+"""Runs samples in MindSpore for the benchmarks; the Python that runs it decides the version.
 
     python -m benchmarks.mindspore_worker CHECKPOINT INPUTS OUTPUT
 
-INPUTS is what preprocess.py wrote; OUTPUT gets the probabilities of each sample, <number>_0.bin, as from the C++
-program.
+INPUTS is a directory written by preprocess.py. The probabilities of each sample go to OUTPUT/<number>_0.bin, as from
+the C++ program.
 """
 
 from __future__ import annotations

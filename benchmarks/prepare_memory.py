@@ -1,10 +1,10 @@
-"""Peak memory of data preparation, all its processes together, for a data set of RefCOCO's size and one of a tenth of it.
+"""Peak memory of data preparation, over all its processes, for RefCOCO's size and a tenth of it.
 
     python -m benchmarks.prepare_memory
 
-The images are made up and small (64 x 48), ten annotations each with a polygon of 30 points; the numbers of images,
-referents and expressions are RefCOCO's. Memory is the proportional set size, in which pages that processes share count
-once. Linux.
+The generated images are small (64 x 48) and have ten annotations each, with polygons of 30 points. The numbers of
+images, referents and expressions are RefCOCO's. Memory is the proportional set size: shared pages count once. Linux
+only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEIGHT, WIDTH = 48, 64
 
 
 def make_source(directory: Path, images: int) -> None:
-    """A REFER data set: ten annotations and two or three referents an image, three expressions a referent."""
+    """Writes a REFER data set: per image ten annotations and two or three referents with three expressions each."""
     random = np.random.default_rng(0)
     (directory / "images").mkdir(parents=True)
     entries, annotations, refs = [], [], []
@@ -93,14 +93,14 @@ def make_source(directory: Path, images: int) -> None:
 
 
 def peak(command: list[str]) -> tuple[float, float]:
-    """Highest memory of a command and its children, in GB (10^9 bytes), and its seconds."""
+    """Peak memory of a command and its children in GB (10^9 bytes), and its seconds."""
     started, highest = time.perf_counter(), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         highest = max(highest, sum(map(_memory, _family(process.pid))))
         time.sleep(0.2)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+        raise SystemExit(f"{' '.join(command)} failed with exit code {process.returncode}")
     return highest / 1e9, time.perf_counter() - started
 
 

@@ -1,4 +1,4 @@
-"""The two encoders alone in PyTorch, as Hugging Face writes them: less than any such model computes."""
+"""The two encoders alone in PyTorch, from Hugging Face: a lower bound of the work of any such model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from coupalign.config import Config
 
 
 def make_encoders(config: Config) -> tuple:
-    """SwinModel and BertModel with the sizes of a configuration, random weights; needs PyTorch and transformers."""
+    """SwinModel and BertModel with a configuration's sizes and random weights. Needs PyTorch and transformers."""
     from transformers.utils import import_utils
 
-    import_utils._torchvision_available = False  # not needed, and one that does not fit torch would break the next line
+    import_utils._torchvision_available = (
+        False  # not needed; a version that does not fit torch would fail in the next line
+    )
     from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
     swin_config = SwinConfig(
@@ -53,7 +55,7 @@ def inference(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.ndarr
 
 
 def training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Callable[[], None]:
-    """A function that makes one step of AdamW over both encoders, with a 1x1 convolution on the last map."""
+    """A function that makes one AdamW step of both encoders, with a 1x1 convolution on the last feature map."""
     import torch
 
     swin, bert = (each.train() for each in make_encoders(config))

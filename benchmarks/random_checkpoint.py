@@ -1,6 +1,8 @@
-"""A checkpoint of random weights that are nowhere nothing, for comparing programs without a training.
+"""Writes a checkpoint of random weights, to compare programs without a training.
 
-python -m benchmarks.random_checkpoint --config configs/refshapes_tiny.yaml --output_dir runs/random
+    python -m benchmarks.random_checkpoint --config configs/refshapes_tiny.yaml --output_dir runs/random
+
+No weight is zero, so that no term of the model is hidden.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from coupalign.files import make_directory
 
 
 def write_random_checkpoint(config: Config, directory: Path) -> Path:
-    """Writes best.ckpt with weights from the configuration's seed, and config.yaml; gives the first's path.
+    """Writes best.ckpt, with weights from the configuration's seed, and config.yaml. Returns the path of best.ckpt.
 
-    Norms have random statistics, gates are open; logits vary enough for masks that are neither empty nor full.
+    Norms have random statistics and gates are open. Masks are neither empty nor full.
     """
     import mindspore
     from mindspore import Tensor

@@ -1,12 +1,12 @@
-"""Memory of a training step: worked out from the configuration's shapes, and measured on the CPU.
+"""Memory of a training step: computed from the configuration, or measured on the CPU.
 
     python -m benchmarks.training_memory --batch_size 16
     python -m benchmarks.training_memory --config configs/refshapes_tiny.yaml --measure 64,128
 
-The first prints the arithmetic, in GB of 10^9 bytes, for one device, with and without recomputation. The second runs
-steps with random inputs in a process for each batch size, with and without, and sets what a sample more adds to the
-peak of what is in use in MindSpore's memory pool beside what it should. The pool takes blocks of 1 GB from the system,
-so resident memory says little. The auxiliary loss is left out of both.
+The first command prints the computed memory in GB (10^9 bytes) of one device, with and without recomputation. The
+second one runs steps with random inputs, in one process per batch size, and compares the added peak memory per sample
+with the computed one. It reads the peak from MindSpore's memory pool, because the pool takes blocks of 1 GB from the
+system. Both leave out the auxiliary loss.
 """
 
 from __future__ import annotations
@@ -26,16 +26,22 @@ from coupalign.config import Config, load_config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
 
-ONE = "--one"  # an argument for the processes of --measure alone
+ONE = "--one"  # only for the processes that --measure starts
 
 
 @dataclass
 class Kept:
-    """Numbers of one sample that the way back needs: float32 ones, and ones in the precision of products."""
+    """Number of activations of one sample that the backward pass needs, by precision.
+
+    Attributes:
+        full: float32.
+        low: In the precision of matrix products.
+        both: float32, with a copy in the precision of matrix products if that differs.
+    """
 
     full: int = 0
     low: int = 0
-    both: int = 0  # in float32, and where products are in another precision a copy in that
+    both: int = 0
 
     def __add__(self, other: Kept) -> Kept:
         return Kept(self.full + other.full, self.low + other.low, self.both + other.both)
@@ -46,16 +52,16 @@ class Kept:
 
 
 def block(tokens: int, dim: int, heads: int, window: int) -> Kept:
-    """Inside a transformer block whose attention is among `window` tokens, its input included.
+    """Activations of a transformer block with attention among `window` tokens, including its input.
 
-    float32: what goes into the two norms; GELU's x, what erf is taken of, and Phi. Others: what goes into the
-    six linear layers, query, key and value.
+    float32: inputs of the two norms; x, the argument of erf and Phi of GELU. Lower precision: inputs of the six
+    linear layers, query, key and value.
     """
     return Kept(full=tokens * (2 * dim + 12 * dim), low=tokens * (4 * dim + 6 * dim), both=tokens * window * heads)
 
 
 def activations(config: Config) -> tuple[list[tuple[Kept, Kept]], Kept]:
-    """Of a sample: for each encoder block what is inside and what goes in; and all the rest."""
+    """Activations of one sample: pairs (inside, input) for each encoder block, and the rest of the model."""
     words, text, joint, out = (
         config.model.max_tokens,
         config.model.bert_hidden_size,
@@ -94,9 +100,9 @@ def activations(config: Config) -> tuple[list[tuple[Kept, Kept]], Kept]:
 
 
 def per_sample(config: Config, recompute: bool) -> tuple[float, float]:
-    """Bytes that a sample adds: what is kept to the way back; and what the largest block holds for a while there.
+    """Bytes that one sample adds: what is kept for the backward pass, and what the largest block needs temporarily.
 
-    The second is what is inside of the block that is computed again, and as much for gradients.
+    With recomputation, the second is the inside of the recomputed block and as much for its gradients.
     """
     blocks, rest = activations(config)
     kept = rest.bytes(config.run.precision) + sum(each[recompute].bytes(config.run.precision) for each in blocks)
@@ -105,8 +111,8 @@ def per_sample(config: Config, recompute: bool) -> tuple[float, float]:
 
 
 def table(config: Config, parameters: int) -> str:
-    """Lines of the arithmetic."""
-    # Clipped gradients are a copy as well, but of the update, when the activations are gone.
+    """The computed memory as a table."""
+    # The copy of clipped gradients exists only in the update, when the activations are released.
     copies = {
         "parameters": 1,
         "gradients": 1,
@@ -125,7 +131,7 @@ def table(config: Config, parameters: int) -> str:
         lines += [
             f"{'with' if recompute else 'without'} recomputation:",
             f"  {'activations kept':40}{kept:7.2f} GB",
-            f"  {'largest block, on the way back':40}{largest:7.2f} GB",
+            f"  {'largest block, backward pass':40}{largest:7.2f} GB",
             f"  {'all':40}{kept + largest + 4e-9 * parameters * sum(copies.values()):7.2f} GB",
         ]
     return "\n".join(lines)
@@ -156,14 +162,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         slope = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) / 1e6
         print(
             f"recompute {str(recompute).lower()}: peaks of {written} GB at batch {args.measure}; a sample adds "
-            f"{slope:.1f} MB, by the arithmetic {kept:.1f} MB and {largest:.1f} MB for a while",
+            f"{slope:.1f} MB; computed: {kept:.1f} MB, and {largest:.1f} MB temporarily",
             flush=True,
         )
     return 0
 
 
 def _measured(config: Config, batch: int, recompute: bool) -> int:
-    """Peak, in bytes, of what MindSpore's pool had given out during three steps."""
+    """Peak use in bytes of MindSpore's memory pool during three steps."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "config.yaml")
         values = {**config.as_dict(), "batch_size": batch, "recompute": recompute, "aux_loss_weight": 0.0}

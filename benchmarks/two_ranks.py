@@ -1,18 +1,18 @@
-r"""Trains and evaluates the same in one process and in several ranks on this machine's CPU, and compares.
+r"""Trains and evaluates in one process and in several ranks on this machine's CPU, and compares the results.
 
     python -m benchmarks.two_ranks --config benchmarks/smallest.yaml --batch_size 8 --learning_rate 1e-4 \
         --output_dir runs/two_ranks
 
-What has to hold, for each variant of the configuration:
+Conditions for each variant of the configuration:
 
-synchronised, frozen  losses of all updates agree to 1e-5
-accumulation          frozen, with accumulation_steps 2 on each rank, against none in one process: the same
-fp16                  frozen: losses to 5e-2, what eleven bits are rounded to by then; the same steps skipped, and
-                      the same loss scale at the end
-local                 what goes into the first norms does not depend on norms: with weights that as good as stay, their
-                      moving mean, averaged over the ranks, is that of one process to 1e-5; losses need not agree
+synchronised, frozen  losses of all updates agree within 1e-5
+accumulation          frozen, with accumulation_steps 2 on each rank, and 1 in one process: losses agree within 1e-5
+fp16                  frozen: losses agree within 5e-2, which is fp16's rounding; the same steps are skipped, and the
+                      loss scale is equal at the end
+local                 inputs of the first norms do not depend on norms: with almost constant weights, their moving mean,
+                      averaged over ranks, agrees with one process within 1e-5; losses may differ
 
-Then one checkpoint is evaluated, sample by sample: the same to the last digit.
+Then one checkpoint is evaluated; all samples must have equal results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from coupalign.config import Config, load_config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
 
-VARIANTS = {  # keys of all, keys of the several ranks, and how far losses may be apart
+VARIANTS = {  # keys of both, additional keys of several ranks, tolerance of the losses
     "synchronised": ({"batch_norm": "synchronised"}, {}, 1e-5),
     "frozen": ({"batch_norm": "frozen"}, {}, 1e-5),
     "accumulation": ({"batch_norm": "frozen"}, {"accumulation_steps": 2}, 1e-5),
@@ -46,10 +46,12 @@ LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, default=2, metavar="INT", help="ranks to compare with (default: 2)")
     parser.add_argument(
-        "--steps", type=int, default=50, metavar="INT", help="updates to compare, at least (default: 50)"
+        "--steps", type=int, default=50, metavar="INT", help="smallest number of updates to compare (default: 50)"
     )
     parser.add_argument("--samples", type=int, default=101, metavar="INT", help="samples to evaluate (default: 101)")
-    parser.add_argument("--variants", default=",".join(VARIANTS), metavar="TEXT,…", help="some of them (default: all)")
+    parser.add_argument(
+        "--variants", default=",".join(VARIANTS), metavar="TEXT,…", help="variants to run (default: all)"
+    )
 
 
 @command
@@ -59,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     variants = args.variants.split(",")
     unknown = sorted(set(variants) - set(VARIANTS))
     if unknown:
-        raise UserError(f"--variants has {unknown[0]!r}: there are {', '.join(VARIANTS)}")
+        raise UserError(f"--variants: unknown variant {unknown[0]!r}; variants: {', '.join(VARIANTS)}")
     data = directory / "data"
-    # One epoch of so many updates or more, since val has a tenth of the samples that train has.
+    # At least this many updates in one epoch; val has a tenth of the samples of train.
     expressions = max(config.training.batch_size * args.steps, 10 * args.samples)
     _run(
         "data",
@@ -89,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _evaluations_agree(directory, variants[0], common, args.ranks):
         failed.append("evaluation")
     if failed:
-        raise UserError(f"one process and several ranks are not the same: {', '.join(failed)}")
+        raise UserError(f"one process and several ranks differ in {', '.join(failed)}")
     return 0
 
 
@@ -105,7 +107,7 @@ def _train(name: str, directory: Path, values: dict[str, Any], ranks: int) -> Pa
 
 
 def _agree(variant: str, one: Path, several: Path, steps: int, tolerance: float) -> bool:
-    """Compares two runs, and says what was found."""
+    """Compares two runs, prints the result and returns whether they agree."""
     rows, others = (_rows(path / "steps.csv")[:steps] for path in (one, several))
     apart = [
         max(abs(float(b[loss]) - float(a[loss])) / max(abs(float(a[loss])), 1e-12) for loss in LOSSES)
@@ -115,7 +117,7 @@ def _agree(variant: str, one: Path, several: Path, steps: int, tolerance: float)
     skipped = [[row["step"] for row in each if row["skipped"] != "0"] for each in (rows, others)]
     line = (
         f"{variant}: {len(rows)} updates, loss {float(rows[0]['loss']):.4f} to {float(rows[-1]['loss']):.4f}, "
-        f"{max(apart):.1e} apart at most, relative; skipped {len(skipped[0])} and {len(skipped[1])}"
+        f"largest relative difference {max(apart):.1e}; skipped {len(skipped[0])} and {len(skipped[1])}"
     )
     good = len(rows) == len(others) and skipped[0] == skipped[1] and max(apart) <= tolerance
     state, other = (_parameters(path / "last.ckpt") for path in (one, several))
@@ -132,7 +134,7 @@ def _agree(variant: str, one: Path, several: Path, steps: int, tolerance: float)
         line += f"; moving means of {len(same)} of {len(means)} norms agree to 1e-5"
         shared = [np.array_equal(other[name], other[f"sound.{name}"]) for name in means]
         good &= len(same) > 0 and all(shared)
-    print(line + ("" if good else ": not the same"), flush=True)
+    print(line + ("" if good else ": they differ"), flush=True)
     return good
 
 
@@ -192,7 +194,7 @@ def _run(name: str, directory: Path, program: list[str], config: Config) -> None
             env={**os.environ, "PATH": path},
         )
     if code:
-        raise UserError(f"{program[0]} ended with exit code {code}: see {directory / name}.log")
+        raise UserError(f"{program[0]} failed with exit code {code}: see {directory / name}.log")
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
