@@ -1,0 +1,46 @@
+"""Imports of the package point in one direction, and light commands do not load heavy modules."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from coupalign.files import REPOSITORY
+
+# From the bottom to the top. A module imports from its own room and from rooms on lower levels.
+LEVELS = """
+errors | files signals | overlay | config_sections | config | cli devices | context | data | refshapes model | loss | kernels |
+checkpoints | evaluation | inference training | visual | demo study | commands
+"""
+LEVEL = {room: level for level, rooms in enumerate(LEVELS.split("|")) for room in rooms.split()}
+KNOWN = {"data.prepare -> refshapes"}
+PACKAGE = REPOSITORY / "src/coupalign"
+
+
+def wrong_imports(path):
+    module = path.relative_to(PACKAGE).with_suffix("")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in getattr(node, "names", [])] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for room in {name.split(".")[1] for name in names if name.startswith("coupalign.")}:
+            if room != module.parts[0] and LEVEL[room] >= LEVEL[module.parts[0]]:
+                yield f"{'.'.join(module.parts)} -> {room}"
+
+
+def test_imports_point_one_way():
+    modules = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in LEVEL]
+    assert {each for path in modules for each in wrong_imports(path)} - KNOWN == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [("coupalign", "mindspore"), ("coupalign.cli", "mindspore"), ("coupalign.training", "coupalign.refshapes"),
+     ("coupalign.training", "coupalign.data.prepare")],
+)  # fmt: skip
+def test_a_module_does_not_load_another(module, unwanted):
+    code = f"import sys, {module}; sys.exit('{unwanted}' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
