@@ -1,47 +1,6 @@
-"""Segment the object that an expression refers to in images of your own.
+"""Segment the object that an expression refers to in images of your own. See coupalign.commands.predict."""
 
-For each image and expression it writes a mask and the mask drawn on the image, as .mask.png and .overlay.png, and
-prints a line of JSON that names the files.
-
-    python predict.py --checkpoint runs/refcoco/best.ckpt --image street.jpg --expression "man in the red shirt"
-"""
-
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
-
-from coupalign.cli import command, parse_arguments
-
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained model (.ckpt)")
-    parser.add_argument(
-        "--image",
-        required=True,
-        action="append",
-        metavar="PATH",
-        help="image, or directory of images; may be given several times",
-    )
-    parser.add_argument(
-        "--expression", required=True, action="append", metavar="TEXT", help="what to find; may be given several times"
-    )
-    parser.add_argument(
-        "--output",
-        default="predictions",
-        metavar="DIR",
-        help="directory of the files; the same image and expression replace their files (default: predictions)",
-    )
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add)
-    # Imported here because MindSpore takes seconds that --help and a mistyped option need not wait.
-    from coupalign.inference.predict import predict
-
-    return 2 if predict(config, args.checkpoint, args.image, args.expression, args.output) else 0
-
+from coupalign.commands.predict import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -7,7 +7,9 @@ import difflib
 import functools
 import logging
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_origin
@@ -15,6 +17,12 @@ from typing import Any, get_origin
 from coupalign.config import Config, Key, config_keys, load_config
 from coupalign.errors import UserError
 from coupalign.files import find_file
+
+# Keys that several programs read; see the argument `keys` of parse_arguments.
+DEVICE_KEYS = ("device_target", "precision", "cpu_kernels", "seed")
+DATA_KEYS = ("dataset", "data_dir", "vocab_file", "num_workers", "prefetch")
+PROTOCOL_KEYS = ("sentences", "eval_limit", "eval_resolution", "threshold")
+MODEL_KEYS = (*DEVICE_KEYS, "vocab_file", "threshold", "model")
 
 _METAVARS = ((bool, "BOOL"), (int, "INT"), (float, "NUMBER"), (tuple, "LIST"), (str, "TEXT"))
 
@@ -68,6 +76,16 @@ def parse_own_arguments(
 ) -> argparse.Namespace:
     """Like `parse_arguments`, for a subcommand without a configuration."""
     return _parser(description, f"%(prog)s {subcommand} [arguments]", add).parse(argv)
+
+
+def unused_keys(path: str | None, keys: Sequence[str]) -> list[str]:
+    """Keys that file `path` sets to other values than the defaults and a program with `keys` does not read."""
+    values, defaults = load_config(path).as_dict(), load_config().as_dict()
+    return [
+        key.name
+        for key in config_keys().values()
+        if key.name not in keys and key.section not in keys and values[key.name] != defaults[key.name]
+    ]
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
@@ -131,26 +149,21 @@ def _terminal_logging() -> Iterator[None]:
 
 def _add_keys(parser: _Parser, names: Sequence[str] | None) -> None:
     """Adds an option for each key in `names` and each key of a section in `names`."""
-    groups = {}
+    groups, named = {}, []
     for key in config_keys().values():
         explained = names is None or key.name in names
-        if not explained and key.section not in names:
+        if explained:
+            group = groups.get(key.title) or parser.add_argument_group(f"configuration: {key.title}")
+            groups[key.title], help_text = group, f"{key.help} (default: {_written(key.default)})".replace("%", "%%")
+        elif key.section in names:
+            group, help_text = parser, argparse.SUPPRESS
+            named.append(f"--{key.name}")
+        else:
             continue
-        if explained and key.title not in groups:
-            groups[key.title] = parser.add_argument_group(f"configuration: {key.title}")
-        if not explained and key.section not in groups:
-            others = (other for other in config_keys().values() if other.section == key.section)
-            options = ", ".join(f"--{other.name}" for other in others if other.name not in names)
-            about = f"{options}: see default_config.yaml"
-            groups[key.section] = parser.add_argument_group(f"configuration: {key.section}", about)
-        groups[key.title if explained else key.section].add_argument(
-            f"--{key.name}",
-            metavar=_metavar(key),
-            default=argparse.SUPPRESS,
-            help=f"{key.help} (default: {_written(key.default)})".replace("%", "%%")
-            if explained
-            else argparse.SUPPRESS,
-        )
+        group.add_argument(f"--{key.name}", metavar=_metavar(key), default=argparse.SUPPRESS, help=help_text)
+    if named:
+        text = f"also, explained in default_config.yaml: {', '.join(named)}"
+        parser.epilog = "\n".join(textwrap.wrap(text, shutil.get_terminal_size().columns - 2))
 
 
 def _parser(description: str | None, usage: str, add: Callable[[argparse.ArgumentParser], None] | None) -> _Parser:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and where relative paths lead."""
+"""Paths: where relative ones lead, checks of outputs, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from coupalign.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
-# The repository of a checkout; of an installed package its copy of the repository's files.
-REPOSITORY = _PACKAGE / "root" if (_PACKAGE / "root").is_dir() else _PACKAGE.parent.parent
+# The root of a checkout; in an installed package, the directory with copies of the files that the package needs.
+REPOSITORY = _PACKAGE / "resources" if (_PACKAGE / "resources").is_dir() else _PACKAGE.parent.parent
 
 
 def find_file(path: str | os.PathLike) -> Path:
-    """The file or directory an input path of the configuration or the command line means.
+    """The file or directory that an input path means; ``~`` is the home directory.
 
-    A relative path is relative to the working directory; where nothing is there but something is under the
-    repository's root, that is meant, so that ``assets/…`` and ``configs/…`` are found from anywhere.
-    Returns the path relative to the working directory when neither exists, for the caller to report.
+    A relative path is relative to the working directory. If nothing is there, it is relative to the repository, so
+    that ``assets/…`` and ``configs/…`` are found from anywhere. If nothing is there either, the path is returned
+    relative to the working directory, for the caller to report.
     """
     path = Path(path).expanduser()
     if not path.is_absolute() and not path.exists() and (REPOSITORY / path).exists():
@@ -29,13 +29,45 @@ def find_file(path: str | os.PathLike) -> Path:
     return path
 
 
-def make_directory(path: str | os.PathLike) -> Path:
-    """The directory `path`, made with its parents if missing. Raises UserError where that cannot be done."""
+def find_checkpoint(path: str | os.PathLike) -> Path:
+    """The checkpoint file that `path` means. Raises: UserError if it is missing, unreadable or not a .ckpt."""
+    path = find_file(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}: check the path (train.py writes checkpoints to output_dir)")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"checkpoint {path} cannot be read: check its permissions")
+    if path.suffix != ".ckpt":
+        raise UserError(
+            f"{path} is not a MindSpore checkpoint (.ckpt): convert weights of other frameworks with convert_weights.py"
+        )
+    return path
+
+
+def check_directory(path: str | os.PathLike) -> Path:
+    """The directory `path`, which can be written, or made and written. Nothing is made. Raises: UserError."""
     path = Path(path).expanduser()
+    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not existing.is_dir():
+        raise UserError(f"{path} cannot be a directory because {existing} is a file: choose another path")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{existing} is not writable: choose another path")
+    return path
+
+
+def check_writable(path: str | os.PathLike) -> Path:
+    """The file `path`, which can be written as far as permissions tell. Nothing is made. Raises: UserError."""
+    path = Path(path).expanduser()
+    check_directory(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path} is a directory, not a file: choose another path")
+    return path
+
+
+def make_directory(path: str | os.PathLike) -> Path:
+    """The directory `path`, made with its parents if missing. Raises: UserError if that fails."""
+    path = check_directory(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{path} cannot be a directory, a file is in its place: choose another path") from error
     except OSError as error:
         raise UserError(f"{path} cannot be made ({error.strerror}): choose another path") from error
     return path
@@ -50,34 +82,32 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def check_writable(path: str | os.PathLike) -> Path:
-    """The file `path`, whose directory is made as needed. Raises UserError where it can be seen not to be writable."""
-    path = Path(path).expanduser()
-    make_directory(path.parent)
-    if path.is_dir():
-        raise UserError(f"{path} is a directory, not a file: choose another path")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path.parent} is not writable: choose another path")
-    return path
+def apply_umask(path: Path) -> None:
+    """Gives a file the mode of new files. MindSpore writes files that only their owner can read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields the name of a file beside `path`, with its suffix, that becomes `path` when the block succeeds.
 
-    The block writes the file; when it raises, the file is removed and `path` keeps what it held. Directories
-    are made as needed. Raises UserError where `path` cannot be written, before the block runs where possible.
+    The block writes the file. If it raises, the file is removed and `path` keeps its content. Directories are made
+    as needed. Raises: UserError if `path` cannot be written, before the block runs where possible.
     """
     path = check_writable(path)
-    # The suffix stays last because MindSpore appends its own to names that lack it.
+    make_directory(path.parent)
+    # The suffix stays last because MindSpore appends its own to names without it.
     temporary = path.with_name(f".{path.stem[:100]}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
+        apply_umask(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        # Only what concerns this very file is the disk's doing; anything else is not ours to explain.
+        # An error of another file is not ours to explain.
         if error.filename is None or str(error.filename) == str(temporary):
             raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
         raise

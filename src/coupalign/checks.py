@@ -1,0 +1,72 @@
+"""Checks that commands make before MindSpore is imported and before any rank joins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from coupalign.config import Config
+from coupalign.data.prepared import check_split, read_meta
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.errors import UserError
+from coupalign.files import check_directory, find_checkpoint, find_file
+
+
+def rank_count() -> int:
+    """Number of ranks that msrun starts, or 1 without it."""
+    return int(os.environ.get("MS_WORKER_NUM") or 1)
+
+
+def check_exists(path: str | os.PathLike, option: str) -> Path:
+    """The file or directory that `path` means. Raises: UserError, which names the `option`, if it is missing."""
+    found = find_file(path)
+    if not found.exists():
+        raise UserError(f"no file or directory {path}: check {option}")
+    return found
+
+
+def check_model(config: Config, checkpoint: str | os.PathLike) -> None:
+    """Checks that a checkpoint and the vocabulary exist and can be read. Raises: UserError."""
+    find_checkpoint(checkpoint)
+    check_vocabulary(config)
+
+
+def check_vocabulary(config: Config) -> None:
+    """Checks that the vocabulary can be read. Raises: UserError."""
+    Tokenizer(config.data.vocab_file, config.model.max_tokens)
+
+
+def check_data(config: Config, splits: Sequence[str] | None = None) -> None:
+    """Checks that `data_dir` has the splits (default: all it should have), made for this configuration.
+
+    Raises: UserError.
+    """
+    for split in splits or read_meta(find_file(config.data.data_dir)).get("splits", [""]):
+        check_split(config, split)
+
+
+def check_batch_size(config: Config, ranks: int) -> None:
+    """Checks that the batch divides among the ranks and ``accumulation_steps``. Raises: UserError."""
+    settings = config.training
+    if settings.batch_size % (ranks * settings.accumulation_steps):
+        raise UserError(
+            f"batch_size {settings.batch_size} does not divide among {ranks} devices and accumulation_steps "
+            f"{settings.accumulation_steps}: set batch_size to a multiple of {ranks * settings.accumulation_steps}"
+        )
+
+
+def check_training(config: Config, ranks: int) -> None:
+    """Checks what a training on `ranks` devices reads and writes. Raises: UserError."""
+    settings, directory = config.training, check_directory(config.run.output_dir)
+    check_batch_size(config, ranks)
+    check_data(config, [settings.train_split, settings.val_split])
+    if settings.init_checkpoint:
+        find_checkpoint(settings.init_checkpoint)
+    if settings.resume not in ("never", "auto"):
+        find_checkpoint(settings.resume)
+    if settings.resume == "never" and (directory / "curve.csv").exists():
+        raise UserError(
+            f"{directory} already holds a run: choose another --output_dir, continue it with --resume auto, "
+            "or remove it"
+        )

@@ -1,0 +1,45 @@
+"""Evaluate a checkpoint on the splits of eval_splits.
+
+For each split it prints a table and writes <split>.json (metrics, protocol, configuration) and <split>.csv (a row per
+sample).
+
+    python eval.py --checkpoint runs/refcoco/best.ckpt --eval_splits val,testA
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from coupalign.checks import check_data, check_model
+from coupalign.cli import DATA_KEYS, DEVICE_KEYS, PROTOCOL_KEYS, command, parse_arguments
+from coupalign.files import check_directory
+
+KEYS = (*DEVICE_KEYS, "output_dir", *DATA_KEYS, "eval_splits", "eval_batch_size", *PROTOCOL_KEYS, "model")
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="model to evaluate (.ckpt)")
+    parser.add_argument("--output", metavar="DIR", help="directory of the results (default: <output_dir>/eval)")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add, keys=KEYS)
+    output = check_directory(args.output or Path(config.run.output_dir, "eval"))
+    check_model(config, args.checkpoint)
+    check_data(config, config.evaluation.eval_splits)
+    from coupalign import devices
+    from coupalign.context import set_up
+    from coupalign.evaluation.evaluate import evaluate
+
+    set_up(config)
+    results = evaluate(config, args.checkpoint, config.evaluation.eval_splits, progress=devices.rank() == 0)
+    for result in results:
+        if devices.rank() == 0:
+            result.save(output)
+            print(result.table(), flush=True)
+    if devices.rank() == 0:
+        print(f"results written to {output}")
+    return 0

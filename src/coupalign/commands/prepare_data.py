@@ -1,0 +1,73 @@
+"""Turn a data set on disk into MindRecord files; or make RefShapes (synthetic) first.
+
+python prepare_data.py --dataset refshapes --output data/refshapes
+python prepare_data.py --dataset refcoco --split_by unc --annotations DIR --images DIR --output data/refcoco
+python prepare_data.py --dataset mine --annotations mine.jsonl --images DIR --output data/mine
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from coupalign.checks import check_exists, check_vocabulary
+from coupalign.cli import command, parse_arguments
+from coupalign.files import check_directory
+
+KEYS = ("dataset", "data_dir", "vocab_file", "max_tokens", "seed")
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", metavar="DIR", help="directory of the files (default: data_dir)")
+    parser.add_argument(
+        "--annotations", metavar="PATH", help="directory of refs(<split_by>).p and instances.json, or a .jsonl file"
+    )
+    parser.add_argument("--images", metavar="DIR", help="directory of the images (default for a .jsonl file: its own)")
+    parser.add_argument("--split_by", metavar="TEXT", help="unc, umd, google or berkeley (default: the data set's own)")
+    parser.add_argument(
+        "--expressions",
+        metavar="INT",
+        type=int,
+        default=20000,
+        help="size of RefShapes' train split; each other split has a tenth (default: 20000)",
+    )
+    parser.add_argument(
+        "--on_error",
+        metavar="stop|skip",
+        choices=("stop", "skip"),
+        default="stop",
+        help="stop at input that cannot be used, or leave it out and list it in skipped.jsonl (default: stop)",
+    )
+    parser.add_argument(
+        "--workers", metavar="INT", type=int, default=os.cpu_count(), help="processes (default: one per processor)"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only report what exists, what is missing, and how the counts compare with the published ones",
+    )
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add, keys=KEYS)
+    annotations = check_exists(args.annotations, "--annotations") if args.annotations else None
+    images = check_exists(args.images, "--images") if args.images else None
+    check_vocabulary(config)
+    output = Path(args.output or config.data.data_dir).expanduser()
+    if not args.check:
+        check_directory(output)
+    from coupalign.data.check import check
+    from coupalign.data.prepare import Source, prepare
+
+    source = Source(annotations, images, args.split_by, args.expressions, args.on_error == "skip")
+    if args.check:
+        report, usable = check(config, output, source)
+        print(report)
+        return 0 if usable else 1
+    prepared = prepare(config, output, source, max(args.workers, 1))
+    print(prepared.table())
+    print(f"{output}: {'written' if prepared.written else 'complete already, nothing to do'}")
+    return 0

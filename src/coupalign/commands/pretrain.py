@@ -1,0 +1,55 @@
+"""Pretrain a small model on scenes of RefShapes, to start a training from.
+
+It takes the place of the Swin and BERT weights that the paper starts from. The model learns the shape, colour, size,
+pattern and centre of the object at each pixel, the part of the object in the description (group, anchor, rank), and the
+mask of everything that the description fits. The scenes are in no split of the data set; num_workers processes make
+them as needed, and each is used once. The weights are written every checkpoint_every steps. A training, or a further
+pretraining, starts from them with --init_checkpoint.
+
+    python pretrain.py --config configs/refshapes_best.yaml --image_size 128 --swin_window_size 8 --output pretrained.ckpt
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+from coupalign.checks import check_batch_size, check_vocabulary, rank_count
+from coupalign.cli import DEVICE_KEYS, command, parse_arguments, unused_keys
+from coupalign.errors import UserError
+from coupalign.files import check_writable, find_checkpoint
+
+KEYS = (
+    *DEVICE_KEYS,
+    *("vocab_file", "num_workers", "batch_size", "learning_rate", "end_learning_rate", "decay_epochs"),
+    *("decay_power", "warmup_steps", "weight_decay", "learning_rate_scales", "weight_decays", "max_grad_norm"),
+    *("max_skipped_steps", "init_checkpoint", "checkpoint_every", "model", "losses"),
+)
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scenes", type=int, default=48000, metavar="INT", help="number of scenes (default: 48000)")
+    parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write (.ckpt)")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add, keys=KEYS)
+    output = check_writable(args.output)
+    check_batch_size(config, rank_count())
+    check_vocabulary(config)
+    if config.training.init_checkpoint:
+        find_checkpoint(config.training.init_checkpoint)
+    if args.scenes < config.training.batch_size:
+        raise UserError(f"--scenes {args.scenes} is less than batch_size {config.training.batch_size}: raise --scenes")
+    unused = unused_keys(args.config, KEYS)
+    if unused:
+        logging.getLogger("coupalign").warning("%s: pretraining does not use %s", args.config, ", ".join(unused))
+    from coupalign.context import set_up
+    from coupalign.training.pretraining import pretrain
+
+    set_up(config)
+    print(pretrain(config, args.scenes, output).line())
+    print(f"pretrained model written to {output}")
+    return 0

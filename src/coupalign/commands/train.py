@@ -1,0 +1,53 @@
+"""Train CoupAlign on a data set made by prepare_data.py.
+
+Writes into output_dir:
+    config.yaml
+    steps.csv (losses of each step), curve.csv (a row per epoch), log.jsonl (both), tensorboard/, curve.png
+    last.ckpt and the step_<number>.ckpt before it, which --resume continues
+    best.ckpt, the weights with the highest oIoU on val_split
+
+After SIGTERM or Ctrl-C the training finishes the step, saves, and exits with 143 or 130.
+
+    python train.py --config configs/refshapes_tiny.yaml --output_dir runs/tiny
+    python train.py --config configs/refshapes_tiny.yaml --output_dir runs/tiny --resume auto
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from coupalign.checks import check_training, rank_count
+from coupalign.cli import command, parse_arguments
+from coupalign.errors import UserError
+from coupalign.signals import take_signals
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check",
+        type=int,
+        metavar="DEVICES",
+        help="only check configuration, data and paths, for a training on so many devices",
+    )
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config, args = parse_arguments(__doc__, argv, _add)
+    if args.check is not None and args.check < 1:
+        raise UserError(f"--check is {args.check}: give at least 1 device")
+    check_training(config, args.check or rank_count())
+    if args.check:
+        return 0
+    take_signals()
+    # MindSpore takes seconds to import, which --help and errors need not wait for; so in all commands.
+    from coupalign import devices
+    from coupalign.context import set_up
+    from coupalign.training import train
+
+    set_up(config)
+    directory = train(config)
+    if devices.rank() == 0:
+        print(f"trained model written to {directory}")
+    return 0
