@@ -144,4 +144,4 @@ def test_synthetic_data_are_called_so(tiny_data, tmp_path):
 def test_no_data_set_is_one_line(tmp_path, capsys):
     assert data_card.main(["--data_dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err.strip()
-    assert re.fullmatch(r"error: .*holds no complete data set: make one with prepare_data\.py, or set data_dir", error)
+    assert re.fullmatch(r"error: .*holds no complete data set: make one with prepare_data\.py .*set data_dir", error)
