@@ -20,7 +20,7 @@ from coupalign.inference import export as room
 from coupalign.inference.plain import use_plain_operators
 from coupalign.inference.predictor import Predictor
 from coupalign.model.layers import Gelu
-from tests.conftest import SMALLEST, TINY, assert_close
+from tests.conftest import SMALLEST, assert_close
 
 CONFIG = load_config(overrides=SMALLEST)
 
@@ -173,8 +173,7 @@ def test_both_kinds_of_sentence_are_compared():
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capfd, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.ckpt").write_text("no checkpoint")
-    tiny = [f"--{key}={','.join(map(str, value)) if isinstance(value, list) else value}" for key, value in TINY.items()]
-    status = program.main([*arguments, *tiny])
+    status = program.main(arguments)
     out, err = capfd.readouterr()
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err

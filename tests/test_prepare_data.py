@@ -374,7 +374,10 @@ def _rows_of_a_fresh_directory(arguments: list[str], tmp_path: Path, max_tokens:
             ["--dataset", "refcoco+", "--split_by", "umd", "--annotations", ".", "--images", "."],
             "refcoco+ is not split by 'umd': --split_by is one of unc",
         ),
-        (["--dataset", "refcocog", "--annotations", "nowhere", "--images", "."], "no file or directory nowhere: check --annotations"),
+        (
+            ["--dataset", "refcocog", "--annotations", "nowhere", "--images", "."],
+            "no file or directory nowhere: check --annotations",
+        ),
         (["--dataset", "refshapes", "--images", "."], "RefShapes is made, not read"),
         (["--dataset", "refshapes", "--expressions", "5"], "raise --expressions"),
         (["--dataset", "refshapes", "--check"], "holds no RefShapes to check: leave out --check to make it"),

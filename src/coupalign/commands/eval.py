@@ -31,10 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_model(config, args.checkpoint)
     check_data(config, config.evaluation.eval_splits)
     from coupalign import devices
-    from coupalign.context import set_up
     from coupalign.evaluation.evaluate import evaluate
 
-    set_up(config)
+    devices.set_up(config.run)
     results = evaluate(config, args.checkpoint, config.evaluation.eval_splits, progress=devices.rank() == 0)
     for result in results:
         if devices.rank() == 0:

@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--file_name {file_name}: expected a name that ends in .mindir")
     check_writable(file_name)
     check_model(config, args.checkpoint)
-    from coupalign.context import set_up
+    from coupalign import devices
     from coupalign.inference.export import export
 
-    set_up(config)
+    devices.set_up(config.run)
     difference = export(
         config,
         args.checkpoint,

@@ -46,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     unused = unused_keys(args.config, KEYS)
     if unused:
         logging.getLogger("coupalign").warning("%s: pretraining does not use %s", args.config, ", ".join(unused))
-    from coupalign.context import set_up
+    from coupalign import devices
     from coupalign.training.pretraining import pretrain
 
-    set_up(config)
+    devices.set_up(config.run)
     print(pretrain(config, args.scenes, output).line())
     print(f"pretrained model written to {output}")
     return 0

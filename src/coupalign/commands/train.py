@@ -43,10 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     take_signals()
     # MindSpore takes seconds to import, which --help and errors need not wait for; so in all commands.
     from coupalign import devices
-    from coupalign.context import set_up
     from coupalign.training import train
 
-    set_up(config)
+    devices.set_up(config.run)
     directory = train(config)
     if devices.rank() == 0:
         print(f"trained model written to {directory}")
