@@ -1,4 +1,4 @@
-"""Convert downloaded Swin and BERT checkpoints into one checkpoint to start a training from. See coupalign.commands.convert_weights."""
+"""Convert downloaded Swin and BERT checkpoints into one checkpoint to start a training from."""
 
 from coupalign.commands.convert_weights import main
 

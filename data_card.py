@@ -1,4 +1,4 @@
-"""Describe a prepared data set on an HTML page: counts, lengths, areas, words and sample images. See coupalign.commands.data_card."""
+"""Describe a prepared data set on an HTML page: counts, lengths, areas, words and sample images."""
 
 from coupalign.commands.data_card import main
 

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on the splits of eval_splits. See coupalign.commands.eval."""
+"""Evaluate a checkpoint on the splits of eval_splits."""
 
 from coupalign.commands.eval import main
 

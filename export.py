@@ -1,4 +1,4 @@
-"""Export a checkpoint as MindIR, and check the file against the model. See coupalign.commands.export."""
+"""Export a checkpoint as MindIR, and check the file against the model."""
 
 from coupalign.commands.export import main
 

@@ -1,4 +1,4 @@
-"""Score the output of the C++ program in ascend310_infer/ for the files of preprocess.py. See coupalign.commands.postprocess."""
+"""Score the output of the C++ program in ascend310_infer/ for the files of preprocess.py."""
 
 from coupalign.commands.postprocess import main
 

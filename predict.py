@@ -1,4 +1,4 @@
-"""Segment the object that an expression refers to in images of your own. See coupalign.commands.predict."""
+"""Segment the object that an expression refers to in images of your own."""
 
 from coupalign.commands.predict import main
 

@@ -1,4 +1,4 @@
-"""Turn a data set on disk into MindRecord files; or make RefShapes (synthetic) first. See coupalign.commands.prepare_data."""
+"""Turn a data set on disk into MindRecord files; or make RefShapes (synthetic) first."""
 
 from coupalign.commands.prepare_data import main
 

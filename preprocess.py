@@ -1,4 +1,4 @@
-"""Write the samples of a split as files, for the C++ program of ascend310_infer/. See coupalign.commands.preprocess."""
+"""Write the samples of a split as files, for the C++ program of ascend310_infer/."""
 
 from coupalign.commands.preprocess import main
 

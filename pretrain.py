@@ -1,4 +1,4 @@
-"""Pretrain a small model on scenes of RefShapes, to start a training from. See coupalign.commands.pretrain."""
+"""Pretrain a small model on scenes of RefShapes, to start a training from."""
 
 from coupalign.commands.pretrain import main
 

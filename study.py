@@ -1,57 +1,6 @@
-"""Train and evaluate the rows of an ablation study and compare them with the paper's figures.
+"""Train and evaluate the rows of an ablation study and compare them with the paper's figures."""
 
-Each row is trained with each of its seeds, one after another, each in its own process, and evaluated on eval_splits.
-Runs that are done are skipped, and interrupted ones are resumed: after SIGTERM or Ctrl-C the training saves and the
-study ends; the same command continues it. results.csv and results.md are written after each run. A row that fails does
-not stop the others; the exit code is then 1.
-
---key value applies to every row; a row's own keys take precedence. The study file names the configuration (base).
-
-    python study.py --study configs/ablations/refshapes.yaml --data_dir data/refshapes --output_dir runs/study
-    python study.py --study configs/ablations/refshapes.yaml --output_dir runs/study --only table4
-"""
-
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
-
-from coupalign.cli import command, parse_arguments
-from coupalign.errors import UserError
-
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--study", required=True, metavar="FILE", help="YAML file of the study")
-    parser.add_argument("--only", default="", metavar="NAME", help="a table, a row, or row/seed (default: all)")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        metavar="INT",
-        help="threads of a training (default: 0, MindSpore's own choice)",
-    )
-    parser.add_argument("--tables_only", action="store_true", help="train nothing; write the tables of finished runs")
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> int:
-    from coupalign.study.plan import read_study
-
-    config, args = parse_arguments(__doc__, argv, _add, base=lambda own: read_study(own.study).base)
-    if args.config:
-        raise UserError(f"--config {args.config}: set the configuration as base in {args.study}")
-    if args.threads < 0:
-        raise UserError(f"--threads {args.threads}: give 0 or more")
-    from coupalign.study.report import write_results
-    from coupalign.study.runner import train_missing
-
-    study, output, code = read_study(args.study), config.run.output_dir, 0
-    runs = study.runs(args.only)
-    if not args.tables_only:
-        code = train_missing(study, runs, config, args.threads, lambda: write_results(study, output))
-    print(*write_results(study, output), sep="\n")
-    return code
-
+from coupalign.commands.study import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""Train CoupAlign on a data set made by prepare_data.py. See coupalign.commands.train."""
+"""Train CoupAlign on a data set made by prepare_data.py."""
 
 from coupalign.commands.train import main
 

@@ -222,7 +222,7 @@ def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys
     ("change", "message"),
     [
         ({"--image": "none.png"}, "none.png"),
-        ({"--image": "c.png"}, "c.png is not an image"),
+        ({"--checkpoint": "x.ckpt"}, "no checkpoint x.ckpt"),
         ({"--output": "b.jpg"}, "--output b.jpg"),
         ({"--outptu": "b"}, "did you mean --output"),
     ],

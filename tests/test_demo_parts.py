@@ -127,7 +127,7 @@ def test_another_threshold_is_another_mask_of_the_same_probability():
         (["--engine", "lite"], "--engine lite and --mindir FILE belong together"),
         (["--mindir", "x.mindir"], "--engine lite and --mindir FILE belong together"),
         (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
-        (["--engine", "lite", "--mindir", "x.mindir"], "x.json cannot be read"),
+        (["--engine", "lite", "--mindir", "x.mindir"], "no file or directory x.mindir"),
     ],
 )
 def test_mistakes_are_one_line(capsys, arguments, said):

@@ -164,7 +164,7 @@ def test_both_kinds_of_sentence_are_compared():
     [
         (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
         (["--checkpoint", "text.ckpt"], "text.ckpt is not a MindSpore checkpoint"),
-        (["--checkpoint", "text.ckpt", "--file_name", "graph.onnx"], "does not end in .mindir"),
+        (["--checkpoint", "text.ckpt", "--file_name", "graph.onnx"], "graph.onnx"),
         (["--checkpoint", "text.ckpt", "--export_batch_size", "0"], "--export_batch_size is 0"),
         (["--checkpoint", "text.ckpt", "--export_batch_size", "two"], "--export_batch_size"),
         (["--file_name", "a.mindir"], "--checkpoint"),

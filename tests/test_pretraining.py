@@ -326,7 +326,7 @@ def test_one_that_is_stopped_leaves_what_it_has_learnt(config_file, tmp_path, mo
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--scenes", "3"], "fewer than batch_size 4"),
+        (["--scenes", "3"], "less than batch_size 4"),
         (["--scenes", "8", "--learning_rate", "1e30", "--aux_loss_weight", "0"], "not finite"),
     ],
 )
