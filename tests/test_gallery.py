@@ -272,7 +272,6 @@ def changed(path, change):
             "eval_resolution",
         ),
         ("val.json", lambda json: json, ["--threshold", "0.5"], "--threshold is not used"),
-        ("val.json", lambda json: json, ["--config", "default_config.yaml"], "dataset is 'refcoco', but"),
         ("val.json", lambda json: json, ["--cases", "0"], "--cases 0"),
         ("val.json", lambda json: json, ["--cases", "many"], "--cases"),
         ("val.json", lambda json: json, ["--data_dir", "nowhere"], "nowhere"),

@@ -19,6 +19,11 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--result_path", default="result_Files", metavar="DIR", help="default: result_Files")
     parser.add_argument("--split", default="val", metavar="NAME", help="default: val")
     parser.add_argument("--output", default="postprocess_Result", metavar="DIR", help="default: postprocess_Result")
+    parser.add_argument(
+        "--counts",
+        metavar="FILE",
+        help="score the samples in parts: keeps their counts until all samples are there (.npy)",
+    )
 
 
 @command
@@ -28,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_data(config, [args.split])
     from coupalign.inference.deployment import score
 
-    result = score(config, args.split, results)
+    result = score(config, args.split, results, args.counts)
+    if result is None:
+        print(f"{results} scored; other samples are to follow")
+        return 0
     result.save(output)
     print(result.table())
     return 0

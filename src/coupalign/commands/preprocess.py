@@ -17,6 +17,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mindir_path", required=True, metavar="FILE", help="graph written by export.py")
     parser.add_argument("--split", default="val", metavar="NAME", help="default: val")
     parser.add_argument("--output", default="preprocess_Result", metavar="DIR", help="default: preprocess_Result")
+    parser.add_argument("--offset", type=int, default=0, metavar="N", help="number of the first sample (default: 0)")
+    parser.add_argument("--samples", type=int, default=0, metavar="N", help="samples at most (default: 0, all)")
 
 
 @command
@@ -26,6 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_data(config, [args.split])
     from coupalign.inference.deployment import write_inputs
 
-    samples = write_inputs(config, args.split, mindir, output)
+    samples = write_inputs(config, args.split, mindir, output, args.offset, args.samples)
     print(f"{samples} samples of {args.split} written to {output}")
     return 0

@@ -20,11 +20,10 @@ from coupalign.cli import DEVICE_KEYS, command, parse_arguments, unused_keys
 from coupalign.errors import UserError
 from coupalign.files import check_writable, find_checkpoint
 
-KEYS = (
-    *DEVICE_KEYS,
-    *("vocab_file", "num_workers", "batch_size", "learning_rate", "end_learning_rate", "decay_epochs"),
-    *("decay_power", "warmup_steps", "weight_decay", "learning_rate_scales", "weight_decays", "max_grad_norm"),
-    *("max_skipped_steps", "init_checkpoint", "checkpoint_every", "model", "losses"),
+KEYS = (*DEVICE_KEYS, "model", "losses") + tuple(
+    """vocab_file num_workers batch_size accumulation_steps learning_rate end_learning_rate decay_epochs decay_power
+    warmup_steps weight_decay frozen learning_rate_scales weight_decays ema_decay recompute max_grad_norm
+    max_skipped_steps init_checkpoint checkpoint_every tensorboard""".split()
 )
 
 

@@ -44,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # MindSpore takes seconds to import, which --help and errors need not wait for; so in all commands.
     from coupalign import devices
     from coupalign.training import train
+    from coupalign.visual.curves import save_curves
 
     devices.set_up(config.run)
     directory = train(config)
     if devices.rank() == 0:
+        save_curves([directory], directory / "curve.png")
         print(f"trained model written to {directory}")
     return 0
