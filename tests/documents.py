@@ -1,7 +1,8 @@
-"""What README, README_CN and the pages beside them say: commands, links, headings, tables, numbers."""
+"""Reads the documents' commands, tables and names, and parses commands with the programs' own parsers."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -9,16 +10,32 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import coupalign.cli
+from coupalign.config import config_keys
 from coupalign.files import REPOSITORY
 
 README, README_CN = REPOSITORY / "README.md", REPOSITORY / "README_CN.md"
 PAGES = [README, README_CN, *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "benchmarks/README.md"]
-_INLINE = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python|bash|msrun|pip|source|cp) \S")
+# Files that the reader provides.
+PROVIDED = {
+    "street.jpg",
+    "picture.png",
+    "mine.jsonl",
+    "model.safetensors",
+    "swin_base_patch4_window7_224_22k.pth",
+    "configs/mine.yaml",
+    "data",
+    "runs/fourth.ckpt",
+    *(f"data/refer/{name}" for name in ("refcoco", "refcoco+", "refcocog", "refclef")),
+}
+FOREIGN = {"pip", "source", "cp", "tensorboard", "export"}
+_INLINE = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python|bash|msrun|coupalign) \S")
+_TAKES = ("checkpoint", "config", "image", "evaluation", "evaluations", "runs", "swin", "bert", "annotations", "images")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command as words, and where it stands."""
+    """A command as words, and the page that contains it."""
 
     page: Path
     words: tuple[str, ...]
@@ -28,66 +45,156 @@ class Command:
 
 
 def fences(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def prose(page: Path) -> str:
     """The page without its blocks of code."""
-    return re.sub(r"^```.*?^```\n", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^ *```.*?^ *```\n", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def spans(text: str) -> list[str]:
-    """What stands in backticks, line breaks made blanks."""
+    """Texts in backticks."""
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
 def commands(page: Path) -> list[Command]:
-    """Of blocks of bash, and of the text."""
-    found = []
-    for block in fences(page, "bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                found.append(Command(page, tuple(words)))
-    for span in spans(prose(page)):
-        if _INLINE.match(span):
-            found.append(Command(page, tuple(word for word in shlex.split(span) if word != "…")))
-    return found
-
-
-def slug(heading: str) -> str:
-    """The anchor that GitHub and Gitee give a heading."""
-    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
-    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
-
-
-def headings(page: Path) -> list[tuple[int, str]]:
-    """Level and text of each heading."""
-    return [(len(marks), text) for marks, text in re.findall(r"^(#+) (.+)$", prose(page), re.MULTILINE)]
-
-
-def links(page: Path) -> list[str]:
-    return re.findall(r"\[[^]]*\]\(([^)\s]+)\)", prose(page))
+    """Commands in blocks of bash and in the text."""
+    lines = "".join(fences(page, "bash")).replace("\\\n", " ").splitlines()
+    lines += [span for span in spans(prose(page)) if _INLINE.match(span)]
+    found = [tuple(word for word in shlex.split(line, comments=True) if word != "…") for line in lines]
+    return [Command(page, words) for words in found if words]
 
 
 def tables(page: Path) -> list[list[str]]:
-    """Rows of each table, without the one that rules it."""
-    found, rows = [], []
-    for line in [*prose(page).splitlines(), ""]:
-        if line.startswith("|"):
-            rows.append(line)
-        elif rows:
-            found.append([row for row in rows if not re.fullmatch(r"[|:\- ]+", row)])
-            rows = []
-    return found
+    """Rows of each table, without its rule."""
+    found = re.findall(r"(?:^\|.*\n)+", prose(page), re.MULTILINE)
+    return [[row for row in table.splitlines() if not re.fullmatch(r"[|:\- ]+", row)] for table in found]
 
 
 def numbers(text: str) -> list[str]:
-    """All numbers of a text, as they are written; but for those within names."""
+    """All numbers of a text as they are written, except within names."""
     return re.findall(r"(?<![\w.@])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)", text, re.ASCII)
 
 
 @cache
 def usage_of(script: str) -> str:
-    """What a script says of itself."""
     run = subprocess.run(["bash", REPOSITORY / script, "--help"], capture_output=True, text=True, check=True)
     return run.stdout
+
+
+class _Parsed(BaseException):
+    """Raised in place of a parser's return, so that the program does nothing."""
+
+
+class Parser:
+    """Parses commands without running them: `taken` and `made` collect the files that they read and write."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+        self.taken: list[tuple[str, Command]] = []
+        self.made = set(PROVIDED)
+        load = coupalign.cli.load_config
+        # Configurations of runs do not exist here.
+        monkeypatch.setattr(
+            coupalign.cli, "load_config", lambda path, keys: load(path if exists(path or "") else None, keys)
+        )
+
+    def parse(self, command: Command) -> None:
+        """Raises: UserError or AssertionError for a command that its program would refuse."""
+        words = list(command.words)
+        while re.match(r"\w+=", words[0]):
+            words.pop(0)
+        program, *arguments = words
+        if program in FOREIGN or arguments[:1] == ["-c"] or "DEVICE" in arguments:
+            return
+        if program == "bash":
+            self._script(command, *arguments)
+        elif program == "msrun":
+            first = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
+            self._program(command, arguments[first], arguments[first + 1 :])
+        elif program == "coupalign":
+            self._program(command, arguments[0], arguments[1:])
+        elif program.endswith("/coupalign"):
+            source = (REPOSITORY / "ascend310_infer/src/options.cc").read_text(encoding="utf-8")
+            assert all(f'"{word[2:]}"' in source for word in arguments if word.startswith("--")), command
+        elif arguments[0] == "-m" or "/" in arguments[0]:
+            file = f"{arguments[1].replace('.', '/')}.py" if arguments[0] == "-m" else arguments[0]
+            self._source(file, arguments[1:])
+        else:
+            assert Path(program).name == "python", f"unknown program {program}"
+            self._program(command, arguments[0], arguments[1:])
+
+    def missing(self) -> dict[str, str]:
+        """Files that a command reads and that neither exist nor are made by a command, with the command."""
+
+        def known(name: str) -> bool:
+            return exists(name) or any(str(path) in self.made for path in (Path(name), *Path(name).parents))
+
+        return {name: str(command) for name, command in self.taken if not known(name)}
+
+    def _program(self, command: Command, script: str, arguments: list[str]) -> None:
+        name = script.removesuffix(".py")
+        module = importlib.import_module(f"coupalign.commands.{name}")
+        for parser in ("parse_arguments", "parse_own_arguments"):
+            real = getattr(coupalign.cli, parser)
+
+            def parsed(*given, real=real, **options):
+                raise _Parsed(real(*given, **options))
+
+            if hasattr(module, parser):
+                self.monkeypatch.setattr(module, parser, parsed)
+        try:
+            module.main.__wrapped__(list(arguments))
+        except _Parsed as result:
+            values = result.args[0]
+        config, args = values if isinstance(values, tuple) else (None, values)
+        options = vars(args)
+        taken = [options.get(option) for option in _TAKES]
+        made = [options.get("output"), options.get("file_name")]
+        if config is not None:
+            made.append(config.data.data_dir if name == "prepare_data" else config.run.output_dir)
+            if name in ("train", "eval", "data_card", "study"):
+                taken.append(config.data.data_dir)
+            if name == "train":
+                taken += [config.training.init_checkpoint, *{config.training.resume} - {"never", "auto"}]
+        for value in taken:
+            self.taken += [(str(path), command) for path in (value if isinstance(value, list) else [value]) if path]
+        self.made |= {str(path) for path in made if path}
+
+    def _source(self, file: str, arguments: list[str]) -> None:
+        """A benchmark or a program of deploy/: their options are read from the source, since they import much."""
+        source = (REPOSITORY / file).read_text(encoding="utf-8")
+        known = set(re.findall(r'add_argument\(\s*"(--\w+)"', source))
+        if "parse_arguments(" in source:
+            known |= {"--config", *(f"--{key}" for key in config_keys())}
+        given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+        assert given <= known, f"{file} has no {given - known}"
+        if "--output_dir" in arguments:
+            self.made.add(arguments[arguments.index("--output_dir") + 1])
+
+    def _script(self, command: Command, script: str, *arguments: str) -> None:
+        usage = usage_of(script)
+        first_option = next((i for i, word in enumerate(arguments) if word.startswith("--")), len(arguments))
+        positional, rest = list(arguments[:first_option]), list(arguments[first_option:])
+        keys = [(option, value) for option, value in zip(rest[::2], rest[1::2]) if f"{option} " not in usage]
+        if positional and positional[0] in ("CPU", "GPU", "Ascend"):
+            needed = re.search(rf"{Path(script).name} ((?:[A-Z_]+ )*[A-Z_]+)", usage)[1].split()
+            assert len(positional) == len(needed), f"{command}: {needed}"
+            keys.append(("--data_dir", positional[-1]))
+        else:
+            self.taken += [(word, command) for word in positional if "/" in word]
+        program = next((name for name in ("train", "eval", "study") if name in script), None)
+        if program == "study":
+            keys += [("--study", positional[0]), ("--output_dir", positional[2])]
+        if program == "eval":
+            keys.append(("--checkpoint", positional[-2]))
+        if program:
+            self._program(command, program, [word for pair in keys for word in pair if pair[1] not in ("CONFIG",)])
+        self.made |= {"quickstart.sh": {"runs/quickstart", "data/refshapes"}, "set_up_lite.sh": {".lite"}}.get(
+            Path(script).name, set()
+        )
+
+
+def exists(name: str | Path) -> bool:
+    return bool(name) and (REPOSITORY / name).exists()
