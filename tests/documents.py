@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -135,7 +136,8 @@ class Parser:
 
     def _program(self, command: Command, script: str, arguments: list[str]) -> None:
         name = script.removesuffix(".py")
-        module = importlib.import_module(f"coupalign.commands.{name}")
+        main = importlib.import_module(name).main
+        module = sys.modules[main.__module__]
         for parser in ("parse_arguments", "parse_own_arguments"):
             real = getattr(coupalign.cli, parser)
 
@@ -145,7 +147,7 @@ class Parser:
             if hasattr(module, parser):
                 self.monkeypatch.setattr(module, parser, parsed)
         try:
-            module.main.__wrapped__(list(arguments))
+            main.__wrapped__(list(arguments))
         except _Parsed as result:
             values = result.args[0]
         config, args = values if isinstance(values, tuple) else (None, values)

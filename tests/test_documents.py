@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from coupalign.commands import prepare_data
+import prepare_data
 from coupalign.config import config_keys
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY

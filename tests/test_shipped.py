@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 from coupalign.config import load_config
 from coupalign.inference import Predictor
 from coupalign.refshapes.writer import _record
-from tests.documents import README, README_CN, REPOSITORY, commands, tables
+from tests.documents import README, README_CN, REPOSITORY, commands
 
 MODEL = REPOSITORY / "assets/refshapes"
 CONFIG = load_config(MODEL / "config.yaml")
@@ -36,20 +36,6 @@ def test_evaluations_beside_it_are_its_own():
     for found in evaluations().values():
         assert found["checkpoint"] == {"file": "assets/refshapes/best.ckpt", "sha256": checkpoint}
         assert found["samples"] == 2000 and found["config"]["swin_depths"] == list(CONFIG.model.swin_depths)
-
-
-def test_the_readme_shows_its_figures():  # and README_CN the same ones: test_documents
-    found = evaluations()
-    expected = {
-        family.replace("_", " with "): [metrics, *found["val"]["family_baselines"][family].values()]
-        for family, metrics in found["val"]["families"].items()
-    }
-    expected |= {f"all, {split}": [of["metrics"], *of["baselines"].values()] for split, of in found.items()}
-    rows = [
-        " | ".join([f"| {name}", *(f"{100 * each['oIoU']:.2f} / {100 * each['mIoU']:.2f}" for each in cells)]) + " |"
-        for name, cells in expected.items()
-    ]
-    assert rows in [shown[1:] for shown in tables(README)]
 
 
 def test_the_readmes_ask_it():
