@@ -12,9 +12,7 @@ from PIL import Image
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from coupalign.config import load_config
-from coupalign.context import set_up
-from coupalign.inference import Predictor
+from coupalign import Predictor
 
 EXAMPLES = (
     ("val_000028.png", "big plain blue circle"),
@@ -25,9 +23,7 @@ EXAMPLES = (
 
 
 def main() -> None:
-    config = load_config("assets/refshapes/config.yaml")
-    set_up(config)
-    predictor = Predictor(config, "assets/refshapes/best.ckpt")
+    predictor = Predictor("assets/refshapes/best.ckpt")
     figure, axes = pyplot.subplots(2, len(EXAMPLES), figsize=(9, 5), dpi=100, layout="constrained")
     for (name, expression), (above, below) in zip(EXAMPLES, axes.T):
         image = np.asarray(Image.open(f"assets/examples/{name}").convert("RGB"))

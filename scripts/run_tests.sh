@@ -8,7 +8,7 @@ usage() {
     cat <<'END'
 Usage: bash scripts/run_tests.sh [--no-install] [PYTEST_ARGUMENT …]
 
-Runs ruff, shellcheck, mypy and pytest with the packages of requirements-dev.txt.
+Runs ruff, shellcheck, mypy, MkDocs (links of the documents) and pytest with the packages of requirements-dev.txt.
 Arguments go to pytest, for instance: -m "not slow", or tests/test_metric.py -x
 END
 }
@@ -23,6 +23,8 @@ echo "== shellcheck"
 shellcheck -x scripts/*.sh .ci/run
 echo "== mypy"
 mypy
+echo "== mkdocs"
+mkdocs build --strict --quiet
 echo "== pytest"
 # Two processes. A test file stays in one of them, since its tests share compiled graphs.
 python -m pytest -n 2 --dist loadfile "$@"

@@ -142,7 +142,8 @@ class Parser:
             real = getattr(coupalign.cli, parser)
 
             def parsed(*given, real=real, **options):
-                raise _Parsed(real(*given, **options))
+                options.pop("base", None)  # would read an evaluation
+                raise _Parsed(real(*given[:4], **options))
 
             if hasattr(module, parser):
                 self.monkeypatch.setattr(module, parser, parsed)
@@ -192,7 +193,7 @@ class Parser:
         if program == "eval":
             keys.append(("--checkpoint", positional[-2]))
         if program:
-            self._program(command, program, [word for pair in keys for word in pair if pair[1] not in ("CONFIG",)])
+            self._program(command, program, [word for pair in keys for word in pair])
         self.made |= {"quickstart.sh": {"runs/quickstart", "data/refshapes"}, "set_up_lite.sh": {".lite"}}.get(
             Path(script).name, set()
         )

@@ -31,7 +31,9 @@ from tests.documents import (
     usage_of,
 )
 
-SCRIPTS = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "scripts").glob("*.sh") if "Usage:" in path.read_text()]
+SCRIPTS = [
+    path.relative_to(REPOSITORY) for path in (REPOSITORY / "scripts").glob("*.sh") if "Usage:" in path.read_text()
+]
 EVALUATIONS = {split: REPOSITORY / f"assets/refshapes/eval/{split}.json" for split in ("val", "testA", "testB")}
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -68,7 +70,9 @@ def test_a_wrong_command_is_found(parser, wrong):
 
 
 def test_a_missing_file_is_found(parser):
-    command = Command(README, ("python", "predict.py", "--checkpoint", "x/best.ckpt", "--image", "b", "--expression", "c"))
+    command = Command(
+        README, ("python", "predict.py", "--checkpoint", "x/best.ckpt", "--image", "b", "--expression", "c")
+    )
     parser.parse(command)
     assert set(parser.missing()) == {"x/best.ckpt", "b"}
 
@@ -109,7 +113,9 @@ def test_options_keys_and_files_exist(page):
     for span in spans(prose(page)):
         if re.match(r"--\w", span):
             assert span.split()[0].split("=")[0] in options, span
-        elif re.fullmatch(r"(?:src|tests|docs|scripts|benchmarks|configs|deploy|ascend310_infer|assets)/[\w./*-]*", span):
+        elif re.fullmatch(
+            r"(?:src|tests|docs|scripts|benchmarks|configs|deploy|ascend310_infer|assets)/[\w./*-]*", span
+        ):
             assert list(REPOSITORY.glob(span.rstrip("/"))), span
         elif re.fullmatch(r"[a-z]+(?:_[a-z]+)+", span) and span != "dataset_sink_mode":  # that one is MindSpore's
             assert re.search(rf"\b{span}\b", text + (REPOSITORY / "default_config.yaml").read_text()), span
