@@ -111,6 +111,15 @@ def test_what_is_shown_is_eq_4_to_6(predictor, found):
         np.testing.assert_allclose(over_pixels.sum((1, 2)), 1, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_one_direction_is_explained_too(make_checkpoint, tmp_path):
+    """In graph mode and with the CPU kernels, where a graph may not return None."""
+    config = load_config(overrides={**SMALLEST, "wpa_direction": "uni"})
+    proposals = Predictor(make_checkpoint(config), config=config).predict(picture(50, 70), "cup", True).proposals
+    assert len(proposals.text_to_image) == len(proposals.image_gates) == 4
+    assert not proposals.image_to_text and not proposals.text_gates
+
+
 def test_the_size_of_the_answer_can_be_chosen(predictor, found):
     at_input = predictor.predict(picture(50, 70), EXPRESSION, proposals=True, size=(64, 64))
     np.testing.assert_array_equal(at_input.mask, at_input.probability > CONFIG.evaluation.threshold)

@@ -38,8 +38,9 @@ class Outputs(NamedTuple):
 
     @classmethod
     def from_tuple(cls, outputs: tuple) -> Outputs:
-        """Names what ``CoupAlign.all_outputs`` returned."""
-        return cls(*outputs[:4], [Alignment(*each) for each in outputs[4]])
+        """Names what ``CoupAlign.all_outputs`` returned; alignments in one direction may come without their None."""
+        alignments = [each if len(each) == 4 else (each[0], None, each[1], None) for each in outputs[4]]
+        return cls(*outputs[:4], [Alignment(*each) for each in alignments])
 
 
 class CoupAlign(nn.Cell):
