@@ -87,11 +87,11 @@ def _runner(who: str, what: str) -> Callable[..., Callable[[], None]]:
 def _our_inference(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Callable[[], None]:
     from mindspore import Tensor
 
-    from coupalign.context import set_up
+    from coupalign.devices import set_up
     from coupalign.kernels import use_kernels
     from coupalign.model import build_model
 
-    set_up(config)
+    set_up(config.run)
     model = use_kernels(build_model(config), config).set_train(False)
     inputs = Tensor(image), Tensor(ids), Tensor(mask)
 
@@ -104,14 +104,14 @@ def _our_inference(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.
 def _our_training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Callable[[], None]:
     from mindspore import Tensor
 
-    from coupalign.context import set_up
+    from coupalign.devices import set_up
     from coupalign.kernels import use_kernels, use_kernels_in_update
     from coupalign.loss import PixelContrastiveLoss
     from coupalign.model import build_model
     from coupalign.training.optimizer import make_optimizer
     from coupalign.training.step import Objective, TrainStep
 
-    set_up(config)
+    set_up(config.run)
     model = use_kernels(build_model(config), config)
     contrast = PixelContrastiveLoss(config.losses.aux_temperature, config.losses.aux_normalize, config.losses.aux_log)
     objective = Objective(model, contrast, config.losses.aux_loss_weight)

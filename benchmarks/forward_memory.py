@@ -26,10 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     import numpy as np
     from mindspore import Tensor
 
-    from coupalign.context import set_up
+    from coupalign.devices import set_up
     from coupalign.model import build_model
 
-    set_up(config)
+    set_up(config.run)
     model = build_model(config).set_train(False)
     print(f"trainable parameters: {sum(parameter.size for parameter in model.trainable_params()):,}")
     print(f"peak memory after building: {_peak():.2f} GB")

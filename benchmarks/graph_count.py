@@ -61,7 +61,7 @@ def _compile(config: Config, batch: int):
     import numpy as np
     from mindspore import Tensor, nn, ops
 
-    from coupalign.context import set_up
+    from coupalign.devices import set_up
     from coupalign.loss import PixelContrastiveLoss
     from coupalign.model import build_model
     from coupalign.model.dropout import connect_dropout
@@ -76,7 +76,7 @@ def _compile(config: Config, batch: int):
         def construct(self, image, token_ids, token_mask, mask):
             return self.gradients(image, token_ids, token_mask, mask)
 
-    set_up(config)
+    set_up(config.run)
     model = build_model(config)
     objective = Objective(model, PixelContrastiveLoss(), weight=0.0)
     connect_dropout(objective, batch)

@@ -18,12 +18,12 @@ def main(checkpoint: str, inputs: str, output: str) -> None:
 
     from coupalign.checkpoints.loading import load_checkpoint
     from coupalign.config import load_config
-    from coupalign.context import set_up
+    from coupalign.devices import set_up
     from coupalign.inference.graph import ExportGraph
     from coupalign.model import build_model
 
     config = load_config(Path(checkpoint).with_name("config.yaml"))
-    set_up(config)
+    set_up(config.run)
     model = build_model(config, precision="fp32")
     load_checkpoint(checkpoint, model)
     network = ExportGraph(model).set_train(False)

@@ -190,13 +190,13 @@ def _run_steps(config: Config) -> None:
     import numpy as np
     from mindspore import Tensor
 
-    from coupalign.context import set_up
+    from coupalign.devices import set_up
     from coupalign.loss import PixelContrastiveLoss
     from coupalign.model import build_model
     from coupalign.training.optimizer import make_optimizer
     from coupalign.training.step import Objective, TrainStep
 
-    set_up(config)
+    set_up(config.run)
     model = build_model(config)
     if config.training.recompute:
         model.recompute_blocks()

@@ -12,7 +12,7 @@ from typing import Any
 
 # Before MindSpore is imported anywhere: its warnings would bury what a failing test prints.
 os.environ.setdefault("GLOG_v", "3")
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")  # as coupalign.context, for the same reason
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")  # as coupalign.devices does
 
 import numpy as np
 import pytest

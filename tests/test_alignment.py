@@ -196,7 +196,7 @@ def test_any_prediction_can_be_drawn(case):
 
 
 def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("coupalign.context.set_up", lambda config: None)  # would compile
+    monkeypatch.setattr("coupalign.devices.set_up", lambda run: None)  # would compile
     asked = []
     monkeypatch.setattr(
         "coupalign.inference.Predictor", lambda path, *, config: asked.append((config, path)) or predictor
@@ -239,7 +239,7 @@ def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capfd, change, message):
     """What predict.py says of checkpoints and expressions is said here by the same code."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("coupalign.context.set_up", lambda config: None)
+    monkeypatch.setattr("coupalign.devices.set_up", lambda run: None)
     write_png("a.png", picture(20, 30))
     (tmp_path / "c.png").write_text("not what it is called")
     arguments = {"--checkpoint": "x.ckpt", "--image": "a.png", "--expression": "fine", "--output": "b.png", **change}

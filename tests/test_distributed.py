@@ -16,7 +16,7 @@ import torch
 
 from coupalign import devices
 from coupalign.config import load_config
-from coupalign.context import set_up
+from coupalign.devices import set_up
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY
 from coupalign.training import trainer
@@ -127,7 +127,7 @@ def test_two_ranks_train_as_one_process_does_though_one_of_them_is_stopped(ranks
     directory, settings = ranks
     monkeypatch.setattr(trainer, "build_model", lambda _: TinyModel())
     alone = load_config(overrides={**settings.as_dict(), "output_dir": str(tmp_path / "alone")})
-    set_up(alone)
+    set_up(alone.run)
     trainer.train(alone, progress=False)
     one, two = (_table(path / "steps.csv") for path in (tmp_path / "alone", directory / "trained"))
     assert one.shape == two.shape == (6, 6)
@@ -138,7 +138,7 @@ def test_two_ranks_train_as_one_process_does_though_one_of_them_is_stopped(ranks
 
 def test_two_ranks_evaluate_as_one_process_does(ranks, tmp_path):
     directory, settings = ranks
-    set_up(settings)
+    set_up(settings.run)
     evaluate(settings, directory / "best.ckpt", tmp_path / "alone", writes=True)
     files = sorted(path.name for path in (tmp_path / "alone").iterdir())
     assert files == ["val.csv", "val.json"]
@@ -152,7 +152,7 @@ def test_two_ranks_evaluate_as_one_process_does(ranks, tmp_path):
 def test_every_sample_is_evaluated_by_one_rank(monkeypatch, tmp_path, count, size):
     settings, counts, between = config(eval_batch_size=size), [], []
     evaluate_split(Forward(), settings, FakeSplit(), "val", progress=False, shuffled=True).save(tmp_path)
-    monkeypatch.setattr(devices, "total", lambda each: counts.append(each.copy()) or np.ones_like(each))
+    monkeypatch.setattr(devices, "all_reduce_sum", lambda each: counts.append(each.copy()) or np.ones_like(each))
     for rank in range(count):
         monkeypatch.setattr(devices, "_ranks", (rank, count))
         evaluate_split(

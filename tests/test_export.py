@@ -12,7 +12,7 @@ from scipy.special import ndtr
 
 import export as program
 from coupalign.config import load_config
-from coupalign.context import set_up
+from coupalign.devices import set_up
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
 from coupalign.files import find_file, sha256
@@ -140,7 +140,7 @@ def test_a_batch_of_its_own_size_and_a_name_of_its_own(stand_in, capfd):
 
 @pytest.mark.parametrize("off", [1e-3, np.nan])
 def test_a_file_that_differs_from_the_model_is_not_kept(stand_in, tmp_path, monkeypatch, off):
-    set_up(CONFIG)
+    set_up(CONFIG.run)
     monkeypatch.setattr(mindspore, "load", lambda path: path)
     monkeypatch.setattr(nn, "GraphCell", lambda path: lambda image, *_: Tensor(np.full((1, 64, 64), off, np.float32)))
     before = sorted(os.listdir(tmp_path))

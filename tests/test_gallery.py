@@ -121,7 +121,7 @@ def rows_of(directory):
 
 
 def test_the_program_shows_what_the_table_says(evaluated, cases, tiny_data, checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("coupalign.context.set_up", lambda config: None)  # would compile
+    monkeypatch.setattr("coupalign.devices.set_up", lambda run: None)  # would compile
     asked = []
     monkeypatch.setattr("coupalign.visual.cases.predict_cases", lambda *given: asked.append(given[1:]) or cases)
     output = tmp_path / "out"
@@ -279,7 +279,7 @@ def changed(path, change):
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(copied, monkeypatch, capfd, file, change, arguments, message):
-    monkeypatch.setattr("coupalign.context.set_up", lambda config: None)
+    monkeypatch.setattr("coupalign.devices.set_up", lambda run: None)
     changed(copied / file, change)
     before = sorted(copied.parent.rglob("*"))
     assert visualise.main(["gallery", str(copied / "val.json"), *arguments]) == 2

@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from coupalign.checkpoints.state import Progress
 from coupalign.config import load_config
-from coupalign.context import set_up
+from coupalign.devices import set_up
 from coupalign.data.dataset import Split
 from coupalign.data.transform import prepare_image, restore_image
 from coupalign.errors import UserError
@@ -209,7 +209,7 @@ class Square(nn.Cell):
 
 
 def test_a_trace_of_a_few_steps_is_written_and_training_continues(tmp_path, caplog):
-    set_up(load_config())
+    set_up(load_config().run)
     caplog.set_level("INFO")
     cell, x = Square(), Tensor(np.ones((4, 4), np.float32))
     profile = StepProfiler(2, "CPU", tmp_path / "profile")

@@ -12,7 +12,7 @@ import pytest
 from coupalign.checkpoints.loading import load_checkpoint, read_checkpoint
 from coupalign.checkpoints.state import read_state
 from coupalign.config import load_config
-from coupalign.context import set_up
+from coupalign.devices import set_up
 from coupalign.data.dataset import Split
 from coupalign.errors import UserError
 from coupalign.model import build_model
@@ -54,7 +54,7 @@ def rows(path):
 def trained(tiny_data, tmp_path_factory):
     """A short training of CoupAlign: its configuration, its directory and the step that it compiled."""
     config = run_config(tiny_data, tmp_path_factory.mktemp("trained") / "run")
-    set_up(config)
+    set_up(config.run)
     steps, make = [], build.TrainStep
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "TrainStep", lambda *args, **named: steps.append(make(*args, **named)) or steps[0])
@@ -68,7 +68,7 @@ def tiny_train(tiny_data, tmp_path, monkeypatch):
 
     def run(name, **overrides):
         config = run_config(tiny_data, tmp_path / name, aux_loss_weight=0.0, **overrides)
-        set_up(config)
+        set_up(config.run)
         return train(config, progress=False)
 
     return run
@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_curve_to_the_last_digit(trained, tmp_path)
     """Of CoupAlign with all that is random in it."""
     config, one, _ = trained
     config = load_config(overrides={**config.as_dict(), "output_dir": str(tmp_path / "run")})
-    set_up(config)
+    set_up(config.run)
     two = train(config, progress=False)
     assert (one / "steps.csv").read_bytes() == (two / "steps.csv").read_bytes()
     again = read_state(two / "last.ckpt")[0]
@@ -165,7 +165,7 @@ def test_the_same_seed_gives_the_same_weights_to_start_from(tiny_data, tmp_path)
     models = []
     for seed in (1, 1, 2):
         config = run_config(tiny_data, tmp_path, seed=seed)
-        set_up(config)
+        set_up(config.run)
         models.append({name: each.asnumpy() for name, each in build_model(config).parameters_dict().items()})
     one, again, other = models
     assert all((again[name] == value).all() for name, value in one.items())

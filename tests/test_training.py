@@ -8,7 +8,7 @@ import torch
 from mindspore import Parameter, Tensor, nn
 
 from coupalign.config import load_config
-from coupalign.context import set_up
+from coupalign.devices import set_up
 from coupalign.errors import UserError
 from coupalign.loss import PixelContrastiveLoss
 from coupalign.model import build_model
@@ -67,7 +67,7 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm, parts)
             "weight_decay": 0.3,
         }
     )
-    set_up(config)
+    set_up(config.run)
     objective = Quadratic()
     optimizer = make_optimizer(config.training, objective.trainable_params(), steps_per_epoch=5)
     step = TrainStep(objective, optimizer, max_grad_norm, 3, parts)
@@ -104,7 +104,7 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm, parts)
 def test_a_step_puts_the_model_into_training_mode():
     """Seen in the statistics of batch normalisation, which a forward pass moves in training and at no other time."""
     config = load_config(overrides={**SMALLEST, "learning_rate": 1e-3})
-    set_up(config)
+    set_up(config.run)
     model = TinyModel()
     optimizer = make_optimizer(config.training, model.trainable_params(), steps_per_epoch=5)
     step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.0), optimizer, 0.0, 4)
@@ -126,7 +126,7 @@ def test_a_step_puts_the_model_into_training_mode():
 def test_shared_statistics_reach_a_step_that_is_compiled(monkeypatch):
     """Seen where a step that is not finite goes back to them, and in what is saved after one that is."""
     config = load_config(overrides={**SMALLEST, "learning_rate": 1e-3, "batch_norm": "local"})
-    set_up(config)
+    set_up(config.run)
     model = TinyModel()
     optimizer = make_optimizer(config.training, model.trainable_params(), steps_per_epoch=5)
     step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.0), optimizer, 0.0, 4).set_train()
@@ -184,7 +184,7 @@ def test_groups_are_pytorchs_and_what_is_frozen_stays():
             "frozen": "head.*",
         }
     )
-    set_up(config)
+    set_up(config.run)
     objective = Three()
     freeze(objective, config.training.frozen)
     step = TrainStep(
@@ -239,7 +239,7 @@ class Dropping(Quadratic):
 
 def test_dropout_acts_and_follows_the_step():
     config = load_config(overrides={"learning_rate": 1e-12, "end_learning_rate": 0.0})
-    set_up(config)
+    set_up(config.run)
     objective = Dropping()
     step = TrainStep(
         objective, make_optimizer(config.training, objective.trainable_params(), steps_per_epoch=5), 0.0, 3
@@ -293,7 +293,7 @@ class Normed(Quadratic):
 def test_a_step_that_is_not_finite_changes_nothing(poison):
     """1e30: the loss is finite in float32, and the gradients' norm is not."""
     config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "decay_epochs": 1, "epochs": 1})
-    set_up(config)
+    set_up(config.run)
     random = np.random.default_rng(0)
     batches = [random.standard_normal((3, 4)).astype(np.float32) for _ in range(4)]
     ends = []
@@ -320,7 +320,7 @@ def test_a_step_that_is_not_finite_changes_nothing(poison):
 def test_averaged_weights():
     """Against NumPy; an update that is not made leaves them, and outside of the block the model has its own."""
     config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "ema_decay": 0.3})
-    set_up(config)
+    set_up(config.run)
     objective = Normed()
     optimizer = make_optimizer(config.training, objective.trainable_params(), steps_per_epoch=9)
     step = TrainStep(objective, optimizer, 0.0, 3, ema_decay=config.training.ema_decay).set_train()
@@ -349,7 +349,7 @@ def test_averaged_weights():
 
 def test_training_goes_on_after_averaged_weights_as_if_they_had_not_been_looked_at():
     config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "ema_decay": 0.3})
-    set_up(config)
+    set_up(config.run)
     batches = [np.random.default_rng(number).standard_normal((3, 4)) for number in range(4)]
     ends = []
     for looks in (False, True):
@@ -381,7 +381,7 @@ def test_loss_scale(monkeypatch):
     monkeypatch.setattr(step_module, "INITIAL_LOSS_SCALE", 2.0**16)
     monkeypatch.setattr(step_module, "LOSS_SCALE_WINDOW", 3)
     config = load_config(overrides={"learning_rate": 1e-9, "end_learning_rate": 0.0})
-    set_up(config)
+    set_up(config.run)
     objective = Half()
     step = TrainStep(
         objective, make_optimizer(config.training, objective.trainable_params(), 5), 0.0, 3, scales_loss=True

@@ -42,12 +42,12 @@ class Blocks(nn.Cell):
 
 def main(recompute: bool) -> None:
     from coupalign.config import load_config
-    from coupalign.context import set_up
+    from coupalign.devices import set_up
     from coupalign.training.optimizer import make_optimizer
     from coupalign.training.step import TrainStep
 
     config = load_config()
-    set_up(config)
+    set_up(config.run)
     objective = Blocks()
     if recompute:
         for block in objective.blocks:

@@ -20,16 +20,16 @@ def main(directory: Path) -> None:
     take_signals()  # before MindSpore is imported
     from coupalign import devices
     from coupalign.config import load_config
-    from coupalign.context import set_up
+    from coupalign.devices import set_up
 
     config = load_config(directory / "config.yaml")
-    set_up(config)
+    set_up(config.run)
     assert devices.rank_count() == 2 and devices.rank() == int(os.environ["MS_NODE_ID"])
     numbers = np.array([[2**62, -1], [3, 2**24 + 1]]) // (1 + devices.rank())
     found = {
-        "total": devices.total(numbers),
-        "sum": devices.total(np.float32([0.1, devices.rank()])),
-        "largest": devices.largest(-5 - devices.rank()),
+        "total": devices.all_reduce_sum(numbers),
+        "sum": devices.all_reduce_sum(np.float32([0.1, devices.rank()])),
+        "largest": devices.all_reduce_max(-5 - devices.rank()),
     }
     found.update(normalised(devices.rank()))
     found["shared"] = shared_statistics(devices.rank())

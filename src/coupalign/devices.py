@@ -165,7 +165,3 @@ def _flatten(x: Tensor) -> Tensor:
 def _slice_like(vector: Tensor, start: int, x: Tensor) -> Tensor:
     """Returns the part of `vector` from `start`, in the shape of x."""
     return ops.Slice()(vector, (start,), (x.size,)).reshape(x.shape)
-
-
-# Earlier names, until their callers have changed.
-total, largest, meet = all_reduce_sum, all_reduce_max, barrier

@@ -114,7 +114,7 @@ def evaluate_split(
             if between and number < equally_often:
                 between()
     # Where one rank has counts the others have 0.
-    counts, shuffled_counts = (devices.total(each) for each in (counts, shuffled_counts))
+    counts, shuffled_counts = (devices.all_reduce_sum(each) for each in (counts, shuffled_counts))
     return Result(config, name, columns, counts, shuffled_counts if other is not None else None)
 
 

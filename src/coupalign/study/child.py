@@ -30,12 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     take_signals()
     import mindspore
 
-    from coupalign.context import set_up
+    from coupalign.devices import set_up
     from coupalign.training import train
 
     if args.threads:
         mindspore.set_context(runtime_num_threads=args.threads)
-    set_up(config)
+    set_up(config.run)
     _finish(config, train(config, progress=False))
     return 0
 

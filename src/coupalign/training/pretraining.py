@@ -231,6 +231,6 @@ def _accuracy(config: Config, objective: PretrainingObjective, batch_size: int, 
             counts[index] += (values[:, index] == labels[:, index])[objects].sum(), objects.sum()
         for index, (ours, theirs) in enumerate(((logits > 0, mask), (values[:, 0] >= 0, objects)), len(CLASSES)):
             counts[index] += (ours & theirs).sum(), (ours | theirs).sum()
-    counts = devices.total(counts)
+    counts = devices.all_reduce_sum(counts)
     *values, masks, objects = (counts[:, 0] / counts[:, 1]).tolist()
     return Accuracy(masks, objects, dict(zip(VALUES, values)))

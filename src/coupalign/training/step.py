@@ -163,7 +163,7 @@ class TrainStep(nn.Cell):
         if devices.rank_count() > 1:
             for name, each in self.state().items():
                 if name.endswith(STATISTICS):
-                    ops.assign(each, Tensor(devices.total(each.asnumpy()) / devices.rank_count()))
+                    ops.assign(each, Tensor(devices.all_reduce_sum(each.asnumpy()) / devices.rank_count()))
 
     def construct(self, *batch: Tensor):
         (_, losses), gradients = self.gradients(*batch)

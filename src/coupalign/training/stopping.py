@@ -52,7 +52,7 @@ class StopRequest:
 
     def check(self) -> None:
         """Raises Stopped if any rank received a signal. All ranks must call this at the same places."""
-        number = devices.largest(self.signal)
+        number = devices.all_reduce_max(self.signal)
         if number:
             self.signal = number
             raise Stopped(128 + number)

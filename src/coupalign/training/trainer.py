@@ -60,7 +60,7 @@ class Trainer:
     Call ``setup`` and then ``fit``.
 
     Args:
-        config: The configuration. ``coupalign.context.set_up(config)`` comes first.
+        config: The configuration. ``coupalign.devices.set_up(config.run)`` comes first.
         progress: Whether to show a progress bar on stderr.
     """
 
@@ -100,7 +100,7 @@ class Trainer:
             self.progress.config = config.as_dict()
             self._log(f"resuming from {path} at step {self.progress.step}")
         # This also makes every rank look for a checkpoint before the first one writes.
-        if devices.largest(self.progress.step) != -devices.largest(-self.progress.step):
+        if devices.all_reduce_max(self.progress.step) != -devices.all_reduce_max(-self.progress.step):
             raise UserError(
                 f"the ranks find different checkpoints in {config.run.output_dir}: choose an output_dir on a file "
                 "system that all ranks share"
@@ -146,7 +146,7 @@ class Trainer:
                     f"{self.directory.path}: continue with --resume auto"
                 )
                 # msrun kills all ranks as soon as one has ended this way, even a rank that is still writing.
-                devices.meet()
+                devices.barrier()
                 raise
         return self.directory.path
 
