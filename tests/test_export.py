@@ -12,8 +12,8 @@ from scipy.special import ndtr
 
 import export as program
 from coupalign.config import load_config
-from coupalign.devices import set_up
 from coupalign.data.tokenizer import Tokenizer
+from coupalign.devices import set_up
 from coupalign.errors import UserError
 from coupalign.files import find_file, sha256
 from coupalign.inference import export as room

@@ -14,9 +14,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from coupalign.checkpoints.state import Progress
 from coupalign.config import load_config
-from coupalign.devices import set_up
 from coupalign.data.dataset import Split
 from coupalign.data.transform import prepare_image, restore_image
+from coupalign.devices import set_up
 from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.training.events import Events

@@ -12,8 +12,8 @@ import pytest
 from coupalign.checkpoints.loading import load_checkpoint, read_checkpoint
 from coupalign.checkpoints.state import read_state
 from coupalign.config import load_config
-from coupalign.devices import set_up
 from coupalign.data.dataset import Split
+from coupalign.devices import set_up
 from coupalign.errors import UserError
 from coupalign.model import build_model
 from coupalign.training import build, train, trainer

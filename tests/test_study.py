@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from coupalign.study import runner
 from coupalign.study.plan import read_study
 from coupalign.study.report import write_results
 from coupalign.study.runner import Child, read_starts, train_missing
-from tests.script_tree import make_tree
+from tests import script_tree
 from tests.study_runs import SMALL, leave_results, write
 
 SHIPPED = [REPOSITORY / "configs/ablations/refshapes.yaml", REPOSITORY / "configs/ablations/refcoco.yaml"]
@@ -246,19 +245,8 @@ def test_a_signal_is_handed_on_once_and_the_child_may_save(small, tmp_path, monk
 
 
 def test_the_script_runs_the_study_from_anywhere(tmp_path):
-    tree = make_tree(tmp_path / "tree", {"python": '#!/bin/sh\necho "called with $*"\nexit 1\n'})
-    command = ["bash", str(tree / "scripts/run_study.sh")]
-    run = subprocess.run(
-        [*command, "tree/c.yaml", "tree/data", "out", "--only", "table4"], cwd=tmp_path, capture_output=True, text=True
-    )
-    said = (
-        f"called with study.py --study {tree}/c.yaml --data_dir {tree}/data --output_dir {tmp_path}/out --only table4"
-    )
-    assert run.returncode == 1 and run.stdout.splitlines()[-1] == said
-    for arguments, message in (
-        (["c.yaml"], "STUDY, DATA_DIR and OUTPUT_DIR are needed"),
-        (["none.yaml", "data", "out"], "no study file none.yaml"),
-        (["c.yaml", "none", "out"], "no directory none: make it with prepare_data.py"),
-    ):
-        run = subprocess.run([*command, *arguments], cwd=tree, capture_output=True, text=True)
-        assert run.returncode == 2 and run.stderr.splitlines()[0] == f"error: {message}"
+    """scripts/run_study.sh exits as study.py does."""
+    tree = script_tree.make_tree(tmp_path / "tree", {"python": script_tree.PYTHON + 'echo "called with $*"\nexit 1\n'})
+    done = script_tree.run(tree, "run_study.sh", "tree/c.yaml", "tree/data", "out", "--only", "table4", cwd=tmp_path)
+    called = f"study.py --study {tree}/c.yaml --data_dir {tree}/data --output_dir {tmp_path}/out --only table4"
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == f"called with {called}"

@@ -107,8 +107,8 @@ class Predictor:
         # MindSpore takes seconds to import, so a wrong path is reported before.
         config = config or _config_beside(find_file(checkpoint), device)
         from coupalign.checkpoints.loading import find_checkpoint, load_checkpoint
-        from coupalign.devices import set_up
         from coupalign.data.tokenizer import Tokenizer
+        from coupalign.devices import set_up
         from coupalign.inference.graph import PredictAll
         from coupalign.kernels import use_kernels
         from coupalign.model import build_model
