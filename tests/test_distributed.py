@@ -1,4 +1,4 @@
-"""Two ranks on the CPU, started by msrun once for all tests here, against one process and PyTorch."""
+"""Two ranks on the CPU, started by msrun once for all tests here, compared with one process and with PyTorch."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ from tests.test_evaluate import SAMPLES, FakeSplit, Forward, config, rows_of
 from tests.tiny_model import TinyModel
 from tests.two_ranks import batch, evaluate, scaled
 
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
 
 @pytest.fixture(scope="module")
 def ranks(tiny_data, tmp_path_factory):
-    """(directory of what two ranks did, configuration)."""
+    """(directory with the results of two ranks, configuration)."""
     directory = tmp_path_factory.mktemp("ranks")
     settings = load_config(
         overrides={
@@ -79,19 +81,19 @@ def ranks(tiny_data, tmp_path_factory):
     return directory, settings
 
 
-def of_ranks(directory: Path, name: str) -> np.ndarray:
+def values_by_rank(directory: Path, name: str) -> np.ndarray:
     return np.concatenate([np.load(directory / f"rank_{rank}.npz")[name][None] for rank in (0, 1)])
 
 
 def test_sums_over_ranks_are_exact(ranks):
     directory, _ = ranks
     numbers = np.array([[2**62, -1], [3, 2**24 + 1]])
-    assert (of_ranks(directory, "total") == numbers + numbers // 2).all()
-    assert (of_ranks(directory, "sum") == np.float32([0.2, 1.0])).all()
-    assert (of_ranks(directory, "largest") == -5).all()
+    assert (values_by_rank(directory, "total") == numbers + numbers // 2).all()
+    assert (values_by_rank(directory, "sum") == np.float32([0.2, 1.0])).all()
+    assert (values_by_rank(directory, "largest") == -5).all()
 
 
-def test_synchronised_batch_norm_is_that_of_the_whole_batch(ranks):
+def test_synchronised_batch_norm_equals_that_of_the_whole_batch(ranks):
     directory, _ = ranks
     x, weight, *values = (torch.from_numpy(each).double() for each in batch())
     norm = torch.nn.BatchNorm2d(3).double()
@@ -101,29 +103,29 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch(ranks):
     (y * weight).sum().backward()
     expected = {"y": y, "dx": x.grad, "evaluated": norm.eval()(x)}
     for name, each in expected.items():
-        assert_close(np.concatenate(of_ranks(directory, name)), each.detach().numpy(), relative=1e-5)
+        assert_close(np.concatenate(values_by_rank(directory, name)), each.detach().numpy(), relative=1e-5)
     for name, each in {"dgamma": norm.weight.grad, "dbeta": norm.bias.grad}.items():
-        assert_close(of_ranks(directory, name).sum(0), each.numpy(), relative=1e-5)
+        assert_close(values_by_rank(directory, name).sum(0), each.numpy(), relative=1e-5)
     for name, each in {"moving_mean": norm.running_mean, "moving_variance": norm.running_var}.items():
         for rank in (0, 1):
-            assert_close(of_ranks(directory, name)[rank], each.numpy(), relative=1e-6)
+            assert_close(values_by_rank(directory, name)[rank], each.numpy(), relative=1e-6)
 
 
-def test_local_statistics_are_shared_as_their_mean(ranks):
-    for rank, found in enumerate(of_ranks(ranks[0], "shared")):
+def test_local_statistics_are_replaced_by_their_mean(ranks):
+    for rank, found in enumerate(values_by_rank(ranks[0], "shared")):
         assert found.tolist() == [[1.5, 2.5], [1.5, 2.5], [1.0 + rank, 5.0 * rank]]
 
 
 def test_an_overflow_on_one_rank_is_skipped_by_both(ranks):
     """With accumulation and a loss scale; the other updates are those of one process."""
-    first, second = of_ranks(ranks[0], "scaled")
+    first, second = values_by_rank(ranks[0], "scaled")
     np.testing.assert_array_equal(first, second)
     assert first[:, -1].tolist() == [1, 1, 0, 1] and first[:, -2].tolist() == [1024, 1024, 512, 512]
     np.testing.assert_array_equal(first[1, :-2], first[2, :-2])
     assert_close(first, scaled(0, 1)["scaled"], relative=1e-5 / 1024)
 
 
-def test_two_ranks_train_as_one_process_does_though_one_of_them_is_stopped(ranks, tmp_path, monkeypatch):
+def test_two_ranks_train_like_one_process_even_if_one_is_stopped(ranks, tmp_path, monkeypatch):
     directory, settings = ranks
     monkeypatch.setattr(trainer, "build_model", lambda _: TinyModel())
     alone = load_config(overrides={**settings.as_dict(), "output_dir": str(tmp_path / "alone")})
@@ -133,10 +135,10 @@ def test_two_ranks_train_as_one_process_does_though_one_of_them_is_stopped(ranks
     assert one.shape == two.shape == (6, 6)
     np.testing.assert_allclose(two, one, rtol=1e-5)
     assert re.search("stopped by SIGTERM after step [345], saved", (directory / "worker_0.log").read_text())
-    assert "stopped" not in (directory / "worker_1.log").read_text(), "rank 0 alone prints"
+    assert "stopped" not in (directory / "worker_1.log").read_text(), "only rank 0 prints"
 
 
-def test_two_ranks_evaluate_as_one_process_does(ranks, tmp_path):
+def test_two_ranks_evaluate_like_one_process(ranks, tmp_path):
     directory, settings = ranks
     set_up(settings.run)
     evaluate(settings, directory / "best.ckpt", tmp_path / "alone", writes=True)
@@ -149,7 +151,7 @@ def test_two_ranks_evaluate_as_one_process_does(ranks, tmp_path):
 
 
 @pytest.mark.parametrize(("count", "size"), [(2, 3), (3, 4), (5, 1), (12, 4), (2, 16)])
-def test_every_sample_is_evaluated_by_one_rank(monkeypatch, tmp_path, count, size):
+def test_every_sample_is_evaluated_by_exactly_one_rank(monkeypatch, tmp_path, count, size):
     settings, counts, between = config(eval_batch_size=size), [], []
     evaluate_split(Forward(), settings, FakeSplit(), "val", progress=False, shuffled=True).save(tmp_path)
     monkeypatch.setattr(devices, "all_reduce_sum", lambda each: counts.append(each.copy()) or np.ones_like(each))

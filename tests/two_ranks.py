@@ -1,6 +1,6 @@
-"""What each of two ranks does for test_distributed.py: python -m tests.two_ranks DIRECTORY, started by msrun.
+"""Work of each of two ranks for test_distributed.py: python -m tests.two_ranks DIRECTORY, started by msrun.
 
-Leaves in DIRECTORY rank_<n>.npz, the run trained/ and the evaluation of its best checkpoint, evaluated/.
+Writes rank_<n>.npz, the run trained/ and the evaluation of its best checkpoint, evaluated/, to DIRECTORY.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ def main(directory: Path) -> None:
 
 
 def batch() -> tuple[np.ndarray, ...]:
-    """x and weights of a loss, (4, 3, 5, 7); gamma, beta and moving statistics, (3,)."""
+    """Returns x and weights of a loss, (4, 3, 5, 7); gamma, beta and moving statistics, (3,)."""
     random = np.random.default_rng(1)
     x, weight = random.standard_normal((2, 4, 3, 5, 7))
     return tuple(each.astype(np.float32) for each in (x + 10, weight, *(0.5 + random.random((4, 3)))))
 
 
 def normalised(rank: int) -> dict[str, np.ndarray]:
-    """Outputs and gradients of SynchronisedBatchNorm for this rank's half of `batch`, and the statistics it keeps."""
+    """Returns outputs, gradients and moving statistics of SynchronisedBatchNorm for this rank's half of `batch`."""
     from mindspore import ParameterTuple, Tensor, nn, ops
 
     from coupalign.model.batch_norm import SynchronisedBatchNorm, batch_norm
 
     class Weighted(nn.Cell):
-        """A loss with a gradient of its own for every output."""
+        """A loss whose gradient differs for every output."""
 
         def __init__(self, cell: nn.Cell, weight: Tensor):
             super().__init__()
@@ -87,7 +87,7 @@ def normalised(rank: int) -> dict[str, np.ndarray]:
 
 
 def shared_statistics(rank: int) -> np.ndarray:
-    """Statistics that differ by rank, and a weight, after they were shared."""
+    """Returns statistics that differed by rank, and a weight, after they were averaged."""
     from mindspore import Parameter, Tensor
 
     from coupalign.training.step import TrainStep
@@ -103,8 +103,8 @@ def shared_statistics(rank: int) -> np.ndarray:
 def scaled(rank: int, ranks: int) -> dict[str, np.ndarray]:
     """Four updates in two parts each with a loss scale, on one rank or on two with half of the same batch.
 
-    In the third, a gradient of the last rank's last part is not finite once it is scaled. Returns: after each update
-    the weights, the loss scale and whether the update was made.
+    In the third, the scaled gradient of the last rank's last part is not finite. Returns the weights, the loss scale and
+    whether the update was made, after each update.
     """
     from coupalign.config import load_config
     from coupalign.training.optimizer import make_optimizer
@@ -130,7 +130,7 @@ def scaled(rank: int, ranks: int) -> dict[str, np.ndarray]:
 
 
 def train_with_a_stop(config) -> None:
-    """Trains; the second rank alone is asked to stop after three steps, and both go on from there."""
+    """Trains; only the second rank receives a signal after three steps, and then both resume."""
     from coupalign import devices
     from coupalign.training import trainer
     from coupalign.training.run_directory import RunDirectory
@@ -157,7 +157,7 @@ def train_with_a_stop(config) -> None:
 
 
 def evaluate(config, checkpoint: Path, output: Path, writes: bool) -> None:
-    """Evaluates TinyModel on val, and saves what is found."""
+    """Evaluates TinyModel on val and saves the result."""
     from coupalign.checkpoints.loading import load_checkpoint
     from coupalign.data.dataset import Split
     from coupalign.evaluation.evaluate import evaluate_split
