@@ -27,4 +27,6 @@ need_data "$data"
 config=$(realpath "$config") data=$(realpath "$data")
 
 prepare_environment requirements.txt
-run_ranks distributed train.py --config "$config" --data_dir "$data" --device_target "$device" "${keys[@]}"
+program=(train.py --config "$config" --data_dir "$data" --device_target "$device" "${keys[@]}")
+python "${program[@]}" --check $((count * nodes))
+run_ranks distributed "${program[@]}"

@@ -44,6 +44,8 @@ sys.exit(int(any(rank.returncode for rank in ranks)))
 """
 TRAIN = """
 import os, pathlib, signal, sys, time
+if "--check" in sys.argv:
+    sys.exit("error: batch_size" if "--batch_size=3" in sys.argv else 0)
 rank = os.environ.get("MS_NODE_ID")
 while os.environ["MS_ROLE"] == "MS_SCHED":
     ended = len(list(pathlib.Path().glob("ended_*")))
@@ -140,6 +142,12 @@ def test_all_ranks_run_and_the_output_of_rank_0_is_shown(tree, program, file):
     started = (logs(tree) / "msrun.log").read_text()
     for option in ("('worker_num', '2')", "('cluster_time_out', '9')", "('master_addr', '127.0.0.1')"):
         assert option in started
+
+
+def test_a_failed_check_starts_no_rank(tree):
+    process = launch(tree, "CPU", "2", "c.yaml", "data", "--batch_size=3")
+    assert process.communicate(timeout=60)[1] == "error: batch_size\n"
+    assert process.returncode == 1 and not (tree / "logs").exists()
 
 
 def test_only_the_first_of_several_machines_shows_progress(tree):
