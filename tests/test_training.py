@@ -146,7 +146,9 @@ def test_shared_statistics_reach_a_step_that_is_compiled(monkeypatch):
     assert step.update([batch], 0, 0, [0])[2]
     before = statistics()
     monkeypatch.setattr(step_module.devices, "rank_count", lambda: 2)
-    monkeypatch.setattr(step_module.devices, "total", lambda each: 3 * each)  # as if the other rank had twice as much
+    monkeypatch.setattr(
+        step_module.devices, "all_reduce_sum", lambda each: 3 * each
+    )  # as if the other rank had twice as much
     step.average_statistics()
     assert not step.update([{**batch, "image": Tensor(np.float32(image * np.inf))}], 0, 1, [0])[2]
     for name, value in statistics().items():

@@ -5,6 +5,7 @@ Writes rank_<n>.npz, the run trained/ and the evaluation of its best checkpoint,
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from coupalign.signals import take_signals
 
 
 def main(directory: Path) -> None:
+    logging.basicConfig(level=logging.INFO)
     take_signals()  # before MindSpore is imported
     from coupalign import devices
     from coupalign.config import load_config
