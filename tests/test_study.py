@@ -123,7 +123,7 @@ def test_a_study_file_that_does_not_fit_gives_one_line(tmp_path, capsys, change,
     [
         (["--study", "nowhere.yaml"], "no configuration file nowhere.yaml: check --study"),
         (["--study", str(SHIPPED[0]), "--only", "table6"], "no table, row or row/seed 'table6'"),
-        (["--study", str(SHIPPED[0]), "--config", "default_config.yaml"], "set the configuration as base"),
+        (["--study", str(SHIPPED[0]), "--config", "default_config.yaml"], "--config"),
         (["--study", str(SHIPPED[0]), "--threads", "-1"], "--threads -1: give 0 or more"),
         ([], "--study"),
     ],
@@ -132,6 +132,13 @@ def test_arguments_that_do_not_fit_give_one_line(capsys, arguments, message):
     assert program.main(arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+
+
+def test_help_offers_no_configuration_file(capsys):
+    with pytest.raises(SystemExit):
+        program.main(["--help"])
+    said = capsys.readouterr().out
+    assert "--study FILE" in said and "--config" not in said
 
 
 # --- Runs one after another

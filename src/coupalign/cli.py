@@ -34,6 +34,7 @@ def parse_arguments(
     subcommand: str = "",
     base: Callable[[argparse.Namespace], Mapping[str, Any]] | None = None,
     keys: Sequence[str] | None = None,
+    config_file: bool = True,
 ) -> tuple[Config, argparse.Namespace]:
     """Reads ``--config FILE``, ``--key value`` for keys of the configuration, and a program's own arguments.
 
@@ -48,20 +49,23 @@ def parse_arguments(
         base: Gives the settings, from the program's own arguments, that apply where no ``--config`` is given.
         keys: What the program reads: keys, each explained by ``--help``, and sections such as "model", whose keys
             ``--help`` only names. None is all keys. A configuration file may hold any key.
+        config_file: Whether there is ``--config``; without it, `base` gives the settings.
 
     Returns: The checked configuration, and the program's own arguments (with ``config``).
 
     Raises: UserError (ConfigError for the configuration's part).
     """
-    usage = f"%(prog)s {subcommand}".strip() + " [--config FILE] [--key value …] [arguments]"
+    files = "[--config FILE] " if config_file else ""
+    usage = f"%(prog)s {subcommand}".strip() + f" {files}[--key value …] [arguments]"
     parser = _parser(description, usage, add)
     takes_checkpoint = parser.takes("--checkpoint") and not base
     beside = "config.yaml beside the checkpoint if it exists, else " if takes_checkpoint else ""
     default = "the evaluation's own settings" if base else f"{beside}default_config.yaml"
-    parser.add_argument("--config", metavar="FILE", help=f"YAML file of keys (default: {default})")
+    if config_file:
+        parser.add_argument("--config", metavar="FILE", help=f"YAML file of keys (default: {default})")
     _add_keys(parser, keys)
     args = parser.parse(argv)
-    path = args.config
+    path = args.config if config_file else None
     if path is None and takes_checkpoint and args.checkpoint:
         candidate = find_file(args.checkpoint).parent / "config.yaml"
         path = candidate if candidate.is_file() else None

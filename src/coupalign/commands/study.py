@@ -39,9 +39,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     from coupalign.study.plan import read_study
 
-    config, args = parse_arguments(__doc__, argv, _add, base=lambda own: read_study(own.study).base)
-    if args.config:
-        raise UserError(f"--config {args.config}: set the configuration as base in {args.study}")
+    config, args = parse_arguments(__doc__, argv, _add, base=lambda own: read_study(own.study).base, config_file=False)
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: give 0 or more")
     study, output, code = read_study(args.study), check_directory(config.run.output_dir), 0
