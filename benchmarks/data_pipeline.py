@@ -23,7 +23,9 @@ import torch
 
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
-from coupalign.data.prepare import Source, prepare
+from coupalign.data.prepare import prepare
+from coupalign.data.refer import read_refer
+from coupalign.data.tokenizer import Tokenizer
 
 HEIGHT, WIDTH, SIDE, BATCH = 480, 640, 448, 16
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32) * 255, np.array([0.229, 0.224, 0.225], np.float32) * 255
@@ -103,7 +105,8 @@ def main() -> None:
         make_source(source, args.images)
         config = load_config(overrides={"data_dir": str(output), "num_workers": cores, "image_size": SIDE})
         started = time.perf_counter()
-        prepare(config, output, Source(source, source / "images"), cores)
+        tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
+        prepare(read_refer(source, source / "images", "unc"), "refcoco", output, tokenizer, workers=cores)
         print(
             f"conversion: {args.images / (time.perf_counter() - started) / cores:.0f} images/s per core "
             f"({cores} cores, start-up included)"

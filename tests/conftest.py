@@ -152,9 +152,11 @@ def make_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """Directory of a RefShapes data set of 300 expressions, 30 in each split but train, for ``TINY``."""
-    from coupalign.data.prepare import Source, prepare
+    from coupalign.data.tokenizer import Tokenizer
+    from coupalign.refshapes.prepare import RefShapesSettings, prepare_refshapes
 
     directory = tmp_path_factory.mktemp("data")
     config = load_config(overrides={**TINY, "dataset": "refshapes"})
-    prepare(config, directory, Source(expressions=300), workers=1)
+    tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
+    prepare_refshapes(directory, RefShapesSettings(300, config.run.seed), tokenizer)
     return directory

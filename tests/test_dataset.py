@@ -12,7 +12,9 @@ import pytest
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
 from coupalign.data.images import load_image
-from coupalign.data.prepare import Source, prepare
+from coupalign.data.prepare import prepare
+from coupalign.data.refer import read_refer
+from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import prepare_image
 from coupalign.errors import UserError
 from tests.conftest import TINY
@@ -33,7 +35,8 @@ def handmade(tmp_path_factory) -> Handmade:
 def config(handmade, tmp_path_factory):
     directory = tmp_path_factory.mktemp("data")
     config = load_config(overrides={**TINY, "dataset": "refcoco", "data_dir": str(directory), "image_size": SIZE})
-    prepare(config, directory, Source(handmade.annotations, handmade.images), workers=1)
+    dataset = read_refer(handmade.annotations, handmade.images, "unc")
+    prepare(dataset, "refcoco", directory, Tokenizer(config.data.vocab_file, config.model.max_tokens))
     return config
 
 

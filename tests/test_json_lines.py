@@ -1,4 +1,4 @@
-"""Data of one's own as JSON Lines: the example of docs/data.md, and every mistake by file and line."""
+"""Custom data sets as JSON Lines: the example of docs/data.md, and mistakes named by file and line."""
 
 from __future__ import annotations
 
@@ -118,31 +118,54 @@ def test_images_have_the_size_that_people_see(directory):
     np.testing.assert_array_equal(dataset.mask(1), _drawn(10, 5, 30, 15))
 
 
-def test_a_byte_order_mark_is_no_mistake(directory):
-    (directory / "own.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(CUP).encode() + b"\r\n")
-    assert len(read_json_lines(directory / "own.jsonl", directory).referents) == 1
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_encodings_of_windows(directory, encoding, newline):
+    lines = [json.dumps(line, ensure_ascii=False) for line in (CUP | {"expression": "caf\u00e9"}, LAMP)]
+    (directory / "own.jsonl").write_bytes((newline.join(lines) + newline).encode(encoding))
+    dataset = read_json_lines(directory / "own.jsonl", directory)
+    assert [s.text for r in dataset.referents for s in r.sentences] == ["caf\u00e9", "the lamp"]
+
+
+def test_another_encoding_is_named(directory):
+    (directory / "own.jsonl").write_bytes(
+        json.dumps(CUP | {"expression": "caf\u00e9"}, ensure_ascii=False).encode("latin1")
+    )
+    with pytest.raises(UserError, match="line 1 is not in UTF-8: save the file as UTF-8"):
+        read_json_lines(directory / "own.jsonl", directory)
+
+
+def test_spellings_of_one_path_are_one_file(directory):
+    (directory / "sub").mkdir()
+    dataset = _read(
+        directory,
+        CUP,
+        CUP | {"image": "./desk.jpg", "mask": {"png": "sub/../cup.png"}},
+        CUP | {"image": str(directory / "desk.jpg"), "mask": {"png": str(directory / "cup.png")}},
+    )
+    assert dataset.counts("train") == {"images": 1, "referents": 1, "expressions": 3}
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("{", "is no JSON"),
-        ("[" * 50_000, "is no JSON"),
-        ("\x00", "is no JSON"),
+        ("{", "is not JSON"),
+        ("[" * 50_000, "is not JSON"),
+        ("\x00", "is not JSON"),
         ("[]", "is a list"),
-        ({"image": "desk.jpg", "mask": CUP["mask"]}, "has no expression: it needs image, expression and mask"),
-        (CUP | {"splt": "val"}, "has 'splt', which means nothing here: the keys are image, expression, split"),
-        (CUP | {"expression": 5}, "has 5 for its expression: make it text"),
-        (CUP | {"image": None}, "has NoneType for its"),
-        (CUP | {"split": "../x"}, r"has '\.\./x' for its split: use letters"),
-        (CUP | {"split": ""}, "has '' for its split"),
-        (CUP | {"mask": "cup.png"}, "has a mask that is none: make it"),
-        (CUP | {"mask": []}, "has a mask that is none"),
-        (CUP | {"mask": {"png": 5}}, "has a mask that is none"),
-        (CUP | {"mask": {"counts": [3]}}, "has a mask that is none"),
-        (CUP | {"ref_id": "7"}, "has '7' for its ref_id: make it a whole number"),
-        (CUP | {"ref_id": 2**64}, "has int for its ref_id"),
-        (CUP | {"sent_id": True}, "has bool for its sent_id"),
+        ({"image": "desk.jpg", "mask": CUP["mask"]}, "has no expression: image, expression and mask are required"),
+        (CUP | {"splt": "val"}, "unknown field 'splt': allowed fields are image, expression, mask, split"),
+        (CUP | {"expression": 5}, "has the expression 5: write text"),
+        (CUP | {"image": None}, "has the image NoneType"),
+        (CUP | {"split": "../x"}, r"has the split '\.\./x': use letters"),
+        (CUP | {"split": ""}, "has the split ''"),
+        (CUP | {"mask": "cup.png"}, "has an invalid mask: give"),
+        (CUP | {"mask": []}, "has an invalid mask"),
+        (CUP | {"mask": {"png": 5}}, "has an invalid mask"),
+        (CUP | {"mask": {"counts": [3]}}, "has an invalid mask"),
+        (CUP | {"ref_id": "7"}, "has the ref_id '7': write a whole number"),
+        (CUP | {"ref_id": 2**64}, "has the ref_id int"),
+        (CUP | {"sent_id": True}, "has the sent_id bool"),
         (CUP | {"mask": {"png": "no.png"}}, r"line 2: the mask .*no\.png is missing: check its path"),
     ],
 )
@@ -175,8 +198,8 @@ def test_images_that_are_missing_or_damaged_are_named_and_counted(directory):
 
 
 def test_an_expression_without_a_word_is_left_out_and_counted(directory):
-    dataset = _read(directory, CUP, CUP | {"expression": " "})
-    assert [(problem.name, problem.expressions) for problem in dataset.problems] == [("line 2", 1)]
+    dataset = _read(directory, CUP, CUP | {"expression": " "}, CUP | {"expression": "!!!"})
+    assert [(problem.name, problem.expressions) for problem in dataset.problems] == [("line 2", 1), ("line 3", 1)]
 
 
 @pytest.mark.parametrize(
@@ -184,10 +207,10 @@ def test_an_expression_without_a_word_is_left_out_and_counted(directory):
     [("image_id", CUP | {"image": "room.png"}), ("ann_id", LAMP), ("ref_id", CUP | {"split": "val"}), ("sent_id", CUP)],
 )
 def test_an_id_means_one_thing_and_is_given_everywhere(directory, key, other):
-    with pytest.raises(UserError, match=f"line 2 has the {key} 3 of line 1, which is about something else"):
+    with pytest.raises(UserError, match=f"line 2 has the {key} 3 of line 1, which has another"):
         _read(directory, CUP | {key: 3}, other | {key: 3})
     assert len(_read(directory, CUP | {key: 3}, other | {key: 3}, skip=True).problems) == 1
-    with pytest.raises(UserError, match=f"line 2 has no {key}, others have"):
+    with pytest.raises(UserError, match=f"line 2 has no {key}, but others have"):
         _read(directory, CUP | {key: 3}, CUP, skip=True)
 
 
@@ -201,7 +224,7 @@ def test_masks_that_do_not_fit_are_named_by_line(directory):
 
 def test_a_file_without_a_line_is_refused(directory):
     for lines in ([], [""], ["{"]):
-        with pytest.raises(UserError, match=r"own\.jsonl has no line that can be used.*give it lines such as"):
+        with pytest.raises(UserError, match=r"own\.jsonl has no usable line.*write lines such as"):
             _read(directory, *lines, skip=True)
-    with pytest.raises(UserError, match=r"none\.jsonl cannot be read.*name a JSON Lines file"):
+    with pytest.raises(UserError, match=r"none\.jsonl cannot be read.*give a file of JSON Lines"):
         read_json_lines(directory / "none.jsonl", directory)

@@ -1,4 +1,4 @@
-"""What is drawn of a data set and written to MindRecord, read with MindSpore's own reader."""
+"""Prepared splits, read with MindSpore's own reader of MindRecord."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from mindspore.mindrecord import FileReader
 
-from coupalign.data.convert import SCENES_AT_ONCE, convert, read_pixels, scenes_of
+from coupalign.data import convert as converting
+from coupalign.data.convert import SCENES_PER_PART, convert, read_pixels, scenes_of
 from coupalign.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, record_file, split_files, write_split
 from coupalign.data.refer import read_refer
 from coupalign.data.tokenizer import Tokenizer
@@ -21,9 +22,10 @@ def _write(handmade: Handmade, directory, split: str, skip: bool = False):
     """Expressions with the image and the mask they point at; and what was written of it."""
     handmade.write()
     scenes = scenes_of(read_refer(handmade.annotations, handmade.images, "unc", skip), split)
-    parts = [part for part, _ in convert(scenes, directory, split, skip, 1)]
-    pixels = [each for part in parts for each in read_pixels(part)]
-    written = write_split(directory, split, zip(scenes, pixels, strict=True), TOKENIZER, "a test")
+    parts = list(convert(scenes, directory, split, skip, 1))
+    pixels = [each for part, *_ in parts for each in read_pixels(part)]
+    largest = max(size for *_, size in parts)
+    written = write_split(directory, split, zip(scenes, pixels, strict=True), TOKENIZER, "a test", largest)
     images, masks, rows = (_read(record_file(directory, split, part)) for part in (IMAGES, MASKS, EXPRESSIONS))
     assert (written.images, written.referents, written.expressions) == (len(images), len(masks), len(rows))
     return [{**row, **images[row["image_row"]], **masks[row["mask_row"]]} for row in rows], written
@@ -119,19 +121,19 @@ def test_scenes_stay_in_order_whoever_draws_them(handmade, tmp_path, workers):
     train, val = (
         scenes_of(read_refer(handmade.annotations, handmade.images, "unc"), split)[0] for split in ("train", "val")
     )
-    scenes = ([train] + [val] * 2) * SCENES_AT_ONCE
+    scenes = ([train] + [val] * 2) * SCENES_PER_PART
     parts = list(convert(scenes, tmp_path, "x", False, workers))
-    assert [count for _, count in parts] == [SCENES_AT_ONCE] * 3
-    drawn = [pixels for part, _ in parts for pixels in read_pixels(part)]
-    assert [list(pixels.masks) for pixels in drawn] == [[20, 21], [22], [22]] * SCENES_AT_ONCE
-    before = {part: part.stat().st_mtime_ns for part, _ in parts}
+    assert [count for _, count, _ in parts] == [SCENES_PER_PART] * 3
+    drawn = [pixels for part, *_ in parts for pixels in read_pixels(part)]
+    assert [list(pixels.masks) for pixels in drawn] == [[20, 21], [22], [22]] * SCENES_PER_PART
+    before = {part: part.stat().st_mtime_ns for part, *_ in parts}
     parts[1][0].unlink()
     assert list(convert(scenes, tmp_path, "x", False, workers)) == parts
     again = {part for part, time in before.items() if part.stat().st_mtime_ns != time}
     assert again == {parts[1][0]}
 
 
-def test_others_may_read_what_they_may_read_beside_it(handmade, tmp_path):
+def test_the_umask_decides_who_may_read_the_files(handmade, tmp_path):
     _write(handmade, tmp_path, "val")
     (tmp_path / "beside").touch()
     assert {path.stat().st_mode for path in split_files(tmp_path, "val")} == {(tmp_path / "beside").stat().st_mode}
@@ -157,7 +159,7 @@ def _no_inside(handmade):
         (_no_inside, "mask", "annotation 4 covers no pixel"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_name_or_left_out(handmade, tmp_path, spoil, kind, message):
+def test_unusable_images_and_masks_are_refused_by_name_or_left_out(handmade, tmp_path, spoil, kind, message):
     handmade.refs.append(handmade.ref(23, 1, 7, 1, "val", {230: "the cup"}))
     spoil(handmade)
     with pytest.raises(UserError, match=message):
@@ -167,9 +169,42 @@ def test_what_cannot_be_used_is_refused_by_name_or_left_out(handmade, tmp_path, 
     assert [(problem.kind, problem.referents, problem.expressions) for problem in written.problems] == [(kind, 1, 3)]
 
 
-def test_expressions_without_a_word_are_left_out_and_told(handmade, tmp_path):
-    handmade.refs[2]["sentences"][1]["sent"] = "\u200b"
-    rows, written = _write(handmade, tmp_path, "val")
-    assert [row["sent_id"] for row in rows] == [220, 222]
-    assert [(problem.kind, problem.expressions) for problem in written.problems] == [("empty expression", 1)]
-    assert "sentence 221 of referent 22" in written.problems[0].message
+@pytest.mark.parametrize("limit", [3 << 10, 9 << 10])
+def test_images_beyond_the_page_size_are_named_or_skipped(handmade, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(converting, "MOST_IMAGE_BYTES", limit)
+    handmade.refs.append(handmade.ref(23, 1, 7, 1, "val", {230: "the cup"}))
+    noise = np.random.default_rng(0).integers(0, 256, (50, 30, 3), np.uint8)
+    cv2.imwrite(str(handmade.images / "b.png"), noise)
+    if limit > 5 << 10:
+        assert len(_write(handmade, tmp_path, "val")[0]) == 4
+        return
+    with pytest.raises(UserError, match=r"image .*b\.png takes .* make it smaller"):
+        _write(handmade, tmp_path, "val")
+    rows, written = _write(handmade, tmp_path, "val", skip=True)
+    assert [row["sent_id"] for row in rows] == [230]
+    assert [problem.kind for problem in written.problems] == ["image"]
+
+
+def test_an_image_of_more_than_32_megabytes_is_stored(handmade, tmp_path):
+    """MindRecord's default page is too small for it, as for the PNG of a turned phone photo."""
+    noise = np.random.default_rng(0).integers(0, 256, (3400, 3400, 3), np.uint8)
+    cv2.imwrite(str(handmade.images / "b.png"), noise, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    handmade.instances["images"][1].update(height=3400, width=3400)
+    handmade.instances["annotations"][3]["segmentation"] = [rectangle(5, 5, 3000, 3000)]
+    rows, _ = _write(handmade, tmp_path, "val")
+    assert bytes(rows[0]["image"]) == (handmade.images / "b.png").read_bytes()
+
+
+def test_parts_are_bounded_by_their_pixels(handmade, tmp_path, monkeypatch):
+    monkeypatch.setattr(converting, "_PIXELS_PER_PART", 4000)
+    handmade.write()
+    dataset = read_refer(handmade.annotations, handmade.images, "unc")
+    scenes = scenes_of(dataset, "train") + scenes_of(dataset, "val") * 3  # 2,400 and three times 1,500 pixels
+    assert [count for _, count, _ in convert(scenes, tmp_path, "x", False, 1)] == [2, 2]
+
+
+def test_truncated_expressions_and_unknown_words_are_counted(handmade, tmp_path):
+    handmade.refs[2] = handmade.ref(22, 4, 9, 2, "val", {1: "dog", 2: "dog " * 40, 3: "wmn dog", 4: "a \U0001f436 dog"})
+    _, written = _write(handmade, tmp_path, "val")
+    assert (written.expressions, written.truncated, written.unknown) == (4, 1, 2)
+    assert written.unknown_words == {"wmn": 1, "\U0001f436": 1}

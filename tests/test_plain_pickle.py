@@ -1,4 +1,4 @@
-"""Pickles: what is plain is read whole; what is not is refused by name, and not run."""
+"""Pickles: plain data are read; everything else is refused by name, and not run."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def test_plain_pickles_are_read_whole(tmp_path, protocol):
 
 
 def test_text_of_python_2_is_read(tmp_path):
-    # What Python 2 writes for [{'sent': 'caf\xe9', u'n': 5L}] with protocol 2, and for {'a': 'b'} with protocol 0.
+    # Python 2 writes [{'sent': 'caf\xe9', u'n': 5L}] like this with protocol 2, and {'a': 'caf\xc3\xa9'} with protocol 0.
     path = tmp_path / "refs.p"
     path.write_bytes(b"\x80\x02]q\x00}q\x01(U\x04sentq\x02U\x04caf\xe9q\x03X\x01\x00\x00\x00nq\x04\x8a\x01\x05ua.")
     assert load_plain_pickle(path) == [{"sent": "café", "n": 5}]
-    path.write_bytes(b"(dp0\nS'a'\np1\nS'b'\np2\ns.")
-    assert load_plain_pickle(path) == {"a": "b"}
+    path.write_bytes(b"(dp0\nS'a'\np1\nS'caf\\xc3\\xa9'\np2\ns.")
+    assert load_plain_pickle(path) == {"a": "caf\u00e9"}
 
 
 class _Reduced:
@@ -61,7 +61,7 @@ def test_what_would_be_run_is_refused_by_name_and_not_run(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "refs.p"
     path.write_bytes(pickle.dumps([_Reduced(function, *arguments)], protocol=protocol))
-    with pytest.raises(UserError, match=f"asks to run .*{name}") as caught:
+    with pytest.raises(UserError, match=f"wants to run .*{name}") as caught:
         load_plain_pickle(path)
     assert str(path) in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["refs.p"]
@@ -120,11 +120,11 @@ def test_damaged_pickles_are_user_errors(tmp_path):
         (b"\x80\x05N\x98.", "the instruction READONLY_BUFFER"),
     ],
 )
-def test_instructions_that_plain_data_have_no_need_of_are_refused_by_name(tmp_path, monkeypatch, content, said):
+def test_instructions_that_plain_data_do_not_need_are_refused_by_name(tmp_path, monkeypatch, content, said):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "refs.p"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"asks to run {said}"):
+    with pytest.raises(UserError, match=f"wants to run {said}"):
         load_plain_pickle(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["refs.p"]
 

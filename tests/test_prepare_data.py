@@ -20,8 +20,9 @@ from mindspore.mindrecord import FileReader
 import prepare_data
 from coupalign.config import load_config
 from coupalign.data import prepare as prepare_module
-from coupalign.data.convert import SCENES_AT_ONCE
+from coupalign.data.convert import SCENES_PER_PART
 from coupalign.data.dataset import Split
+from coupalign.data.prepare import HASHES_FILE
 from tests.handmade_refer import Handmade, rectangle
 
 REFSHAPES = ["--dataset", "refshapes", "--max_tokens", "20", "--seed", "4", "--expressions", "30", "--workers", "1"]
@@ -56,7 +57,7 @@ def _state(directory: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_refer_data_take_the_road_to_mindrecord(arguments, tmp_path, capsys):
+def test_a_refer_data_set_becomes_mindrecord_files(arguments, tmp_path, capsys):
     assert prepare_data.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[:3]] == [
@@ -65,7 +66,7 @@ def test_refer_data_take_the_road_to_mindrecord(arguments, tmp_path, capsys):
         ["val", "1", "1", "3"],
     ]
     data = tmp_path / "data"
-    assert {path.name for path in data.iterdir()} == {
+    assert {path.name for path in data.iterdir()} - {HASHES_FILE} == {
         f"{split}.{part}.{end}"
         for split in ("train", "val")
         for part in ("images", "masks", "expressions")
@@ -74,15 +75,15 @@ def test_refer_data_take_the_road_to_mindrecord(arguments, tmp_path, capsys):
     meta = json.loads((data / "meta.json").read_text())
     assert meta["dataset"] == "refcoco"
     assert meta["max_tokens"] == 30
-    assert meta["splits"] == {
-        "train": {"images": 1, "referents": 2, "expressions": 3},
-        "val": {"images": 1, "referents": 1, "expressions": 3},
+    counts = {
+        split: [count[k] for k in ("images", "referents", "expressions")] for split, count in meta["splits"].items()
     }
+    assert counts == {"train": [1, 2, 3], "val": [1, 1, 3]}
     config = load_config(overrides={"data_dir": str(data)})
     assert [len(Split(config, split)) for split in meta["splits"]] == [3, 3]
 
 
-def test_what_is_complete_is_left_alone(arguments, tmp_path, capsys):
+def test_a_complete_data_set_is_kept(arguments, tmp_path, capsys):
     prepare_data.main(arguments)
     before = _state(tmp_path / "data")
     capsys.readouterr()
@@ -106,7 +107,12 @@ def _other_mask(arguments, handmade, data):
 
 
 def _other_picture(arguments, handmade, data):
-    cv2.imwrite(str(handmade.images / "b.png"), 255 - cv2.imread(str(handmade.images / "b.png")))
+    """The same size, and the same time of modification."""
+    path = handmade.images / "b.png"
+    before, picture = path.stat(), 255 - cv2.imread(str(path))
+    cv2.imwrite(str(path), picture, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
 
 
 def _lost_file(arguments, handmade, data):
@@ -118,29 +124,28 @@ def _cut_file(arguments, handmade, data):
 
 
 @pytest.mark.parametrize("change", [_more_tokens, _other_words, _other_mask, _other_picture, _lost_file, _cut_file])
-def test_what_changed_is_written_anew(arguments, handmade, tmp_path, capsys, change):
+def test_changed_sources_and_settings_are_prepared_again(arguments, handmade, tmp_path, capsys, change):
+    picture = cv2.imread(str(handmade.images / "b.png"))
+    cv2.imwrite(str(handmade.images / "b.png"), picture, [cv2.IMWRITE_PNG_COMPRESSION, 0])
     prepare_data.main(arguments)
     before = _state(tmp_path / "data")
     change(arguments, handmade, tmp_path / "data")
     assert prepare_data.main(arguments) == 0
     assert "written" in capsys.readouterr().out.splitlines()[-1]
     after = _state(tmp_path / "data")
-    assert after.keys() == before.keys()
-    assert all(after[name][0] != before[name][0] for name in before)
+    assert after.keys() - {HASHES_FILE} == before.keys() - {HASHES_FILE}
+    assert all(after[name][0] != before[name][0] for name in before if name != HASHES_FILE)
 
 
-def test_check_compares_with_the_published_and_writes_nothing(arguments, tmp_path, capsys):
-    assert prepare_data.main([*arguments, "--check"]) == 0
+def test_check_compares_with_the_published_counts_and_writes_nothing(arguments, tmp_path, capsys):
+    assert prepare_data.main([*arguments, "--check"]) == 1
     out = capsys.readouterr().out
-    assert (
-        "train: 1 images, 16,993 fewer than published, 2 referents, 42,402 fewer than published, 3 expressions" in out
-    )
+    assert "train: 1 images, 16,993 fewer than published, 2 referents" in out
     assert "testA: missing, published with 1,975 referents" in out
-    assert "all splits: 3 referents, 6 expressions; the CoupAlign paper says 19,994 images" in out
     assert not (tmp_path / "data").exists()
 
 
-def test_check_says_what_is_missing_and_where_it_is_to_be_had(arguments, handmade, tmp_path, capsys):
+def test_check_lists_what_is_missing_and_where_to_get_it(arguments, handmade, tmp_path, capsys):
     (handmade.images / "a.jpg").unlink()
     assert prepare_data.main([*arguments, "--check"]) == 1
     out = capsys.readouterr().out
@@ -151,25 +156,33 @@ def test_check_says_what_is_missing_and_where_it_is_to_be_had(arguments, handmad
     assert "instances.json: missing; from the REFER tool" in capsys.readouterr().out
     assert prepare_data.main(["--dataset", "refcocog", "--check"]) == 1
     out = capsys.readouterr().out
-    assert "refs(umd).p and instances.json: name their directory with --annotations" in out
+    assert "refs(umd).p and instances.json: give their directory with --annotations" in out
     assert "train2014.zip" in out
 
 
-def test_expressions_without_a_word_are_left_out_and_counted(arguments, handmade, tmp_path, capsys):
-    handmade.refs[2]["sentences"][0].update(sent="", raw="")
-    handmade.write()
+def test_check_of_all_published_counts_returns_0(arguments, monkeypatch):
+    published = {("refcoco", "unc"): {"train": (1, 2, 3), "val": (1, 1, 3)}}
+    monkeypatch.setattr("coupalign.data.published.PUBLISHED", published)
     assert prepare_data.main([*arguments, "--check"]) == 0
-    assert "val: 1 images, 1,499 fewer than published, 1 referents, 3,810 fewer than published, 2 expressions" in (
-        capsys.readouterr().out
-    )
+    published["refcoco", "unc"]["val"] = (1, 1, 4)
+    assert prepare_data.main([*arguments, "--check"]) == 1
+
+
+def test_expressions_without_a_word_are_left_out_and_counted(arguments, handmade, capsys):
+    handmade.refs[2]["sentences"][0].update(sent="!!!", raw="")
+    handmade.refs[2]["sentences"][1].update(sent="wmn " * 20)
+    handmade.write()
     assert prepare_data.main(arguments) == 0
     out = capsys.readouterr().out
     assert "left out: 1 x empty expression; with them 0 referents and 1 expressions" in out
+    assert "truncated: 1 expressions" in out
+    assert "unknown words: 1 expressions, most often wmn" in out
     assert ["val", "1", "1", "2"] in [line.split() for line in out.splitlines()]
 
 
-def test_own_data_take_the_same_road(handmade, tmp_path, capsys):
-    file = tmp_path / "mine.jsonl"
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.JSONL", "mine.json", "mine.txt"])
+def test_a_custom_data_set_becomes_mindrecord_files(handmade, tmp_path, capsys, name):
+    file = tmp_path / name
     cv2.imwrite(str(tmp_path / "dog.png"), handmade.masks[4].astype(np.uint8))
     lines = [
         {"image": "b.png", "expression": "the dog", "mask": {"png": "dog.png"}},
@@ -205,7 +218,7 @@ def test_own_data_take_the_same_road(handmade, tmp_path, capsys):
     assert "line 3" in capsys.readouterr().out
 
 
-def test_refshapes_is_made_once_and_read_by_the_same_reader(tmp_path, capsys):
+def test_refshapes_is_made_once_and_read_like_a_refer_data_set(tmp_path, capsys):
     output = tmp_path / "shapes"
     assert prepare_data.main([*REFSHAPES, "--output", str(output)]) == 0
     counts = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:5]}
@@ -228,7 +241,7 @@ def test_output_defaults_to_data_dir(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_nothing_half_made_is_taken_for_whole(arguments, tmp_path, monkeypatch, capsys, error):
+def test_an_interrupted_preparation_is_not_taken_for_complete(arguments, tmp_path, monkeypatch, capsys, error):
     prepare_data.main(arguments)
     before = _state(tmp_path / "data")
 
@@ -248,7 +261,7 @@ def test_nothing_half_made_is_taken_for_whole(arguments, tmp_path, monkeypatch, 
     assert not list((tmp_path / "data").glob(".*"))
 
 
-def test_interrupted_between_old_and_new_is_no_data_set_until_the_next_run(arguments, tmp_path, monkeypatch):
+def test_interrupted_between_old_and_new_files_the_next_run_completes(arguments, tmp_path, monkeypatch):
     prepare_data.main(arguments)
     replace, moved = Path.replace, []
 
@@ -265,7 +278,7 @@ def test_interrupted_between_old_and_new_is_no_data_set_until_the_next_run(argum
     assert _rows(tmp_path / "data", 31) == _rows_of_a_fresh_directory(arguments, tmp_path, 31)
 
 
-def test_what_other_settings_left_unfinished_is_removed(arguments, tmp_path, monkeypatch):
+def test_unfinished_files_of_other_settings_are_removed(arguments, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(prepare_module, "write_split", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert prepare_data.main(arguments) == 130
@@ -274,12 +287,25 @@ def test_what_other_settings_left_unfinished_is_removed(arguments, tmp_path, mon
     assert not list((tmp_path / "data").glob(".*"))
 
 
+def test_parts_of_an_unfinished_preparation_with_other_contents_are_not_used(
+    handmade, arguments, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_split", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert prepare_data.main(arguments) == 130
+    picture = 255 - cv2.imread(str(handmade.images / "b.png"))
+    cv2.imwrite(str(handmade.images / "b.png"), picture)
+    assert prepare_data.main(arguments) == 0
+    (seen,) = Split(load_config(overrides={"data_dir": str(tmp_path / "data")}), "val").pictures([0], 1)
+    np.testing.assert_array_equal(seen["image"], picture[..., ::-1])
+
+
 def test_two_at_once_are_refused(arguments, tmp_path, capsys):
     (tmp_path / "data").mkdir()
     handle = os.open(tmp_path / "data", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     assert prepare_data.main(arguments) == 2
-    assert "another prepare_data.py is at work in" in capsys.readouterr().err
+    assert "another prepare_data.py is running in" in capsys.readouterr().err
     os.close(handle)
     assert prepare_data.main(arguments) == 0
 
@@ -303,7 +329,7 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(arguments, tmp_path):
 def test_killed_again_and_again_it_ends_with_the_same_content(handmade, arguments, tmp_path):
     # Several files of drawn scenes a split, so that there is something to go on with.
     random.seed(0)
-    for number in range(SCENES_AT_ONCE * 5):
+    for number in range(SCENES_PER_PART * 5):
         name = f"{number}.png"
         (handmade.images / name).write_bytes((handmade.images / "b.png").read_bytes())
         handmade.instances["images"].append({"id": 100 + number, "file_name": name, "height": 50, "width": 30})
@@ -327,7 +353,7 @@ def test_killed_again_and_again_it_ends_with_the_same_content(handmade, argument
     assert _rows(work, 30) == _rows_of_a_fresh_directory(arguments, tmp_path, 30)
 
 
-def test_what_is_left_out_is_listed_and_counted(arguments, handmade, tmp_path, capsys):
+def test_skipped_data_are_listed_and_counted(arguments, handmade, tmp_path, capsys):
     handmade.refs.append(handmade.ref(23, 1, 7, 1, "val", {230: "the cup"}))
     handmade.write()
     (handmade.images / "b.png").write_bytes(b"no image")
@@ -372,7 +398,7 @@ def _rows_of_a_fresh_directory(arguments: list[str], tmp_path: Path, max_tokens:
         (["--dataset", "mine", "--annotations", "x.jsonl"], "no file or directory x.jsonl: check --annotations"),
         (
             ["--dataset", "refcoco+", "--split_by", "umd", "--annotations", ".", "--images", "."],
-            "refcoco+ is not split by 'umd': --split_by is one of unc",
+            "refcoco+ has no splits by 'umd': --split_by is one of unc",
         ),
         (
             ["--dataset", "refcocog", "--annotations", "nowhere", "--images", "."],
@@ -380,11 +406,11 @@ def _rows_of_a_fresh_directory(arguments: list[str], tmp_path: Path, max_tokens:
         ),
         (["--dataset", "refshapes", "--images", "."], "RefShapes is made, not read"),
         (["--dataset", "refshapes", "--expressions", "5"], "raise --expressions"),
-        (["--dataset", "refshapes", "--check"], "holds no RefShapes to check: leave out --check to make it"),
+        (["--dataset", "refshapes", "--check"], "holds no RefShapes data set: run prepare_data.py without --check"),
         (["--dataset", "refshapes", "--vocab_file", "none.txt"], "none.txt"),
     ],
 )
-def test_mistakes_are_one_line_that_names_the_mend(tmp_path, capsys, given, message):
+def test_mistakes_are_one_line_that_names_the_remedy(tmp_path, capsys, given, message):
     arguments = [*given, "--output", str(tmp_path / "data"), "--workers", "1"]
     if "--expressions" not in given:
         arguments += ["--expressions", "10"]

@@ -1,10 +1,10 @@
-"""What --check says of published data sets."""
+"""The comparison of --check with the published data sets."""
 
 from __future__ import annotations
 
 import pytest
 
-from coupalign.data.published import KINDS, PAPER, PUBLISHED, check_files, report
+from coupalign.data.published import KINDS, PAPER, PUBLISHED, check_files, compare
 from tests.handmade_refer import Handmade
 
 
@@ -29,7 +29,9 @@ def test_splits_add_up_to_the_papers_totals():
 
 def test_counts_are_ok_or_differ_by_so_many():
     counts = _counts("refcoco", "unc")
-    lines = report("refcoco", "unc", counts).splitlines()
+    text, complete = compare("refcoco", "unc", counts)
+    assert complete
+    lines = text.splitlines()
     assert lines[0] == "train: 16,994 images ok, 42,404 referents ok, 120,624 expressions ok"
     assert lines[4] == (
         "all splits: 50,000 referents, 142,210 expressions; the CoupAlign paper says 19,994 images, "
@@ -39,7 +41,9 @@ def test_counts_are_ok_or_differ_by_so_many():
     counts["val"]["expressions"] += 1
     del counts["testA"]
     counts["other"] = {"images": 1, "referents": 2, "expressions": 3}
-    lines = report("refcoco", "unc", counts).splitlines()
+    text, complete = compare("refcoco", "unc", counts)
+    assert not complete
+    lines = text.splitlines()
     assert lines[1] == (
         "val: 1,500 images ok, 2,611 referents, 1,200 fewer than published, 10,835 expressions, 1 more than published"
     )
@@ -48,12 +52,23 @@ def test_counts_are_ok_or_differ_by_so_many():
 
 
 def test_what_is_not_published_is_only_counted():
-    lines = report("referit", "berkeley", {"train": {"images": 1, "referents": 2, "expressions": 3}}).splitlines()
+    text, complete = compare("referit", "berkeley", {"train": {"images": 1, "referents": 2, "expressions": 3}})
+    assert complete
+    lines = text.splitlines()
     assert lines[0] == "train: 1 images, 2 referents, 3 expressions; no published numbers to compare with"
     assert "the CoupAlign paper says 19,894 images, 130,525 expressions" in lines[1]
-    assert report("refcoco", "google", _counts("refcoco", "google")).splitlines()[1] == (
+    assert compare("refcoco", "google", _counts("refcoco", "google"))[0].splitlines()[1] == (
         "val: 4,559 images ok, 5,000 referents ok, 0 expressions"
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_count_below_the_published_one_is_incomplete(kind):
+    counts = _counts("refcoco", "unc")
+    counts["val"][kind] -= 6
+    assert not compare("refcoco", "unc", counts)[1]
+    # Expressions without a word are left out of the counts, but they are there.
+    assert compare("refcoco", "unc", counts, left_out=6)[1] == (kind == "expressions")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +80,7 @@ def test_what_is_not_published_is_only_counted():
         ("referit", "refclef.zip", "saiapr_tc-12.zip"),
     ],
 )
-def test_everything_that_is_missing_is_told_at_once_with_its_source(tmp_path, dataset, archive, images):
+def test_everything_that_is_missing_is_listed_with_its_source(tmp_path, dataset, archive, images):
     for directory, pictures in ((None, None), (tmp_path, tmp_path), (tmp_path / "none", tmp_path / "nowhere")):
         text, complete = check_files(dataset, "unc", directory, pictures)
         assert not complete
@@ -88,7 +103,7 @@ def test_what_is_there_is_found(tmp_path):
         "found",
         "holds images",
     ]
-    assert "holds refs(google).p: set --split_by google" in text
+    assert "refs(google).p: set --split_by google" in text
     for path in data.images.iterdir():
         path.unlink()
     assert (

@@ -1,4 +1,4 @@
-"""The reader of REFER's layout: nothing lost, nothing run, and mistakes named."""
+"""The reader of the REFER layout: nothing is lost, and mistakes are named."""
 
 from __future__ import annotations
 
@@ -29,17 +29,12 @@ def test_every_referent_and_every_sentence_is_kept(handmade):
     assert {(r.ref_id, s.sent_id): s.text for r in dataset.referents for s in r.sentences} == {
         (ref["ref_id"], said["sent_id"]): said["sent"] for ref in handmade.refs for said in ref["sentences"]
     }
+    # Referents may share an annotation.
+    assert [(r.ref_id, r.ann_id) for r in dataset.referents] == [(20, 1), (21, 1), (22, 4)]
     assert dataset.splits == ["train", "val"]
     assert [r.ref_id for r in dataset.of_split("val")] == [22]
     assert [r.category for r in dataset.referents] == ["cup", "cup", "dog"]
     assert dataset.problems == ()
-
-
-def test_referents_that_share_an_annotation_both_stay(handmade):
-    dataset = _read(handmade)
-    first, second = dataset.of_split("train")
-    assert first.ann_id == second.ann_id == 1
-    assert [s.text for s in first.sentences] != [s.text for s in second.sentences]
 
 
 def test_masks_and_images(handmade):
@@ -57,10 +52,10 @@ def test_families_are_read_where_there_are_some(handmade):
     assert [s.family for s in dataset.referents[0].sentences] == ["", "extreme"]
 
 
-def test_what_was_typed_stands_in_for_an_empty_sentence_and_one_without_a_word_is_counted(handmade):
-    handmade.refs[0]["sentences"][0].update(sent=" ", raw="Left cup")
+def test_raw_replaces_a_sentence_without_a_word(handmade):
+    handmade.refs[0]["sentences"][0].update(sent="...", raw="Left cup")
     handmade.refs[0]["sentences"][1].update(sent="", raw=" ")
-    handmade.refs[1]["sentences"][0].update(sent="", raw="")
+    handmade.refs[1]["sentences"][0].update(sent="!!!", raw="?")
     dataset = _read(handmade)
     assert [s.text for s in dataset.referents[0].sentences] == ["Left cup"]
     assert [r.ref_id for r in dataset.referents] == [20, 22]
@@ -68,6 +63,14 @@ def test_what_was_typed_stands_in_for_an_empty_sentence_and_one_without_a_word_i
         ("empty expression", 0, 1),
         ("empty expression", 1, 1),
     ]
+
+
+def test_whole_numbers_written_as_floats_are_read(handmade):
+    handmade.instances["images"][0].update(height=40.0, width=60.0, id=7.0)
+    handmade.instances["annotations"][0].update(image_id=7.0)
+    image = _read(handmade).images[7]
+    assert (image.height, image.width) == (40, 60)
+    assert all(type(side) is int for side in (image.height, image.width))
 
 
 def _drop(name):
@@ -93,16 +96,16 @@ LOST = [
     (_drop("sentences"), "20 has no sentences", [21, 22]),
     (_drop("split"), "referent 20 has no split", [21, 22]),
     (_drop("ref_id"), "entry 0 has no ref_id", [21, 22]),
-    (_set(ref_id=True), "entry 0 has bool for its ref_id", [21, 22]),
-    (_set(ref_id=20.0), "entry 0 has float for its ref_id", [21, 22]),
-    (_set(ref_id=2**63), "entry 0 has int for its ref_id", [21, 22]),
-    (_set(ann_id=float("nan")), "20 has float for its ann_id", [21, 22]),
-    (_set(image_id=[7]), "20 has list for its image_id", [21, 22]),
-    (_set(split="../../train"), r"20 has '\.\./\.\./train' for its split", [21, 22]),
-    (_set(split=None), "20 has NoneType for its split", [21, 22]),
-    (_set(sentences=[]), "20 has list for its sentences", [21, 22]),
-    (_set(sentences="cup"), "20 has 'cup' for its sentences", [21, 22]),
-    (lambda data: data.refs.append(5), "entry 3 is a int, no referent", [20, 21, 22]),
+    (_set(ref_id=True), "entry 0 has the ref_id bool", [21, 22]),
+    (_set(ref_id=20.0), "entry 0 has the ref_id float", [21, 22]),
+    (_set(ref_id=2**63), "entry 0 has the ref_id int", [21, 22]),
+    (_set(ann_id=float("nan")), "20 has the ann_id float", [21, 22]),
+    (_set(image_id=[7]), "20 has the image_id list", [21, 22]),
+    (_set(split="../../train"), r"20 has the split '\.\./\.\./train'", [21, 22]),
+    (_set(split=None), "20 has the split NoneType", [21, 22]),
+    (_set(sentences=[]), "20 has the sentences list", [21, 22]),
+    (_set(sentences="cup"), "20 has the sentences 'cup'", [21, 22]),
+    (lambda data: data.refs.append(5), "entry 3 is a int instead of a referent", [20, 21, 22]),
     (lambda data: data.instances["images"][0].pop("height"), "image 7 has no height", [22]),
     (lambda data: data.instances["images"][0].update(width=0), "image 7 has no width", [22]),
     (lambda data: data.instances["images"][0].update(file_name=None), "image 7 has no file_name", [22]),
@@ -111,7 +114,7 @@ LOST = [
 
 
 @pytest.mark.parametrize(("change", "message", "left"), LOST)
-def test_what_does_not_fit_is_refused_by_name_or_left_out_and_counted(handmade, change, message, left):
+def test_inconsistent_referents_are_refused_by_name_or_left_out_and_counted(handmade, change, message, left):
     change(handmade)
     with pytest.raises(UserError, match=message) as caught:
         _read(handmade)
@@ -140,7 +143,7 @@ def test_what_does_not_fit_is_refused_by_name_or_left_out_and_counted(handmade, 
         (lambda data: data.refs[0]["sentences"].__setitem__(0, "cup"), "referent 20: sentence 0 has no sent_id"),
     ],
 )
-def test_a_sentence_that_is_none_costs_only_itself(handmade, change, message):
+def test_an_invalid_sentence_costs_only_itself(handmade, change, message):
     change(handmade)
     with pytest.raises(UserError, match=message):
         _read(handmade)
@@ -166,13 +169,13 @@ def test_images_that_are_missing_are_counted_together(handmade):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.refs.clear(), "no list of referents"),
+        (lambda data: data.refs.clear(), "not a list of referents"),
         (lambda data: data.instances.pop("categories"), "no list of categories"),
         (lambda data: data.instances["annotations"][1].pop("id"), "annotation number 1 has no id"),
-        (lambda data: data.instances["annotations"][1].update(id=[1]), "annotation number 1 has list for its id"),
-        (lambda data: data.instances["annotations"][1].update(image_id=None), "number 1 has NoneType for its image_id"),
+        (lambda data: data.instances["annotations"][1].update(id=[1]), "annotation number 1 has the id list"),
+        (lambda data: data.instances["annotations"][1].update(image_id=None), "number 1 has the image_id NoneType"),
         (lambda data: data.instances["annotations"][1].update(id=1), "annotation id 1 occurs twice"),
-        (lambda data: data.instances["categories"][1].update(name={}), "category number 1 has dict for its name"),
+        (lambda data: data.instances["categories"][1].update(name={}), "category number 1 has the name dict"),
     ],
 )
 @pytest.mark.parametrize("skip", [False, True])
@@ -224,7 +227,7 @@ def test_ids_of_annotations_that_are_text_become_places(handmade):
         np.testing.assert_array_equal(dataset.mask(place), handmade.masks[ann_id])
 
 
-def test_annotations_of_images_without_referents_and_what_nobody_reads_are_not_kept(handmade):
+def test_unused_annotations_and_fields_are_not_kept(handmade):
     handmade.instances["images"].append({"id": 11, "file_name": "c.jpg", "height": 5, "width": 5})
     handmade.instances["annotations"].append({"id": 5, "image_id": 11, "category_id": 1, "segmentation": [[0] * 6]})
     handmade.instances["annotations"][0].update(area=5.0, bbox=[1, 2, 3, 4])
@@ -235,18 +238,18 @@ def test_annotations_of_images_without_referents_and_what_nobody_reads_are_not_k
     }
 
 
-def test_text_of_python_2_and_characters_that_are_none(handmade):
+def test_invalid_characters_are_replaced(handmade):
     handmade.refs[0]["sentences"][0]["sent"] = "cup \ud83d\ude00 \udc80 here"
     assert _read(handmade).referents[0].sentences[0].text == "cup \U0001f600 \ufffd here"
 
 
-def test_directories_that_are_not_the_one_say_which_is(handmade):
+def test_wrong_directories_and_names_point_to_the_right_ones(handmade):
     handmade.write("google")
-    with pytest.raises(UserError, match=r"holds refs\(google\)\.p: set --split_by google"):
+    with pytest.raises(UserError, match=r"refs\(google\)\.p: set --split_by google"):
         read_refer(handmade.annotations, handmade.images, "umd")
-    with pytest.raises(UserError, match=r"refs\(google\)\.p is missing, but is in .*annotations: name .*--annotations"):
+    with pytest.raises(UserError, match=r"refs\(google\)\.p is missing, but is in .*annotations: give .*--annotations"):
         read_refer(handmade.annotations.parent, handmade.images, "google")
-    with pytest.raises(UserError, match="nowhere is no directory.*--annotations"):
+    with pytest.raises(UserError, match="nowhere is not a directory.*--annotations"):
         read_refer(handmade.annotations / "nowhere", handmade.images, "unc")
 
 
@@ -263,5 +266,5 @@ def test_missing_and_damaged_files_are_named(handmade):
     (handmade.annotations / "refs(unc).p").write_bytes(b"")
     handmade.instances["annotations"].clear()
     (handmade.annotations / "instances.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    with pytest.raises(UserError, match="no pickle, or a damaged one"):
+    with pytest.raises(UserError, match="not a pickle or is damaged"):
         read_refer(handmade.annotations, handmade.images, "unc")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from coupalign.checks import check_exists, check_vocabulary
 from coupalign.cli import command, parse_arguments
-from coupalign.files import check_directory
+from coupalign.errors import UserError
+from coupalign.files import check_directory, find_file
 
 KEYS = ("dataset", "data_dir", "vocab_file", "max_tokens", "seed")
 
@@ -22,9 +23,13 @@ KEYS = ("dataset", "data_dir", "vocab_file", "max_tokens", "seed")
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="directory of the files (default: data_dir)")
     parser.add_argument(
-        "--annotations", metavar="PATH", help="directory of refs(<split_by>).p and instances.json, or a .jsonl file"
+        "--annotations",
+        metavar="PATH",
+        help="directory of refs(<split_by>).p and instances.json, or a file of JSON Lines",
     )
-    parser.add_argument("--images", metavar="DIR", help="directory of the images (default for a .jsonl file: its own)")
+    parser.add_argument(
+        "--images", metavar="DIR", help="directory of the images (default for JSON Lines: the directory of the file)"
+    )
     parser.add_argument("--split_by", metavar="TEXT", help="unc, umd, google or berkeley (default: the data set's own)")
     parser.add_argument(
         "--expressions",
@@ -53,21 +58,32 @@ def _add(parser: argparse.ArgumentParser) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse_arguments(__doc__, argv, _add, keys=KEYS)
-    annotations = check_exists(args.annotations, "--annotations") if args.annotations else None
-    images = check_exists(args.images, "--images") if args.images else None
+    # --check lists what is missing, so it accepts paths that do not exist.
+    find = check_exists if not args.check else lambda path, _: find_file(path)
+    annotations = find(args.annotations, "--annotations") if args.annotations else None
+    images = find(args.images, "--images") if args.images else None
+    name, skip, workers = config.data.dataset, args.on_error == "skip", max(args.workers, 1)
+    if name == "refshapes" and (annotations or images or args.split_by):
+        raise UserError("RefShapes is made, not read: leave out --annotations, --images and --split_by")
     check_vocabulary(config)
     output = Path(args.output or config.data.data_dir).expanduser()
     if not args.check:
         check_directory(output)
-    from coupalign.data.check import check
-    from coupalign.data.prepare import Source, prepare
+    from coupalign.data.check import check, check_dataset
+    from coupalign.data.prepare import Source, prepare, read_dataset
+    from coupalign.data.tokenizer import Tokenizer
+    from coupalign.refshapes.prepare import RefShapesSettings, prepare_refshapes, read_refshapes
 
-    source = Source(annotations, images, args.split_by, args.expressions, args.on_error == "skip")
+    source = Source(annotations, images, args.split_by, skip)
     if args.check:
-        report, usable = check(config, output, source)
+        report, complete = check_dataset(read_refshapes(output, True)) if name == "refshapes" else check(name, source)
         print(report)
-        return 0 if usable else 1
-    prepared = prepare(config, output, source, max(args.workers, 1))
+        return 0 if complete else 1
+    tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
+    if name == "refshapes":
+        prepared = prepare_refshapes(output, RefShapesSettings(args.expressions, config.run.seed), tokenizer, workers)
+    else:
+        prepared = prepare(read_dataset(name, source), name, output, tokenizer, skip, workers)
     print(prepared.table())
     print(f"{output}: {'written' if prepared.written else 'complete already, nothing to do'}")
     return 0

@@ -1,4 +1,4 @@
-"""Images checked and masks drawn, by several processes, into files that a later run finds again."""
+"""Checks images and draws masks in several processes, into part files that a later run finds again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from coupalign.data.workers import map_in_order
 from coupalign.errors import UserError
 from coupalign.files import atomic_path
 
-SCENES_AT_ONCE = 128
+# A part holds at most so many scenes and so many pixels, which bounds the memory of a process.
+SCENES_PER_PART = 128
+_PIXELS_PER_PART = 1 << 25
+MOST_IMAGE_BYTES = (1 << 28) - (1 << 10)  # a row of MindRecord holds 256 MB
 
 
 @dataclass(frozen=True)
@@ -33,24 +36,26 @@ class Scene:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What is drawn of a scene.
+    """The drawing of a scene.
 
     Attributes:
-        image: bytes to keep instead of the image file's own; empty where those are kept.
-        masks: by ref_id, a PNG of 0 and 255 at the image's size; without those that have a problem.
-        baselines: by ref_id, four numbers of pixels of the image: intersection and union of the target with all objects
+        image: Bytes to store instead of the image file's own; empty if the file is stored unchanged.
+        image_bytes: Number of bytes that are stored.
+        masks: By ref_id, a PNG of 0 and 255 at the image's size; without those that have a problem.
+        baselines: By ref_id, four pixel counts at the image's size: intersection and union of the target with all objects
             of its class, and with the image's largest object.
-        problems: what could not be used.
+        problems: What could not be used.
     """
 
     image: bytes
+    image_bytes: int
     masks: Mapping[int, bytes]
     baselines: Mapping[int, Sequence[int]]
     problems: Sequence[Problem]
 
 
 def scenes_of(dataset: ReferDataset, split: str) -> list[Scene]:
-    """The scenes of a split in the order of their first referents."""
+    """Returns the scenes of a split in the order of their first referents."""
     by_image: dict[int, list[Referent]] = {}
     for referent in dataset.of_split(split):
         by_image.setdefault(referent.image_id, []).append(referent)
@@ -66,68 +71,83 @@ def scenes_of(dataset: ReferDataset, split: str) -> list[Scene]:
 
 def convert(
     scenes: Sequence[Scene], directory: Path, name: str, skip: bool, workers: int
-) -> Iterator[tuple[Path, int]]:
-    """Draws scenes, 128 to a file of `directory`, leaving alone the files that are there already.
+) -> Iterator[tuple[Path, int, int]]:
+    """Draws scenes into part files of `directory`; existing ones are kept.
 
     Args:
-        name: of the files, with a number behind.
-        skip: put what cannot be used into `Pixels.problems`, rather than raise the first one.
-        workers: processes.
+        name: Prefix of the files, before a number.
+        skip: Collect problems in `Pixels.problems` instead of raising the first one.
+        workers: Number of processes.
 
-    Yields: each file, in order, with the number of its scenes.
-    Raises: UserError; the files finished before stay.
+    Yields:
+        Each file, in order, with its number of scenes and the size of its largest image in bytes.
+
+    Raises:
+        UserError: Something cannot be used; files that are already finished stay.
     """
-    jobs = [
-        (scenes[start : start + SCENES_AT_ONCE], directory / f"{name}.{start // SCENES_AT_ONCE:05d}.pkl", skip)
-        for start in range(0, len(scenes), SCENES_AT_ONCE)
-    ]
-    done = map_in_order(_convert_scenes, jobs, min(workers, len(jobs)))
-    for (part, path, _), _ in zip(jobs, done, strict=True):
-        yield path, len(part)
+    parts = list(_parts(scenes))
+    jobs = [(part, directory / f"{name}.{number:05d}.pkl", skip) for number, part in enumerate(parts)]
+    largest = map_in_order(_convert_scenes, jobs, min(workers, len(jobs)))
+    for (part, path, _), size in zip(jobs, largest, strict=True):
+        yield path, len(part), size
 
 
 def read_pixels(path: Path) -> list[Pixels]:
-    """What `convert` drew, scene by scene."""
+    """Reads a part file of `convert`, scene by scene."""
     return [
         Pixels(**{**drawn, "problems": [Problem(**problem) for problem in drawn["problems"]]})
         for drawn in load_plain_pickle(path)
     ]
 
 
-def _convert_scenes(job: tuple[Sequence[Scene], Path, bool]) -> None:
+def _parts(scenes: Sequence[Scene]) -> Iterator[list[Scene]]:
+    part: list[Scene] = []
+    pixels = 0
+    for scene in scenes:
+        area = scene.image.height * scene.image.width
+        if part and (len(part) == SCENES_PER_PART or pixels + area > _PIXELS_PER_PART):
+            yield part
+            part, pixels = [], 0
+        part.append(scene)
+        pixels += area
+    if part:
+        yield part
+
+
+def _convert_scenes(job: tuple[Sequence[Scene], Path, bool]) -> int:
+    """Writes the part file of some scenes; returns the size of the largest image that is stored."""
     scenes, path, skip = job
     if path.is_file():
-        return
-    drawn = [asdict(_draw(scene, skip)) for scene in scenes]
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(pickle.dumps(drawn, protocol=4))
+        return max(pixels.image_bytes for pixels in read_pixels(path))
+    drawn = [_draw(scene, skip) for scene in scenes]
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        pickle.dump([asdict(pixels) for pixels in drawn], file, protocol=4)
+    return max(pixels.image_bytes for pixels in drawn)
 
 
 def _draw(scene: Scene, skip: bool) -> Pixels:
     problems, image = Problems(skip), scene.image
+    sentences = sum(len(referent.sentences) for referent in scene.referents)
     try:
         content = image.path.read_bytes()
-        plain = encode_record(content, image.path, (image.height, image.width), image.as_stored)
+        record = encode_record(content, image.path, (image.height, image.width), image.as_stored)
+        if len(record) > MOST_IMAGE_BYTES:
+            raise UserError(
+                f"image {image.path} takes {len(record) >> 20:,} MB, more than the {MOST_IMAGE_BYTES >> 20} MB of a row "
+                "of MindRecord: make it smaller"
+            )
     except (OSError, UserError) as error:
         message = f"image {image.path} cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-        problems.add(
-            Problem(
-                "image",
-                str(image.path),
-                message,
-                len(scene.referents),
-                sum(len(referent.sentences) for referent in scene.referents),
-            )
-        )
-        return Pixels(b"", {}, {}, problems.found)
+        problems.add(Problem("image", str(image.path), message, len(scene.referents), sentences))
+        return Pixels(b"", 0, {}, {}, problems.found)
+    # One bit per pixel: an image may be large and have many annotations.
     masks: dict[int, np.ndarray] = {}
     wrong: dict[int, str] = {}
     for ann_id, annotation in scene.annotations.items():
         try:
-            masks[ann_id] = annotation_mask(annotation, image.height, image.width)
+            masks[ann_id] = np.packbits(annotation_mask(annotation, image.height, image.width))
         except UserError as error:
-            # Of an annotation that nobody refers to it does not matter.
-            wrong[ann_id] = str(error)
+            wrong[ann_id] = str(error)  # only matters if a referent uses it
     kept = []
     for referent in scene.referents:
         if referent.ann_id in masks:
@@ -137,15 +157,21 @@ def _draw(scene: Scene, skip: bool) -> Pixels:
                 Problem("mask", f"annotation {referent.ann_id}", wrong[referent.ann_id], 1, len(referent.sentences))
             )
     return Pixels(
-        b"" if plain is content else plain,
-        {referent.ref_id: _png(masks[referent.ann_id]) for referent in kept},
+        b"" if record is content else record,
+        len(record),
+        {referent.ref_id: _png(masks[referent.ann_id], image) for referent in kept},
         {referent.ref_id: _baselines(referent.ann_id, scene.annotations, masks) for referent in kept},
         problems.found,
     )
 
 
-def _png(mask: np.ndarray) -> bytes:
-    return cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes()
+def _png(mask: np.ndarray, image: Image) -> bytes:
+    pixels = np.unpackbits(mask, count=image.height * image.width).reshape(image.height, image.width)
+    return cv2.imencode(".png", pixels * np.uint8(255))[1].tobytes()
+
+
+def _area(mask: np.ndarray) -> int:
+    return int(np.unpackbits(mask).sum())
 
 
 def _baselines(ann_id: int, annotations: Mapping[int, Mapping[str, Any]], masks: Mapping[int, np.ndarray]) -> list[int]:
@@ -155,8 +181,6 @@ def _baselines(ann_id: int, annotations: Mapping[int, Mapping[str, Any]], masks:
     for other, mask in masks.items():
         if annotations[other]["category_id"] == category:
             of_class |= mask
-        if mask.sum() > largest.sum():
+        if _area(mask) > _area(largest):
             largest = mask
-    return [
-        int(np.sum(pixels)) for pixels in (target & of_class, target | of_class, target & largest, target | largest)
-    ]
+    return [_area(pixels) for pixels in (target & of_class, target | of_class, target & largest, target | largest)]

@@ -31,8 +31,8 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
     """Reads an image file: (H, W, 3) uint8, RGB, upright. Raises: UserError, as `decode_image`."""
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"image {path} cannot be read ({error.strerror}): check its path") from error
+    except (OSError, ValueError) as error:  # ValueError for a null character in the path
+        raise UserError(f"image {path} cannot be read ({getattr(error, 'strerror', error)}): check its path") from error
     return decode_image(content, path)
 
 
@@ -104,8 +104,8 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
             return picture.size if orientation in _SIDEWAYS else picture.size[::-1]
     except FileNotFoundError as error:
         raise UserError(f"image {path} is missing: check its path") from error
-    except OSError as error:
-        raise UserError(f"image {path} cannot be read ({error.strerror}): check its path") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"image {path} cannot be read ({getattr(error, 'strerror', error)}): check its path") from error
 
 
 def open_upright(content: bytes, name: str) -> Pillow.Image:

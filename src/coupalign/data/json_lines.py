@@ -1,7 +1,8 @@
-"""Data sets of one's own: a JSON Lines file of expressions, beside images and masks."""
+"""Custom data sets: a file of JSON Lines with expressions, images and masks."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Callable, Hashable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coupalign.data.images import image_size
-from coupalign.data.masks import packed
+from coupalign.data.masks import FORMS, packed
 from coupalign.data.referents import (
     EMPTY,
     Image,
@@ -25,12 +26,13 @@ from coupalign.data.referents import (
     is_split,
     shown,
 )
+from coupalign.data.tokenizer import has_word
 from coupalign.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line that is right by itself; `mask` is a digest."""
+    """A line that is valid by itself; `image` is a normalised path, `mask` a digest."""
 
     number: int
     image: str
@@ -42,7 +44,7 @@ class _Line:
     ids: tuple[int | None, ...]
 
 
-# What lines that share an id must have in common; and an id that is not given is the number of the first such line.
+# What lines with the same id must have in common. A missing id becomes the number of the first line in its group.
 _MEANING: dict[str, Callable[[_Line], Hashable]] = {
     "image_id": lambda line: line.image,
     "ann_id": lambda line: (line.image, line.mask),
@@ -50,32 +52,35 @@ _MEANING: dict[str, Callable[[_Line], Hashable]] = {
     "sent_id": lambda line: line.number,
 }
 _TEXTS = ("image", "expression", "split", "category", "family")
+_FIELDS = ("image", "expression", "mask", "split", "category", "family", *_MEANING)
 
 
 def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDataset:
-    """Reads and checks a data set; of images only the headers, of masks in files that they are there.
+    """Reads and checks a data set. Of images only the headers are read; mask files are only looked for.
 
-    A line is an object: image (path, relative to `images`), expression, mask ({"png": path relative to the file},
-    {"size": [h, w], "counts": run lengths} or a list of polygons), and where wanted split (train), category, family, and
-    the numbers image_id, ann_id, ref_id and sent_id, each on all lines or on none. Masks are drawn on the image as people
-    see it, upright. Lines with the same image, mask, split and category are expressions of one referent.
+    A line is an object with image (path relative to `images`), expression, mask ({"png": path relative to the file},
+    {"size": [h, w], "counts": run lengths} or a list of polygons) and, optionally, split (default train), category, family
+    and the numbers image_id, ann_id, ref_id and sent_id, each on all lines or on none. Masks are drawn on the upright
+    image. Lines with the same image, mask, split and category are expressions of one referent. The file is in UTF-8, or in
+    UTF-16 with a byte order mark.
 
     Args:
-        skip: leave out lines and images that cannot be used, rather than raise what is wrong with the first.
+        skip: Leave out lines and images that cannot be used, instead of raising the first problem.
 
-    Raises: UserError that names file and line.
+    Raises:
+        UserError: Something cannot be used; the message names file and line.
     """
     problems, lines, masks = Problems(skip), [], {}
-    for line, mask in _lines(file, problems):
+    for line, mask in _lines(file, images, problems):
         lines.append(line)
         masks.setdefault((line.image, line.mask), mask)
     lines, ids = _with_ids(lines, file, problems)
     found: dict[str, Image] = {}
     for name, concerned in _grouped(lines, lambda line: line.image).items():
         try:
-            found[name] = Image(images / name, *image_size(images / name), as_stored=False)
+            found[name] = Image(Path(name), *image_size(name), as_stored=False)
         except UserError as error:
-            problems.add(_problem("image", str(images / name), str(error), concerned, ids))
+            problems.add(_problem("image", name, str(error), concerned, ids))
     lines = [line for line in lines if line.image in found]
     for key, concerned in _grouped(lines, lambda line: (line.image, line.mask)).items():
         path = masks[key].get("png") if isinstance(masks[key], dict) else None
@@ -85,9 +90,9 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
             del masks[key]
     referents = _grouped([line for line in lines if (line.image, line.mask) in masks], lambda line: ids[line.number][2])
     if not referents:
-        why = f"; the first one's trouble: {problems.found[0].message}" if problems.found else ""
+        why = f"; the first problem: {problems.found[0].message}" if problems.found else ""
         raise UserError(
-            f"{file} has no line that can be used{why}: give it lines such as "
+            f"{file} has no usable line{why}: write lines such as "
             '{"image": "a.jpg", "expression": "the left cup", "mask": {"png": "a.png"}}'
         )
     used: dict[int, Image] = {}
@@ -120,63 +125,71 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
     return ReferDataset((file,), tuple(made), used, annotations, annotations_of, tuple(problems.found))
 
 
-def _lines(file: Path, problems: Problems) -> Iterator[tuple[_Line, Any]]:
-    """Lines that are right by themselves, with their masks' segmentations."""
+def _lines(file: Path, images: Path, problems: Problems) -> Iterator[tuple[_Line, Any]]:
+    """Yields the lines that are valid by themselves, with the segmentations of their masks."""
+    for number, content in enumerate(_content(file), 1):
+        if not content.strip():
+            continue
+        where = f"{file}: line {number}"
+        try:
+            line, mask = _parse(content, number, file.parent, images)
+        except UserError as error:
+            problems.add(Problem("expression", f"line {number}", f"{where} {error}", 0, 1))
+            continue
+        if has_word(line.text):
+            yield line, mask
+        else:
+            problems.found.append(Problem(EMPTY, f"line {number}", f"{where} has an expression without a word", 0, 1))
+
+
+def _content(file: Path) -> Iterator[bytes]:
+    """Yields the lines of a file in UTF-8."""
     try:
         with open(file, "rb") as stream:
-            for number, content in enumerate(stream, 1):
-                content = content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
-                if not content.strip():
-                    continue
-                where = f"{file}: line {number}"
-                try:
-                    line, mask = _parse(content, number, file.parent)
-                except UserError as error:
-                    problems.add(Problem("expression", f"line {number}", f"{where} {error}", 0, 1))
-                    continue
-                if line.text:
-                    yield line, mask
-                else:
-                    problems.found.append(Problem(EMPTY, f"line {number}", f"{where} has no word", 0, 1))
+            start = stream.read(3)
+            if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # as PowerShell writes
+                yield from (start + stream.read()).decode("utf-16").encode("utf-8", "replace").split(b"\n")
+            else:
+                stream.seek(3 if start == codecs.BOM_UTF8 else 0)
+                yield from stream
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): name a JSON Lines file") from error
+        raise UserError(f"{file} cannot be read ({error.strerror}): give a file of JSON Lines") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not valid UTF-16: save it as UTF-8") from error
 
 
-def _parse(content: bytes, number: int, directory: Path) -> tuple[_Line, Any]:
+def _parse(content: bytes, number: int, directory: Path, images: Path) -> tuple[_Line, Any]:
     try:
         entry = json.loads(content)
+    except UnicodeDecodeError as error:
+        raise UserError("is not in UTF-8: save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"is no JSON ({error}): write one object a line") from error
+        raise UserError(f"is not JSON ({error}): write one JSON object per line") from error
     if not isinstance(entry, dict):
-        raise UserError(f"is a {type(entry).__name__}: write one object a line")
+        raise UserError(f"is a {type(entry).__name__}: write one JSON object per line, as JSON Lines")
     for key in entry:
-        if key not in (*_TEXTS, *_MEANING, "mask"):
-            raise UserError(
-                f"has {shown(key)}, which means nothing here: the keys are {', '.join(_TEXTS)}, mask, "
-                f"{', '.join(_MEANING)}"
-            )
-    for key in ("image", "expression", "mask"):
+        if key not in _FIELDS:
+            raise UserError(f"has an unknown field {shown(key)}: allowed fields are {', '.join(_FIELDS)}")
+    for key in _FIELDS[:3]:
         if key not in entry:
-            raise UserError(f"has no {key}: it needs image, expression and mask")
+            raise UserError(f"has no {key}: image, expression and mask are required")
     for key in _TEXTS:
         if not isinstance(entry.get(key, ""), str):
-            raise UserError(f"has {shown(entry[key])} for its {key}: make it text")
+            raise UserError(f"has the {key} {shown(entry[key])}: write text")
     for key in _MEANING:
         if key in entry and not is_id(entry[key]):
-            raise UserError(f"has {shown(entry[key])} for its {key}: make it a whole number")
+            raise UserError(f"has the {key} {shown(entry[key])}: write a whole number")
     split = entry.get("split", "train")
     if not is_split(split):
-        raise UserError(f"has {shown(split)} for its split: use letters, digits, _ and -")
+        raise UserError(f"has the split {shown(split)}: use letters, digits, _ and -")
     mask = entry["mask"]
     if isinstance(mask, dict) and isinstance(mask.get("png"), str):
-        mask = {"png": str(directory / mask["png"])}
+        mask = {"png": os.path.normpath(directory / mask["png"])}
     elif not (isinstance(mask, dict) and {"size", "counts"} <= set(mask)) and not (isinstance(mask, list) and mask):
-        raise UserError(
-            'has a mask that is none: make it {"png": "a.png"}, {"size": [h, w], "counts": …} or [[x1, y1, x2, y2, …], …]'
-        )
+        raise UserError(f"has an invalid mask: give {FORMS}")
     line = _Line(
         number,
-        entry["image"],
+        os.path.normpath(images / entry["image"]),
         sha256(json.dumps(mask, sort_keys=True).encode()).digest(),
         as_text(entry["expression"]),
         split,
@@ -188,12 +201,12 @@ def _parse(content: bytes, number: int, directory: Path) -> tuple[_Line, Any]:
 
 
 def _with_ids(lines: list[_Line], file: Path, problems: Problems) -> tuple[list[_Line], dict[int, tuple[int, ...]]]:
-    """Lines whose ids mean one thing, and by line number the ids in the order of `_MEANING`."""
+    """Returns the lines whose ids are consistent, and by line number their ids in the order of `_MEANING`."""
     first: list[dict] = [{} for _ in _MEANING]
     for place, key in enumerate(_MEANING):
         without = [line.number for line in lines if line.ids[place] is None]
         if 0 < len(without) < len(lines):
-            raise UserError(f"{file}: line {without[0]} has no {key}, others have: give it on every line or on none")
+            raise UserError(f"{file}: line {without[0]} has no {key}, but others have: give it on all lines or on none")
     kept, ids = [], {}
     for line in lines:
         own = []
@@ -208,7 +221,7 @@ def _with_ids(lines: list[_Line], file: Path, problems: Problems) -> tuple[list[
                         "expression",
                         f"line {line.number}",
                         f"{file}: line {line.number} has the {key} "
-                        f"{given} of line {other.number}, which is about something else: give each its own",
+                        f"{given} of line {other.number}, which has another image, mask, split or category: use different ids",
                         0,
                         1,
                     )
@@ -222,7 +235,7 @@ def _with_ids(lines: list[_Line], file: Path, problems: Problems) -> tuple[list[
 
 
 def _grouped(lines: list[_Line], key: Callable[[_Line], Hashable]) -> dict[Any, list[_Line]]:
-    """Lines by what they have in common, in the order of first mention."""
+    """Groups lines by a key, in the order of their first lines."""
     groups: dict[Any, list[_Line]] = {}
     for line in lines:
         groups.setdefault(key(line), []).append(line)

@@ -1,4 +1,4 @@
-"""Pickles of plain data, read without running what is in them."""
+"""Reads pickles of plain data without running code from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from coupalign.errors import UserError
 
-# Instructions for objects of classes, for what is kept outside of the file, and for bytearrays (of any size it names).
+# Instructions for objects of classes, for data outside of the file, and for bytearrays (whose size the file claims).
 _NOT_PLAIN = (
     "BINPERSID",
     "BUILD",
@@ -29,27 +29,26 @@ _NOT_PLAIN = (
 
 
 def load_plain_pickle(path: str | os.PathLike) -> Any:
-    """The content of a pickle that holds nothing but containers, text, bytes, numbers, bool and None.
+    """Reads a pickle that only holds containers, text, bytes, numbers, bool and None.
 
-    Python 2's text is read as Latin-1, as its pickles of the REFER data sets need.
+    Text of Python 2 is read as UTF-8 or, where it is not valid UTF-8, as Latin-1.
 
-    Raises: UserError for a file that is missing, is no pickle, or asks for anything else; nothing of it has
-        been run then.
+    Raises:
+        UserError: The file is missing, not a pickle, or contains anything else, of which nothing has been run.
     """
     try:
-        return _PlainUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
+        return _PlainUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="utf-8").load()
     except UserError as error:
         raise UserError(f"{path} {error}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise UserError(f"{path} is no pickle, or a damaged one ({type(error).__name__}): fetch it again") from error
+        raise UserError(f"{path} is not a pickle or is damaged ({type(error).__name__}): download it again") from error
 
 
 def _refuse(what: str) -> UserError:
     return UserError(
-        f"asks to run {what}, which plain data have no need of: do not trust it, fetch it again from its "
-        "authors' own place"
+        f"wants to run {what}, which plain data do not need: do not trust it, download it again from its authors"
     )
 
 
@@ -61,14 +60,20 @@ def _refusing(instruction: str) -> Callable[[_PlainUnpickler], None]:
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """In Python, because the one in C reserves memory for as many objects as a file claims: 8 bytes can take 64 GB."""
+    """In Python, because the unpickler in C reserves memory for as many objects as a file claims, even 64 GB."""
 
     dispatch = pickle._Unpickler.dispatch | {getattr(pickle, name)[0]: _refusing(name) for name in _NOT_PLAIN}
+
+    def _decode_string(self, value: bytes) -> str:
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.decode("latin1")
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         if module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
             return set if name == "set" else frozenset
-        # How Python 3 writes bytes for Python 2: none at all, and others.
+        # Python 3 writes bytes for Python 2 in these two ways: empty, and others.
         if module in ("builtins", "__builtin__") and name == "bytes":
             return _no_bytes
         if (module, name) == ("_codecs", "encode"):

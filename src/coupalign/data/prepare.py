@@ -1,4 +1,4 @@
-"""From a data set on disk to MindRecord files and meta.json."""
+"""Turns a data set on disk into MindRecord files and meta.json."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from coupalign.config import Config
 from coupalign.data.convert import Pixels, Scene, convert, read_pixels, scenes_of
+from coupalign.data.fingerprint import files_digest
 from coupalign.data.json_lines import read_json_lines
 from coupalign.data.mindrecord import split_files, write_split
 from coupalign.data.prepared import FORMAT, META_FILE, missing_files, read_meta
@@ -23,54 +24,63 @@ from coupalign.data.refer import read_refer
 from coupalign.data.referents import Problem, ReferDataset
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
-from coupalign.files import atomic_path, make_directory, sha256
-from coupalign.refshapes import RefShapesSettings, write_refshapes
+from coupalign.files import atomic_path, make_directory
 
 SKIPPED_FILE = "skipped.jsonl"
+HASHES_FILE = "source_hashes.json"
 SPLIT_BY = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google"), "referit": ("berkeley",)}
 _UNFINISHED = ".unfinished-"
+_COUNTS = ("images", "referents", "expressions", "truncated", "unknown", "unknown_words")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from.
+    """Where a data set is read from.
 
     Attributes:
-        annotations: directory of refs(<split_by>).p and instances.json, or a file of JSON Lines; None for RefShapes.
-        images: directory of images; None for RefShapes.
-        split_by: who split it, for data sets that several have split; None is the data set's first.
-        expressions: of RefShapes' train split.
-        skip: leave out what cannot be used, rather than stop at it.
+        annotations: Directory of refs(<split_by>).p and instances.json, or a file of JSON Lines.
+        images: Directory of the images; None is the directory of the JSON Lines file.
+        split_by: Author of the splits, for data sets that were split several times; None is the data set's first.
+        skip: Leave out what cannot be used, instead of stopping.
     """
 
     annotations: Path | None = None
     images: Path | None = None
     split_by: str | None = None
-    expressions: int = 20000
     skip: bool = False
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` found and did.
+    """Result of `prepare`.
 
     Attributes:
-        counts: by split, numbers of images, referents and expressions.
-        problems: what was left out.
-        written: whether MindRecord files were written, rather than found complete.
+        counts: By split, the numbers of images, referents, expressions, truncated expressions and expressions with unknown
+            words, and the most frequent unknown words.
+        problems: What was left out.
+        written: False if the MindRecord files were already complete.
     """
 
-    counts: Mapping[str, Mapping[str, int]]
-    problems: tuple[Problem, ...]
+    counts: Mapping[str, Mapping]
+    problems: Sequence[Problem]
     written: bool
 
     def table(self) -> str:
-        """The counts, one line a split, and what was left out."""
+        """Returns the counts, one line per split, and lines about what was left out or truncated."""
         lines = [f"{'split':<8}{'images':>9}{'referents':>11}{'expressions':>13}"]
         lines += [
             f"{split:<8}{count['images']:>9,}{count['referents']:>11,}{count['expressions']:>13,}"
             for split, count in self.counts.items()
         ]
+        total, words = Counter(), Counter()
+        for count in self.counts.values():
+            total.update({name: count.get(name, 0) for name in ("truncated", "unknown")})
+            words.update(count.get("unknown_words", {}))
+        if total["truncated"]:
+            lines.append(f"truncated: {total['truncated']:,} expressions are longer than max_tokens; their end is lost")
+        if total["unknown"]:
+            listed = ", ".join(f"{word} ({number:,})" for word, number in words.most_common(8))
+            lines.append(f"unknown words: {total['unknown']:,} expressions, most often {listed}")
         if self.problems:
             kinds = [problem.kind for problem in self.problems]
             listed = ", ".join(f"{kinds.count(kind):,} x {kind}" for kind in dict.fromkeys(kinds))
@@ -81,38 +91,37 @@ class Prepared:
         return "\n".join(lines)
 
 
-def prepare(config: Config, output: Path, source: Source, workers: int) -> Prepared:
-    """Makes the MindRecord files of every split, and meta.json, which is written last and only when all is complete.
+def prepare(
+    dataset: ReferDataset, name: str, output: Path, tokenizer: Tokenizer, skip: bool = False, workers: int = 1
+) -> Prepared:
+    """Writes the MindRecord files of every split and, once all are complete, meta.json.
 
-    Stopped at any moment and started again, it goes on where it was. What is complete, and made from the same files with
-    the same settings, is kept. RefShapes is first made itself, in `<output>/source`, from `config.run.seed`. What was
-    left out is listed in skipped.jsonl.
+    If it is stopped at any moment and started again, it continues. Complete files that were made from the same contents
+    with the same settings are kept. What was left out is listed in skipped.jsonl.
 
     Args:
-        config: gives dataset, vocab_file, max_tokens, seed.
-        workers: processes.
+        name: The key ``dataset`` of the configuration.
+        skip: Leave out what cannot be used, instead of stopping.
+        workers: Number of processes.
 
-    Raises: UserError.
+    Raises:
+        UserError: Something cannot be used, or the files cannot be written.
     """
-    # First, because making RefShapes takes a while.
-    tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
-    if config.data.dataset == "refshapes":
-        _refuse_source(source)
-        write_refshapes(output / "source", RefShapesSettings(source.expressions, config.run.seed), workers)
-    dataset = read_dataset(config.data.dataset, output, source)
+    make_directory(output)
+    files = [*dataset.files, *(image.path for image in dataset.images.values()), *dataset.mask_files()]
+    sources = files_digest(files, output / HASHES_FILE, workers)
     settings = {
         "format": FORMAT,
-        "dataset": config.data.dataset,
-        "max_tokens": config.model.max_tokens,
+        "dataset": name,
+        "max_tokens": tokenizer.max_tokens,
         "vocabulary_sha256": tokenizer.vocabulary_sha256,
-        "source_sha256": _source_sha256(dataset),
-        "on_error": "skip" if source.skip else "stop",
+        "source_blake2b": sources,
+        "on_error": "skip" if skip else "stop",
     }
     fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     meta = read_meta(output)
     if meta.get("fingerprint") == fingerprint and not missing_files(output, meta):
         return Prepared(meta["splits"], _read_problems(output), written=False)
-    make_directory(output)
     with _alone_in(output):
         work = output / f"{_UNFINISHED}{fingerprint[:16]}"
         for other in output.glob(f"{_UNFINISHED}*"):
@@ -121,81 +130,76 @@ def prepare(config: Config, output: Path, source: Source, workers: int) -> Prepa
         try:
             make_directory(work)
             splits = {
-                split: _make_split(work, dataset, split, tokenizer, fingerprint, source.skip, workers)
+                split: _make_split(work, dataset, split, tokenizer, fingerprint, skip, workers)
                 for split in dataset.splits
             }
+            if files_digest(files, output / HASHES_FILE, workers) != sources:
+                shutil.rmtree(work)
+                raise UserError("images, masks or annotations changed during the preparation: start it again")
             problems = [*dataset.problems, *(Problem(**each) for made in splits.values() for each in made["problems"])]
-            counts = {
-                split: {name: made[name] for name in ("images", "referents", "expressions")}
-                for split, made in splits.items()
-            }
+            counts = {split: {name: made[name] for name in _COUNTS} for split, made in splits.items()}
             _finish(work, output, {**settings, "fingerprint": fingerprint, "splits": counts}, problems)
         except OSError as error:
             raise UserError(
                 f"{output} cannot be written ({error.strerror or error}): free some space or choose "
                 "another --output; what is finished is kept"
             ) from error
-    return Prepared(counts, tuple(problems), written=True)
+    return Prepared(counts, problems, written=True)
 
 
-def read_dataset(name: str, output: Path, source: Source) -> ReferDataset:
-    """The data set `name`, checked, from its annotation files. Raises: UserError."""
-    if name == "refshapes":
-        _refuse_source(source)
-        made = output / "source"
-        if not made.exists():
-            raise UserError(f"{output} holds no RefShapes to check: leave out --check to make it")
-        return read_refer(made, made / "images", "refshapes")
+def read_dataset(name: str, source: Source) -> ReferDataset:
+    """Reads and checks the data set `name` from its annotation files. Raises: UserError."""
     if not source.annotations:
         raise UserError(
-            f"{name} is read from disk: give --annotations, the directory of refs(<split_by>).p and "
+            f"the data set {name} is read from disk: give --annotations, the directory of refs(<split_by>).p and "
             "instances.json or a file of JSON Lines, and --images"
         )
-    if source.annotations.suffix == ".jsonl":
+    if is_json_lines(source.annotations):
         if source.split_by:
-            raise UserError("a file of JSON Lines says itself how it is split: leave out --split_by")
+            raise UserError("a file of JSON Lines defines its own splits: leave out --split_by")
         return read_json_lines(source.annotations, source.images or source.annotations.parent, source.skip)
     if not source.images:
-        raise UserError(f"{name} is read from disk: give --images, the directory of its images")
+        raise UserError(f"the data set {name} is read from disk: give --images, the directory of its images")
     return read_refer(source.annotations, source.images, split_by(name, source.split_by), source.skip)
 
 
+def is_json_lines(annotations: Path | None) -> bool:
+    """Whether annotations are read as JSON Lines: any file, or a missing one whose name says so."""
+    return annotations is not None and (
+        annotations.is_file() or (annotations.suffix.lower() in (".jsonl", ".json") and not annotations.is_dir())
+    )
+
+
 def split_by(name: str, wanted: str | None) -> str:
-    """Who split a data set of the REFER tool: `wanted`, or the data set's first. Raises: UserError."""
+    """Returns the author of the splits of a REFER data set: `wanted`, or the data set's first. Raises: UserError."""
     if name not in SPLIT_BY:
         raise UserError(
             f"there is no data set {name!r} in the layout of the REFER tool: --dataset is one of "
-            f"{', '.join(SPLIT_BY)}, or name a file of JSON Lines with --annotations for data of your own"
+            f"{', '.join(SPLIT_BY)}; for your own data, give a file of JSON Lines with --annotations"
         )
     if wanted is not None and wanted not in SPLIT_BY[name]:
-        raise UserError(f"{name} is not split by {wanted!r}: --split_by is one of {', '.join(SPLIT_BY[name])}")
+        raise UserError(f"{name} has no splits by {wanted!r}: --split_by is one of {', '.join(SPLIT_BY[name])}")
     return wanted or SPLIT_BY[name][0]
-
-
-def _refuse_source(source: Source) -> None:
-    if source.annotations or source.images or source.split_by:
-        raise UserError("RefShapes is made, not read: leave out --annotations, --images and --split_by")
 
 
 def _make_split(
     work: Path, dataset: ReferDataset, split: str, tokenizer: Tokenizer, fingerprint: str, skip: bool, workers: int
 ) -> dict:
-    """What is written of a split: its numbers and problems. Its files are in `work`, or further on already."""
+    """Writes a split into `work`, unless it is there already; returns its counts and problems (see `Written`)."""
     marker = work / f"{split}.json"
     if marker.is_file():
         return json.loads(marker.read_text(encoding="utf-8"))
     scenes = scenes_of(dataset, split)
-    parts = []
+    parts, largest = [], 0
     with tqdm(total=len(scenes), desc=f"{split}: checking and drawing", unit=" images", disable=None) as progress:
-        for part, count in convert(scenes, work, split, skip, workers):
+        for part, count, size in convert(scenes, work, split, skip, workers):
             parts.append(part)
+            largest = max(largest, size)
             progress.update(count)
     drawn = tqdm(_drawn(scenes, parts), total=len(scenes), desc=f"{split}: writing", unit=" images", disable=None)
-    written = write_split(work, split, drawn, tokenizer, f"CoupAlign {fingerprint}")
+    written = write_split(work, split, drawn, tokenizer, f"CoupAlign {fingerprint}", largest)
     if not written.expressions:
-        raise UserError(
-            f"split {split} has nothing left to write: mend what is wrong with it first, --on_error stop says what"
-        )
+        raise UserError(f"nothing of split {split} can be used: --on_error stop names the first problem")
     with atomic_path(marker) as path:
         path.write_text(json.dumps(asdict(written)), encoding="utf-8")
     for part in parts:
@@ -211,8 +215,11 @@ def _drawn(scenes: list[Scene], parts: list[Path]) -> Iterator[tuple[Scene, Pixe
 
 
 def _finish(work: Path, output: Path, meta: dict, problems: list[Problem]) -> None:
-    """Moves the files from `work` to `output`. From here to the new meta.json the directory is in between, which its
-    absence says; killed in between, the next run moves what is left."""
+    """Moves the files from `work` to `output` and writes meta.json.
+
+    Until meta.json is written the directory is incomplete, which its absence shows; if the process is killed in between,
+    the next run moves the rest.
+    """
     (output / META_FILE).unlink(missing_ok=True)
     names = [file.name for split in meta["splits"] for file in split_files(output, split)]
     for name in names:
@@ -229,34 +236,24 @@ def _finish(work: Path, output: Path, meta: dict, problems: list[Problem]) -> No
     shutil.rmtree(work)
 
 
-def _read_problems(output: Path) -> tuple[Problem, ...]:
+def _read_problems(output: Path) -> list[Problem]:
     try:
         lines = (output / SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:  # a user may remove it
-        return ()
-    return tuple(Problem(**json.loads(line)) for line in lines)
+        return []
+    return [Problem(**json.loads(line)) for line in lines]
 
 
 @contextmanager
 def _alone_in(directory: Path) -> Iterator[None]:
-    """Holds off other programs that would prepare data in the same directory."""
+    """Prevents other processes from preparing data in the same directory."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
         raise UserError(
-            f"another prepare_data.py is at work in {directory}: wait for it, or choose another --output"
+            f"another prepare_data.py is running in {directory}: wait for it, or choose another --output"
         ) from error
     finally:
         os.close(handle)
-
-
-def _source_sha256(dataset: ReferDataset) -> str:
-    """Of the annotation files' content, and of the images' and masks' names and sizes."""
-    digest = hashlib.sha256()
-    for file in dataset.files:
-        digest.update(sha256(file).encode())
-    for path in [*(image.path for image in dataset.images.values()), *dataset.mask_files()]:
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-    return digest.hexdigest()

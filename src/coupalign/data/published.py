@@ -1,14 +1,14 @@
-"""Sizes of the published data sets, and where their files are to be had.
+"""Sizes of the published data sets, and where to get their files.
 
-Per split the counts of the REFER tool's files. Referents and images are those of the TensorFlow Datasets catalogue
-(ref_coco); expressions of RefCOCO, RefCOCO+ and G-Ref are confirmed by the sums below. What could not be confirmed by a
-second source is left out: all splits of ReferIt, and the expressions of RefCOCO's split by google.
+The counts per split are those of the REFER tool's files. Referents and images come from the catalogue of TensorFlow
+Datasets (ref_coco); expressions of RefCOCO, RefCOCO+ and G-Ref are confirmed by the sums below. Counts without a second
+source are left out: all splits of ReferIt, and the expressions of RefCOCO's google splits.
 
-Totals in the CoupAlign paper (section 4.1) differ from the sums of these splits in places:
+Totals in the CoupAlign paper (section 4.1) differ from the sums of these splits:
 - RefCOCO: the splits have 142,210 expressions, the paper says 142,209.
 - G-Ref: the splits have 49,822 referents and 95,010 expressions on 25,799 images. The paper's 54,822 referents and 26,711
-  images are those of the first release, with a test split that was never given out, and its 85,474 expressions are the
-  google train split alone.
+  images are those of the first release, whose test split was never published, and its 85,474 expressions are the google
+  train split alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from coupalign.data.refer import refer_files
 from coupalign.errors import UserError
 
 KINDS = ("images", "referents", "expressions")
-# By data set and who split it, by split, numbers of images, referents and expressions; None where unknown.
+# By data set and author of the splits, by split: numbers of images, referents and expressions; None if unknown.
 PUBLISHED: Mapping[tuple[str, str], Mapping[str, tuple[int, int, int | None]]] = {
     ("refcoco", "unc"): {
         "train": (16_994, 42_404, 120_624),
@@ -42,7 +42,7 @@ PUBLISHED: Mapping[tuple[str, str], Mapping[str, tuple[int, int, int | None]]] =
     },
     ("refcocog", "google"): {"train": (24_698, 44_822, 85_474), "val": (4_650, 5_000, 9_536)},
 }
-# Of all splits together, in the paper.
+# All splits together, in the paper.
 PAPER: Mapping[str, tuple[int, int | None, int]] = {
     "refcoco": (19_994, 50_000, 142_209),
     "refcoco+": (19_992, 49_856, 141_564),
@@ -56,40 +56,37 @@ _SAIAPR = "the REFER tool, github.com/lichengunc/refer: saiapr_tc-12.zip (19,997
 
 
 def check_files(dataset: str, split_by: str, annotations: Path | None, images: Path | None) -> tuple[str, bool]:
-    """What of a published data set is there, and where the rest is to be had; and whether all of it is there.
+    """Lists which files of a published data set are present and where to get the others.
 
-    Directories alone are looked at; that each referent's image is in its directory is for `read_refer` to say.
+    Only directories are listed; `read_refer` checks that the image of each referent exists.
+
+    Returns:
+        The list, and whether everything is present.
     """
-    source = _REFER.format(_ARCHIVE[dataset])
     lines, complete = [], True
+    archive = f"from {_REFER.format(_ARCHIVE[dataset])}"
     names = f"refs({split_by}).p", "instances.json"
     if annotations is None:
-        found = [(" and ".join(names), "name their directory with --annotations", False)]
+        complete = False
+        lines.append(f"{' and '.join(names)}: give their directory with --annotations; {archive}")
     else:
-        found = [
-            (
-                str(annotations / name),
-                "found" if (annotations / name).is_file() else "missing",
-                (annotations / name).is_file(),
-            )
-            for name in names
-        ]
-    for what, state, is_there in found:
-        lines.append(f"{what}: {state}" + f"; from {source}" * (not is_there))
-        complete &= is_there
-    if annotations is not None and not complete:
-        try:
-            refer_files(annotations, split_by)
-        except UserError as error:
-            lines.append(f"  {error}")
-    where = _SAIAPR if dataset == "referit" else _COCO
+        for file in (annotations / name for name in names):
+            complete &= file.is_file()
+            lines.append(f"{file}: found" if file.is_file() else f"{file}: missing; {archive}")
+        if not complete:
+            try:
+                refer_files(annotations, split_by)
+            except UserError as error:
+                lines.append(f"  {error}")
+    origin = f"from {_SAIAPR if dataset == 'referit' else _COCO}"
     if images is None:
-        state, is_there = "images: name their directory with --images", False
-    else:
-        is_there = _holds_images(images)
-        state = f"{images}: {'holds images' if is_there else 'holds no images' if images.is_dir() else 'missing'}"
-    lines.append(state + f"; from {where}" * (not is_there))
-    return "\n".join(lines), complete and is_there
+        lines.append(f"images: give their directory with --images; {origin}")
+        return "\n".join(lines), False
+    if _holds_images(images):
+        lines.append(f"{images}: holds images")
+        return "\n".join(lines), complete
+    lines.append(f"{images}: {'holds no images' if images.is_dir() else 'missing'}; {origin}")
+    return "\n".join(lines), False
 
 
 def _holds_images(directory: Path) -> bool:
@@ -97,30 +94,41 @@ def _holds_images(directory: Path) -> bool:
     return any(next(directory.glob(f"{'*/' * depth}*.{kind}"), None) for depth in range(4) for kind in ("jpg", "png"))
 
 
-def report(dataset: str, split_by: str, counts: Mapping[str, Mapping[str, int]]) -> str:
-    """Counts beside the published ones, a line each that says ok or how many more or fewer.
+def compare(
+    dataset: str, split_by: str, counts: Mapping[str, Mapping[str, int]], left_out: int = 0
+) -> tuple[str, bool]:
+    """Compares counts with the published ones.
 
     Args:
-        counts: by split, numbers of images, referents and expressions.
+        counts: By split, the numbers of images, referents and expressions.
+        left_out: Number of expressions without a word, which may be missing from `counts`.
+
+    Returns:
+        One line per split, and whether no split is missing and none has fewer images, referents or expressions.
     """
     published = PUBLISHED.get((dataset, split_by), {})
-    lines = []
+    lines, complete = [], True
     for split in dict.fromkeys((*published, *counts)):
         if split not in counts:
+            complete = False
             lines.append(f"{split}: missing, published with {published[split][1]:,} referents")
         elif split not in published:
             lines.append(f"{split}: {_counted(counts[split])}; no published numbers to compare with")
         else:
+            expected = dict(zip(KINDS, published[split], strict=True))
             lines.append(
-                f"{split}: "
-                + ", ".join(
-                    _compared(kind, counts[split][kind], number)
-                    for kind, number in zip(KINDS, published[split], strict=True)
-                )
+                f"{split}: " + ", ".join(_compared(kind, counts[split][kind], expected[kind]) for kind in KINDS)
+            )
+            complete &= all(
+                number is None or counts[split][kind] + left_out * (kind == "expressions") >= number
+                for kind, number in expected.items()
             )
     total = {kind: sum(count[kind] for count in counts.values()) for kind in KINDS[1:]}
-    lines.append(f"all splits: {_counted(total)}" + _of_paper(dataset))
-    return "\n".join(lines)
+    lines.append(f"all splits: {_counted(total)}")
+    if dataset in PAPER:
+        numbers = {kind: number for kind, number in zip(KINDS, PAPER[dataset], strict=True) if number is not None}
+        lines[-1] += f"; the CoupAlign paper says {_counted(numbers)}"
+    return "\n".join(lines), complete
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -133,10 +141,3 @@ def _compared(kind: str, found: int, published: int | None) -> str:
     if found == published:
         return f"{found:,} {kind} ok"
     return f"{found:,} {kind}, {abs(found - published):,} {'more' if found > published else 'fewer'} than published"
-
-
-def _of_paper(dataset: str) -> str:
-    if dataset not in PAPER:
-        return ""
-    numbers = {kind: number for kind, number in zip(KINDS, PAPER[dataset], strict=True) if number is not None}
-    return f"; the CoupAlign paper says {_counted(numbers)}"

@@ -26,40 +26,29 @@ from coupalign.data.referents import (
     is_split,
     shown,
 )
+from coupalign.data.tokenizer import has_word
 from coupalign.errors import UserError
 
-_OWN_FILE = "take the REFER tool's own file"
-# All that is read of instances.json; the rest is dropped while parsing.
-_KEPT = {
-    "images",
-    "annotations",
-    "categories",
-    "id",
-    "file_name",
-    "height",
-    "width",
-    "name",
-    "image_id",
-    "category_id",
-    "segmentation",
-    "size",
-    "counts",
-}
+_OWN_FILE = "use the REFER tool's own file"
+# The fields of instances.json that are read; the others are dropped while parsing.
+_WHOLE = ("id", "image_id", "category_id", "height", "width")  # some tools write 120.0
+_KEPT = {*_WHOLE, "images", "annotations", "categories", "file_name", "name", "segmentation", "size", "counts"}
 
 
 def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool = False) -> ReferDataset:
-    """Reads and checks a data set; images are only looked for, not opened.
+    """Reads and checks a data set. Images are only looked for, not opened.
 
-    An ann_id that is text, as ReferIt's are, becomes the annotation's place in instances.json, from 0.
+    An ann_id that is text, as in ReferIt, becomes the annotation's index in instances.json.
 
     Args:
-        annotations: directory with refs(<split_by>).p and instances.json.
-        images: directory of the images: COCO's train2014 or its parent; for ReferIt, saiapr_tc-12 as a tree or flat, or
-            its parent. None does without them.
-        split_by: who split the data: unc, umd, google, berkeley.
-        skip: leave out referents and expressions that cannot be used, rather than raise what is wrong with the first.
+        annotations: Directory with refs(<split_by>).p and instances.json.
+        images: Directory of the images: COCO's train2014 or its parent; for ReferIt, saiapr_tc-12 as a tree or flat, or
+            its parent. None skips the search.
+        split_by: Author of the splits: unc, umd, google, berkeley.
+        skip: Leave out referents and expressions that cannot be used, instead of raising the first problem.
 
-    Raises: UserError that names what is missing or does not fit.
+    Raises:
+        UserError: Something is missing or inconsistent.
     """
     refs_file, instances_file = refer_files(annotations, split_by)
     instances = _read_instances(instances_file)
@@ -71,7 +60,7 @@ def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool
     }
     refs = load_plain_pickle(refs_file)
     if not isinstance(refs, list) or not refs:
-        raise UserError(f"{refs_file} holds no list of referents: {_OWN_FILE}")
+        raise UserError(f"{refs_file} is not a list of referents: {_OWN_FILE}")
     problems, referents = Problems(skip), []
     as_places = any(isinstance(key, str) for key in by_id)
     numbers = {key: place if as_places else key for place, key in enumerate(by_id)}
@@ -82,27 +71,19 @@ def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool
             _check(ref, by_id, image_entries, categories)
         except UserError as error:
             said = ref.get("sentences") if isinstance(ref, dict) else None
-            problems.add(
-                Problem("referent", name, f"{refs_file}: {name} {error}", 1, len(said) if isinstance(said, list) else 0)
-            )
+            expressions = len(said) if isinstance(said, list) else 0
+            problems.add(Problem("referent", name, f"{refs_file}: {name} {error}", 1, expressions))
             continue
-        sentences = _sentences(ref["sentences"], f"{refs_file}: {name}", name, problems)
-        if sentences:
+        if sentences := _sentences(ref["sentences"], f"{refs_file}: {name}", name, problems):
+            category = categories[ref["category_id"]]
             referents.append(
-                Referent(
-                    ref_id,
-                    numbers[ref["ann_id"]],
-                    ref["image_id"],
-                    categories[ref["category_id"]],
-                    ref["split"],
-                    sentences,
-                )
+                Referent(ref_id, numbers[ref["ann_id"]], ref["image_id"], category, ref["split"], sentences)
             )
     referents = _without_repeated(referents, refs_file, problems)
     used = _images(referents, image_entries, images, instances_file, problems)
     referents = tuple(referent for referent in referents if referent.image_id in used)
     if not referents:
-        raise UserError(f"no referent of {refs_file} can be used; the first one's trouble: {problems.found[0].message}")
+        raise UserError(f"no referent of {refs_file} can be used; the first problem: {problems.found[0].message}")
     kept = {
         numbers[key]: {"category_id": None, "segmentation": None, **annotation}
         for key, annotation in by_id.items()
@@ -115,28 +96,28 @@ def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool
 
 
 def refer_files(annotations: Path, split_by: str) -> tuple[Path, Path]:
-    """refs(<split_by>).p and instances.json of a directory. Raises: UserError that says what is there instead."""
+    """Returns refs(<split_by>).p and instances.json of a directory. Raises: UserError that names what is there instead."""
     refs, instances = annotations / f"refs({split_by}).p", annotations / "instances.json"
     if not annotations.is_dir():
         raise UserError(
-            f"{annotations} is no directory: name the one of refs({split_by}).p and instances.json with --annotations"
+            f"{annotations} is not a directory: give the one of refs({split_by}).p and instances.json with --annotations"
         )
     others = [file.name[5:-3] for file in sorted(annotations.glob("refs(*).p"))]
     below = [str(file.parent) for file in sorted(annotations.glob(f"*/{refs.name}"))]
     if not refs.is_file() and others:
         raise UserError(
-            f"{refs} is missing, {annotations} holds refs({others[0]}).p: set --split_by {others[0]}, or get "
+            f"{refs} is missing, but there is refs({others[0]}).p: set --split_by {others[0]}, or get "
             f"{refs.name} of the REFER tool"
         )
     if not refs.is_file() and below:
         raise UserError(
-            f"{refs} is missing, but is in {' and '.join(below)}: name the data set's own directory with --annotations"
+            f"{refs} is missing, but is in {' and '.join(below)}: give the data set's own directory with --annotations"
         )
     for file in (refs, instances):
         if not file.is_file():
             raise UserError(
                 f"{file} is missing: put {refs.name} and instances.json of the REFER tool into "
-                f"{annotations}, or name their directory with --annotations"
+                f"{annotations}, or give their directory with --annotations"
             )
     return refs, instances
 
@@ -145,7 +126,7 @@ def _read_instances(path: Path) -> dict[str, Any]:
     try:
         instances = json.loads(path.read_bytes(), object_hook=_kept)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again") from error
+        raise UserError(f"{path} cannot be read as JSON ({error}): download it again") from error
     for part in ("images", "annotations", "categories"):
         if not isinstance(instances, dict) or not isinstance(instances.get(part), list):
             raise UserError(f"{path} has no list of {part}: {_OWN_FILE}")
@@ -153,24 +134,28 @@ def _read_instances(path: Path) -> dict[str, Any]:
 
 
 def _kept(entry: dict[str, Any]) -> dict[str, Any]:
-    """Called while parsing, so that the file's hundred megabytes never stand in memory as Python's objects."""
-    entry = {key: value for key, value in entry.items() if key in _KEPT}
+    """Called while parsing, so that the file's hundred megabytes are never in memory as Python objects."""
+    entry = {
+        key: int(value) if isinstance(value, float) and key in _WHOLE and value.is_integer() else value
+        for key, value in entry.items()
+        if key in _KEPT
+    }
     if "segmentation" in entry:
         entry["segmentation"] = packed(entry["segmentation"])
     return entry
 
 
 def _keyed(entries: list[Any], what: str, **needed: Callable[[object], bool]) -> dict[int | str, Any]:
-    """Entries of instances.json by their id."""
+    """Returns the entries of instances.json by id."""
     by_id = {}
     for place, entry in enumerate(entries):
         for key, fits in {"id": _is_key, **needed}.items():
             if not isinstance(entry, dict) or key not in entry:
                 raise UserError(f"{what} number {place} has no {key}: {_OWN_FILE}")
             if not fits(entry[key]):
-                raise UserError(f"{what} number {place} has {shown(entry[key])} for its {key}: {_OWN_FILE}")
+                raise UserError(f"{what} number {place} has the {key} {shown(entry[key])}: {_OWN_FILE}")
         if entry["id"] in by_id:
-            raise UserError(f"{what} id {shown(entry['id'])} occurs twice: one would hide the other, give each its own")
+            raise UserError(f"{what} id {shown(entry['id'])} occurs twice: use different ids")
         by_id[entry["id"]] = entry
     return by_id
 
@@ -192,48 +177,41 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
 def _check(
     ref: Any, annotations: Mapping[int | str, Any], images: Mapping[int | str, Any], categories: Mapping[int | str, str]
 ) -> None:
-    """Raises: UserError that says what of a referent does not fit."""
+    """Raises: UserError that says what is wrong with a referent; its name comes before the message."""
     if not isinstance(ref, dict):
-        raise UserError(f"is a {type(ref).__name__}, no referent: {_OWN_FILE}")
+        raise UserError(f"is a {type(ref).__name__} instead of a referent: {_OWN_FILE}")
     for key, fits in _FIELDS.items():
         if key not in ref:
             raise UserError(f"has no {key}: {_OWN_FILE}")
         if not fits(ref[key]):
-            raise UserError(f"has {shown(ref[key])} for its {key}: {_OWN_FILE}")
-    mend = "refs and instances.json belong to different data sets or versions, take both from one place"
+            raise UserError(f"has the {key} {shown(ref[key])}: {_OWN_FILE}")
+    remedy = "refs and instances.json belong to different data sets or versions, use files that belong together"
     for key, known in (("ann_id", annotations), ("image_id", images), ("category_id", categories)):
         if ref[key] not in known:
-            raise UserError(f"{key} {shown(ref[key])} is not in instances.json: {mend}")
+            raise UserError(f"{key} {shown(ref[key])} is not in instances.json: {remedy}")
     image_id = annotations[ref["ann_id"]]["image_id"]
     if image_id != ref["image_id"]:
-        raise UserError(f"annotation {shown(ref['ann_id'])} is on image {image_id}, not on {ref['image_id']}: {mend}")
+        raise UserError(f"annotation {shown(ref['ann_id'])} is on image {image_id}, not on {ref['image_id']}: {remedy}")
 
 
 def _without_repeated(referents: list[Referent], file: Path, problems: Problems) -> list[Referent]:
     times = Counter(referent.ref_id for referent in referents)
     for referent in referents:
         if times[referent.ref_id] > 1:
-            problems.add(
-                Problem(
-                    "referent",
-                    f"referent {referent.ref_id}",
-                    f"{file}: ref_id {referent.ref_id} occurs twice: one would hide the other, give each its own",
-                    1,
-                    len(referent.sentences),
-                )
-            )
+            message = f"{file}: ref_id {referent.ref_id} occurs twice: use different ids"
+            problems.add(Problem("referent", f"referent {referent.ref_id}", message, 1, len(referent.sentences)))
     return [referent for referent in referents if times[referent.ref_id] == 1]
 
 
 def _sentences(said: list[Any], where: str, name: str, problems: Problems) -> tuple[Sentence, ...]:
-    """What was said, cleaned by REFER (sent), or where that is empty as typed (raw); without what has no word."""
+    """Returns the sentences that have a word: as cleaned by REFER (sent) or, without a word there, as typed (raw)."""
     kept, lost = [], []
     for place, sentence in enumerate(said):
         if not isinstance(sentence, dict) or not is_id(sentence.get("sent_id")):
             lost.append((place, "has no sent_id that is a number", True))
         elif not any(isinstance(sentence.get(key), str) for key in ("sent", "raw")):
             lost.append((place, "has no text, neither sent nor raw", True))
-        elif text := as_text(sentence.get("sent")) or as_text(sentence.get("raw")):
+        elif text := next(filter(has_word, (as_text(sentence.get("sent")), as_text(sentence.get("raw")))), ""):
             kept.append(Sentence(sentence["sent_id"], text, as_text(sentence.get("family"))))
         else:
             lost.append((place, "has no word", False))
@@ -245,7 +223,7 @@ def _sentences(said: list[Any], where: str, name: str, problems: Problems) -> tu
             int(not kept and place == lost[-1][0]),
             1,
         )
-        # The authors' own files have expressions without a word.
+        # The authors' own files contain expressions without a word.
         problems.add(problem) if is_wrong else problems.found.append(problem)
     return tuple(kept)
 
@@ -257,7 +235,7 @@ def _images(
     file: Path,
     problems: Problems,
 ) -> dict[int, Image]:
-    """The images of referents in ascending order."""
+    """Returns the images of referents by ascending image_id."""
     used: dict[int, Image] = {}
     missing: list[Problem] = []
     find = _finder(directory)
@@ -286,17 +264,18 @@ def _images(
         problems.add(
             replace(
                 problem,
-                message=f"{problem.message}{more}: name the directory of the images with --images, "
-                "or fetch what is missing",
+                message=f"{problem.message}{more}: give the directory of the images with --images, "
+                "or download what is missing",
             )
         )
     return used
 
 
 def _finder(directory: Path | None) -> Callable[[str], Path]:
-    """Where the image of a file_name is, in `directory` or its train2014 or saiapr_tc-12.
+    """Returns a function from file_name to the image in `directory` or its train2014 or saiapr_tc-12.
 
-    ReferIt's images come flat, or as IAPR TC-12's own tree <part>/images/<name>; file_name has either form.
+    ReferIt's images are either in one directory or in IAPR TC-12's own tree <part>/images/<name>; file_name has either
+    form.
     """
     if directory is None:
         return Path

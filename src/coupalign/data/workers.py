@@ -16,15 +16,17 @@ import cv2
 
 from coupalign.errors import UserError
 
-_AHEAD = 4  # jobs handed out for each worker: enough that none waits, few enough to end soon
+_AHEAD = 4  # submitted jobs per worker: enough to keep all workers busy, few enough to stop soon
 
 
 def map_in_order(work: Callable[[Any], Any], jobs: Iterable[Any], workers: int) -> Iterator[Any]:
-    """``work(job)`` for each job, in their order, by `workers` processes; by this one where it is one.
+    """Yields ``work(job)`` for each job, in order, computed by `workers` processes; by this process if it is 1.
 
-    Closed early, it waits for the jobs that have begun, and begins no other.
+    When the iterator is closed early, it waits for the running jobs and starts no others.
 
-    Raises: what `work` raises; UserError where a process was killed.
+    Raises:
+        UserError: A process was killed.
+        Exception: Whatever `work` raises.
     """
     if workers == 1:
         yield from map(work, jobs)
@@ -40,15 +42,15 @@ def map_in_order(work: Callable[[Any], Any], jobs: Iterable[Any], workers: int) 
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that prepares data was killed, most likely for want of memory: start again with fewer "
-            "processes (--workers; for pretrain.py --num_workers)"
+            "a worker process was killed, probably because memory ran out: start again with fewer processes "
+            "(--workers; for pretrain.py --num_workers)"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start() -> None:
-    # Ctrl-C is the parent's business; and nobody tells a worker when its parent is killed.
+    # The parent handles Ctrl-C; and a worker is not notified when its parent is killed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)

@@ -14,6 +14,7 @@ from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as rle
 from tqdm import tqdm
 
@@ -23,7 +24,6 @@ from coupalign.files import make_directory
 from coupalign.refshapes.dice import Dice
 from coupalign.refshapes.drawing import palette
 from coupalign.refshapes.expressions import make_expressions
-from coupalign.refshapes.png import encode_palette_png
 from coupalign.refshapes.scene import FACTORS, OBJECTS, make_scene
 
 _VERSION = 1  # of what is drawn and said: another one is another data set
@@ -175,12 +175,20 @@ def _record(split: str, number: int, seed: int) -> dict:
         )
     height, width = scene.labels.shape
     return {
-        "png": encode_palette_png(scene.image, palette()),
+        "png": _png(scene.image),
         "height": height,
         "width": width,
         "annotations": annotations,
         "refs": refs,
     }
+
+
+def _png(indices: np.ndarray) -> bytes:
+    picture = Image.fromarray(indices, "P")
+    picture.putpalette(palette().tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _json(value: object) -> str:
