@@ -105,9 +105,10 @@ class Tokenizer:
         last, unknown = self.report(expression)
         lines = []
         if last is not None:
-            lines.append(f"the expression is longer than {self.max_tokens} tokens and was cut after {last!r}")
+            pieces = self.max_tokens - 2
+            lines.append(f"the expression is longer than {pieces} word pieces: it was cut after “{last}”")
         if unknown:
-            lines.append(f"words outside the vocabulary: {', '.join(unknown)}")
+            lines.append(f"words that are not in the vocabulary: {', '.join(unknown)}")
         return tuple(lines)
 
     def _encode(self, expression: str) -> Encoding:

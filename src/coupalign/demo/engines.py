@@ -17,7 +17,7 @@ from coupalign.config import Config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file, sha256
-from coupalign.inference.predictor import Predictor, Proposals, expression_warnings
+from coupalign.inference.predictor import Predictor, Proposals
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class LiteEngine:
             side = self._read()["side"]
             probability = np.frombuffer(self._child.stdout.read(4 * side**2), np.float32).reshape(side, side)
             seconds = time.perf_counter() - start
-            return Answer(probability, None, seconds, expression_warnings(self.tokenizer, expression))
+            return Answer(probability, None, seconds, self.tokenizer.warnings(expression))
 
     def close(self) -> None:
         self._child.stdin.close()

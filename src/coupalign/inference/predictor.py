@@ -205,7 +205,7 @@ class Predictor:
         Raises: UserError if the model cannot take the expression, as ``predict``.
         """
         self._encode(expression)
-        return expression_warnings(self.tokenizer, expression)
+        return self.tokenizer.warnings(expression)
 
     def _inputs(self, rgb: np.ndarray, expression: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image (3, S, S) float32, token ids (T,) and token mask (T,), both int32."""
@@ -234,21 +234,7 @@ class Predictor:
 
         probability = probability_at(probabilities(logits)[0], *size)
         mask = probability > self.config.evaluation.threshold
-        return Prediction(mask, probability, proposals, expression_warnings(self.tokenizer, expression))
-
-
-def expression_warnings(tokenizer, expression: str) -> tuple[str, ...]:
-    """What a tokenizer could not pass on to the model, in one line each."""
-    tokens, words = tokenizer.tokens(expression), tokenizer.words(expression)[1:-1]
-    found = []
-    if not tokenizer.fits(expression):
-        found.append(
-            f"the expression is longer than {tokenizer.max_tokens - 2} word pieces: it was cut after “{words[-1][0]}”"
-        )
-    unknown = [word for word, slots in words if any(tokens[slot] == "[UNK]" for slot in slots)]
-    if unknown:
-        found.append(f"words that are not in the vocabulary: {', '.join(unknown)}")
-    return tuple(found)
+        return Prediction(mask, probability, proposals, self.tokenizer.warnings(expression))
 
 
 def _config_beside(checkpoint: Path, device: str) -> Config:
