@@ -60,13 +60,10 @@ def reported(small, tmp_path):
 
 
 def cells(text, title, first):
-    """Cells of the row that begins with `first` in the part of that title."""
+    """Cells of the row that begins with `first` in the part with that title."""
     part = text.split(f"## {title}")[1].split("\n## ")[0]
-    return next(
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in part.splitlines()
-        if line.startswith(f"| {first} |")
-    )
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if "|" in line]
+    return next(row for row in rows if row[0] == first)
 
 
 def test_a_table_shows_means_spread_and_the_papers_figure(reported):
@@ -147,7 +144,7 @@ def test_each_checkpoint_is_measured_with_its_own_weights(tiny_data, tmp_path):
         def all_outputs(self, image, token_ids, token_mask):
             weights = ops.softmax(self.scores, -1).expand_dims(0).tile((len(image), 1))
             opening = weights[:, 0]
-            gates = [(None, None, opening, None), (None, None, 2 * opening, 3 * opening)]
+            gates = [(opening, None, opening, None), (opening, opening, 2 * opening, 3 * opening)]
             return image[:, 0], None, None, weights, gates
 
     scores = {5: [0, 0, 0], 10: [2, 1, 0]}

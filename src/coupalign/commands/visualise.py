@@ -138,7 +138,7 @@ def _failures(argv: Sequence[str]) -> None:
 
     args = parse_own_arguments(cleandoc(_failures.__doc__), argv, add, "failures")
     from coupalign.visual.evaluations import read_evaluation
-    from coupalign.visual.failures import as_csv, as_markdown, as_text, draw_failures, failure_rows, protocols
+    from coupalign.visual.failures import as_csv, as_markdown, draw_failures, failure_rows, protocols
     from coupalign.visual.figures import save
 
     evaluations = [read_evaluation(path) for path in args.evaluations]
@@ -148,7 +148,7 @@ def _failures(argv: Sequence[str]) -> None:
     for name, text in (("failures.md", as_markdown(rows, about)), ("failures.csv", as_csv(rows))):
         with atomic_path(output / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    print(as_text(rows), *about, f"written to {output}", sep="\n")
+    print(as_markdown(rows, about) + f"written to {output}")
 
 
 def _curves(argv: Sequence[str]) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from os.path import commonpath
-from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -21,32 +20,22 @@ RANGES = [f"[{low / 10:g},{(low + 1) / 10:g})" for low in range(HISTOGRAM_BINS)]
 _HEADER = ["evaluation", "samples", *RANGES, "all below 0.5"]
 
 
-@dataclass(frozen=True)
-class Row:
-    """The failures of one evaluation.
-
-    Attributes:
-        name: Name of the evaluation.
-        samples: Number of all its samples.
-        counts: Number of samples in each range of IoU, as in ``RANGES``.
-    """
+class Row(NamedTuple):
+    """The failures of one evaluation: its name, its number of samples, and their number in each of ``RANGES``."""
 
     name: str
     samples: int
     counts: Sequence[int]
 
-    @property
-    def failures(self) -> int:
-        return sum(self.counts)
-
     def cells(self) -> list[str]:
         """Texts for a table: name, samples, counts with their shares of the samples."""
-        shares = (f"{count:,} ({100 * count / self.samples:.1f} %)" for count in (*self.counts, self.failures))
+        counts = (*self.counts, sum(self.counts))
+        shares = (f"{count:,} ({100 * count / self.samples:.1f} %)" for count in counts)
         return [self.name, f"{self.samples:,}", *shares]
 
 
 def failure_rows(evaluations: Sequence[Evaluation], names: Sequence[str] = ()) -> list[Row]:
-    """One row per evaluation, in the order given.
+    """One row per evaluation.
 
     Args:
         evaluations: The evaluations.
@@ -57,10 +46,14 @@ def failure_rows(evaluations: Sequence[Evaluation], names: Sequence[str] = ()) -
     """
     if names and len(names) != len(evaluations):
         raise UserError(f"{len(names)} names for {len(evaluations)} evaluations: give --name once for each, or never")
-    return [
-        Row(name, evaluation.content["samples"], evaluation.content["metrics"]["histogram"])
-        for name, evaluation in zip(names or _names(evaluations), evaluations)
-    ]
+    names = names or [evaluation.title for evaluation in evaluations]
+    paths = [evaluation.path.absolute() for evaluation in evaluations]
+    if len(set(names)) < len(names):
+        if len(set(paths)) < len(paths):
+            raise UserError("an evaluation is given twice: name each file once")
+        names = [f"{name}, {path.relative_to(commonpath(paths))}" for name, path in zip(names, paths)]
+    contents = [evaluation.content for evaluation in evaluations]
+    return [Row(name, each["samples"], each["metrics"]["histogram"]) for name, each in zip(names, contents)]
 
 
 def protocols(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -74,13 +67,6 @@ def protocols(evaluations: Sequence[Evaluation]) -> list[str]:
     return lines
 
 
-def as_text(rows: Sequence[Row]) -> str:
-    """An aligned table."""
-    table = [_HEADER, *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    return "\n".join("  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]) for cells in table)
-
-
 def as_markdown(rows: Sequence[Row], about: Sequence[str]) -> str:
     return "\n".join([*markdown_table(_HEADER, [row.cells() for row in rows]), "", *about, ""])
 
@@ -88,14 +74,16 @@ def as_markdown(rows: Sequence[Row], about: Sequence[str]) -> str:
 def as_csv(rows: Sequence[Row]) -> str:
     """Counts without shares."""
     text = io.StringIO()
-    csv.writer(text).writerows([_HEADER, *([row.name, row.samples, *row.counts, row.failures] for row in rows)])
+    csv.writer(text).writerows([_HEADER, *([row.name, row.samples, *row.counts, sum(row.counts)] for row in rows)])
     return text.getvalue()
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table; a | within a cell is escaped."""
-    table = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in table]
+    """Lines of an aligned Markdown table; a | within a cell is escaped."""
+    table = [[cell.replace("|", "\\|") for cell in cells] for cells in (header, *rows)]
+    first, *others = [max(3, *map(len, column)) for column in zip(*table)]
+    table.insert(1, ["-" * first, *("-" * (width - 1) + ":" for width in others)])
+    return [f"| {' | '.join([cells[0].ljust(first), *map(str.rjust, cells[1:], others)])} |" for cells in table]
 
 
 def draw_failures(rows: Sequence[Row], about: Sequence[str]) -> Figure:
@@ -107,7 +95,7 @@ def draw_failures(rows: Sequence[Row], about: Sequence[str]) -> Figure:
     for number, row in enumerate(rows):
         places = [place + (number - (len(rows) - 1) / 2) * width for place in range(HISTOGRAM_BINS)]
         label = (
-            f"{wrapped(row.name, 80)}: {100 * row.failures / row.samples:.1f} % of {row.samples:,} samples below 0.5"
+            f"{wrapped(row.name, 80)}: {100 * sum(row.counts) / row.samples:.1f} % of {row.samples:,} samples below 0.5"
         )
         shares = [count / row.samples for count in row.counts]
         bars = axis.bar(places, shares, width * 0.95, color=SERIES[number % len(SERIES)], label=label)
@@ -121,14 +109,3 @@ def draw_failures(rows: Sequence[Row], about: Sequence[str]) -> Figure:
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=10)
     return figure
-
-
-def _names(evaluations: Sequence[Evaluation]) -> list[str]:
-    titles = [evaluation.title for evaluation in evaluations]
-    if len(set(titles)) == len(titles):
-        return titles
-    paths = [evaluation.path.absolute() for evaluation in evaluations]
-    if len(set(paths)) < len(paths):
-        raise UserError("an evaluation is given twice: name each file once")
-    shared = Path(commonpath(paths))
-    return [f"{title}, {path.relative_to(shared)}" for title, path in zip(titles, paths)]
