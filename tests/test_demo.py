@@ -28,6 +28,7 @@ from tests.conftest import SMALLEST
 from tests.test_demo_parts import PNG, picture
 
 CONFIG = load_config(overrides=SMALLEST)
+pytestmark = pytest.mark.slow
 gradio_client = pytest.importorskip("gradio_client")
 
 

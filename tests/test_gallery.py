@@ -29,6 +29,7 @@ from coupalign.visual.gallery import draw_gallery, write_html
 from tests.conftest import SMALLEST
 
 SAMPLES = 6
+pytestmark = pytest.mark.slow
 
 
 class _Page(HTMLParser):

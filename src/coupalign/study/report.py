@@ -197,7 +197,7 @@ def _compared(values: Sequence[float], reference: Sequence[float]) -> list[str]:
     mean, interval = difference(values, reference)
     if interval is None:
         return [f"{100 * mean:+.2f}", "too few seeds"]
-    verdict = "lower" if interval[1] < 0 else "higher" if interval[0] > 0 else "cannot tell"
+    verdict = "lower" if interval[1] < 0 else "higher" if interval[0] > 0 else "not significant"
     return [f"{100 * mean:+.2f} ({100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})", verdict]
 
 
