@@ -128,6 +128,7 @@ def pixels(figure: Figure) -> np.ndarray:
     families = font_families("".join(text.get_text() for text in texts))
     for text in texts:
         text.set(fontfamily=families, parse_math=False)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports fonts without a bold face
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # font_families reports these
         figure.canvas.draw()
@@ -144,22 +145,25 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
 def font_families(text: str) -> list[str]:
     """Installed font families that together have the characters of `text`, in matplotlib's order of fallback."""
     families = [_FONT]
-    missing = {each for each in text if not each.isspace() and unicodedata.category(each) != "Cf"} - _characters(
-        fontManager.findfont(_FONT)
-    )
+    missing = {each for each in text if not each.isspace() and unicodedata.category(each) != "Cf"}
+    missing -= _characters(fontManager.findfont(_FONT))
     if missing:
-        fonts = {each.name: each.fname for each in fontManager.ttflist if not each.name.startswith(_NO_TEXT_FONTS)}
-        found = {name: missing & _characters(path) for name, path in sorted(fonts.items())}
-        while missing and (best := max(found, key=lambda name: len(found[name] & missing))) and found[best] & missing:
+        # Sorted so that the regular font of a family comes last and represents it.
+        fonts = sorted(fontManager.ttflist, key=lambda each: (each.style == "normal", each.weight == 400))
+        paths = {each.name: each.fname for each in fonts if not each.name.startswith(_NO_TEXT_FONTS)}
+        found = {name: missing & _characters(path) for name, path in sorted(paths.items())}
+        while missing:
+            best = max(found, key=lambda name: len(found[name] & missing))
+            if not found[best] & missing:
+                break
             families.append(best)
             missing -= found[best]
     if missing:
-        shown = "".join(sorted(missing)[:10])
+        shown = "".join(sorted(missing)[:10]) + "…" * (len(missing) > 10)
         _log.warning(
-            "no installed font has the characters %s%s: the picture shows boxes in their place; "
-            "install a font for this script, such as Noto Sans",
+            "no installed font has the characters %s: the picture shows boxes in their place; install a font for this "
+            "script, such as Noto Sans",
             shown,
-            "…" if len(missing) > 10 else "",
         )
     return families
 
