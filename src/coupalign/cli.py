@@ -12,7 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, get_origin
+from typing import Any, NoReturn, get_origin
 
 from coupalign.config import Config, Key, config_keys, load_config
 from coupalign.errors import UserError
@@ -153,13 +153,14 @@ def _terminal_logging() -> Iterator[None]:
 
 def _add_keys(parser: _Parser, names: Sequence[str] | None) -> None:
     """Adds an option for each key in `names` and each key of a section in `names`."""
-    groups, named = {}, []
+    groups: dict[str, Any] = {}
+    named = []
     for key in config_keys().values():
         explained = names is None or key.name in names
         if explained:
             group = groups.get(key.title) or parser.add_argument_group(f"configuration: {key.title}")
             groups[key.title], help_text = group, f"{key.help} (default: {_written(key.default)})".replace("%", "%%")
-        elif key.section in names:
+        elif names and key.section in names:
             group, help_text = parser, argparse.SUPPRESS
             named.append(f"--{key.name}")
         else:
@@ -187,7 +188,7 @@ def _parser(description: str | None, usage: str, add: Callable[[argparse.Argumen
 class _Parser(argparse.ArgumentParser):
     """argparse that raises UserError."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists all arguments)")
 
     def takes(self, option: str) -> bool:

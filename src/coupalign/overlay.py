@@ -18,7 +18,7 @@ def overlay(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """`rgb` (H, W, 3) uint8 with the pixels of `mask` (H, W) bool tinted, and outlined within; uint8 (H, W, 3)."""
     drawn = rgb.copy()
     drawn[mask] = (rgb[mask] * (1 - OPACITY) + np.array(COLOUR) * OPACITY).round().astype(np.uint8)
-    inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=[0])
     drawn[mask & (inner == 0)] = COLOUR
     return drawn
 

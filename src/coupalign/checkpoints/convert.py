@@ -63,7 +63,8 @@ def convert(
     with no_init_parameters():
         shapes = {name: tuple(parameter.shape) for name, parameter in build_model(config).parameters_dict().items()}
 
-    values, taken = {}, []
+    values: dict[str, np.ndarray] = {}
+    taken = []
     if checkpoint:
         taken.append(take(read_own_checkpoint(checkpoint), own_naming(MODEL_PREFIXES), "", shapes, values, _OWN_KEYS))
     if swin:
@@ -103,7 +104,7 @@ def take(
         if tensor not in places and reason is None:
             unexplained.append(tensor)
         elif tensor not in places:
-            taken.ignored[tensor] = reason
+            taken.ignored[tensor] = reason or ""
     lacking = [tensor for tensor in places if tensor not in source.tensors]
     if lacking:
         raise UserError(f"{source.path} lacks {few(lacking)}: {keys}")

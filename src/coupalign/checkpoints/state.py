@@ -94,7 +94,7 @@ def checkpoints(directory: Path) -> list[Path]:
 
 def fingerprint(split: Split) -> str:
     """SHA-256 of the words of a split, row by row: the same numbers of rows then mean the same samples."""
-    return hashlib.sha256(np.ascontiguousarray(split.records["token_ids"])).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(split.records["token_ids"])).hexdigest()  # type: ignore[arg-type]
 
 
 def save_weights(path: Path, weights: Mapping[str, Parameter]) -> None:
@@ -164,5 +164,5 @@ def _digest(parameters: Mapping[str, Parameter]) -> str:
     for name in sorted(parameters):
         value = parameters[name].asnumpy()
         digest.update(f"{name} {value.dtype} {value.shape} ".encode())
-        digest.update(np.ascontiguousarray(value))
+        digest.update(np.ascontiguousarray(value))  # type: ignore[arg-type]
     return digest.hexdigest()

@@ -145,7 +145,7 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
     start = file.tell()
     for opcode, argument, position in pickletools.genops(file):
         # The memo grows to any index it is told, which can be all the memory there is.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > position - start:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > (position or 0) - start:
             raise ValueError("a memo larger than the pickle")
     end = file.tell()
     file.seek(start)
@@ -190,6 +190,7 @@ class _Call:
     """A function that a pickle may call, but cannot set anything on."""
 
     __slots__ = ("_function",)
+    _function: Callable
 
     def __init__(self, function: Callable):
         object.__setattr__(self, "_function", function)
@@ -233,9 +234,9 @@ def _tensors(content: Any, read: Callable[[_Storage], bytes]) -> tuple[dict[str,
             if strange
             else "holds no tensors"
         )
-    storages = {tensor.storage: None for tensor in tensors.values()}
-    for storage in storages:
-        storages[storage] = _values(storage, read(storage))
+    storages = {
+        storage: _values(storage, read(storage)) for storage in dict.fromkeys(each.storage for each in tensors.values())
+    }
     return {name: tensor.array(storages[tensor.storage]) for name, tensor in tensors.items()}, beside
 
 

@@ -68,7 +68,7 @@ class Split:
             return starts + np.random.Generator(np.random.PCG64(seed)).integers(counts)
         raise ValueError(f"sentences is all, first or random, not {sentences!r}")
 
-    def train_batches(self, indices: Sequence[int], batch_size: int, num_workers: int) -> ds.Dataset:
+    def train_batches(self, indices: Sequence[int] | np.ndarray, batch_size: int, num_workers: int) -> ds.Dataset:
         """Rows in the order of `indices`, in batches; a last one that is not full is left out.
 
         Args:
@@ -86,7 +86,7 @@ class Split:
         )
         return data.batch(batch_size, drop_remainder=True)
 
-    def samples(self, indices: Sequence[int], num_workers: int) -> Iterator[dict[str, np.ndarray]]:
+    def samples(self, indices: Sequence[int] | np.ndarray, num_workers: int) -> Iterator[dict[str, np.ndarray]]:
         """Rows in the order of `indices`, one by one; arguments as of `train_batches`.
 
         Yields: image (3, S, S) float32; token_ids, token_mask (T,) int32; target (h, w) bool at the image's own size;
@@ -98,7 +98,7 @@ class Split:
         data = _map(data, [*mask_resizing(self._image_size), foreground(mindspore.bool_)], "input_target", num_workers)
         return data.create_dict_iterator(num_epochs=1, output_numpy=True)
 
-    def pictures(self, indices: Sequence[int], num_workers: int) -> Iterator[dict[str, np.ndarray]]:
+    def pictures(self, indices: Sequence[int] | np.ndarray, num_workers: int) -> Iterator[dict[str, np.ndarray]]:
         """Rows in the order of `indices`, at the image's own size: image (h, w, 3) uint8, RGB; target (h, w) bool."""
         data = self._rows(indices, num_workers, [])
         data = _map(data, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers, ["target"])
@@ -110,7 +110,7 @@ class Split:
         masks = _map(masks, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers)
         return np.array([row["mask"].mean() for row in masks.create_dict_iterator(num_epochs=1, output_numpy=True)])
 
-    def _rows(self, indices: Sequence[int], num_workers: int, transform: list) -> ds.Dataset:
+    def _rows(self, indices: Sequence[int] | np.ndarray, num_workers: int, transform: list) -> ds.Dataset:
         """Rows with the image decoded and transformed, and the mask as it is in the file."""
         rows = np.asarray(indices)
         images = self._read(IMAGES, ["image"], self.records["image_row"][rows], num_workers)

@@ -11,6 +11,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -135,7 +136,7 @@ def rgb_pixels(picture: Pillow.Image, name: str) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
-def _open(file: bytes | io.BufferedIOBase, name: str) -> Pillow.Image:
+def _open(file: bytes | BinaryIO, name: str) -> Pillow.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata; and about sizes, which are checked below

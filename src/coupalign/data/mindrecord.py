@@ -18,7 +18,7 @@ from coupalign.errors import UserError
 
 IMAGES, MASKS, EXPRESSIONS = "images", "masks", "expressions"
 _IDS = ("image_id", "ref_id", "ann_id", "sent_id")
-_SCHEMAS = {
+_SCHEMAS: dict[str, dict] = {
     IMAGES: {"image": {"type": "bytes"}},
     MASKS: {"mask": {"type": "bytes"}},
     EXPRESSIONS: {

@@ -62,7 +62,7 @@ def _refusing(instruction: str) -> Callable[[_PlainUnpickler], None]:
 class _PlainUnpickler(pickle._Unpickler):
     """In Python, because the unpickler in C reserves memory for as many objects as a file claims, even 64 GB."""
 
-    dispatch = pickle._Unpickler.dispatch | {getattr(pickle, name)[0]: _refusing(name) for name in _NOT_PLAIN}
+    dispatch = pickle._Unpickler.dispatch | {getattr(pickle, name)[0]: _refusing(name) for name in _NOT_PLAIN}  # type: ignore
 
     def _decode_string(self, value: bytes) -> str:
         try:

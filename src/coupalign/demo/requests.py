@@ -93,7 +93,7 @@ def ask(engine: Engine, path: str | os.PathLike | None, text: str) -> Result:
     wanted = min(max(side, _SHOWN_SIDES[0]), _SHOWN_SIDES[1])
     size = [max(round(wanted * length / side), 1) for length in rgb.shape[1::-1]]
     picture = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if wanted < side else cv2.INTER_CUBIC)
-    return Result(Path(path).stem, rgb.shape[:2], picture, expressions, answers)
+    return Result(Path(str(path)).stem, (rgb.shape[0], rgb.shape[1]), picture, expressions, answers)
 
 
 def read_upload(path: str | os.PathLike | None) -> np.ndarray:

@@ -149,7 +149,7 @@ class Predictor:
         rgb = _pixels(image)
         tensors = [Tensor(array[None]) for array in self._inputs(rgb, expression)]
         if not proposals:
-            return self._prediction(self.model(*tensors).asnumpy(), expression, size or rgb.shape[:2])
+            return self._prediction(self.model(*tensors).asnumpy(), expression, size or (rgb.shape[0], rgb.shape[1]))
         outputs = Outputs.from_tuple(self._predict_all(*tensors))
         both_ways = [each for each in outputs.alignments if each.over_pixels is not None]
         details = Proposals(
@@ -163,7 +163,7 @@ class Predictor:
             image_gates=tuple(float(each.image_gate.asnumpy()[0]) for each in outputs.alignments),
             text_gates=tuple(float(each.text_gate.asnumpy()[0]) for each in both_ways),
         )
-        return self._prediction(outputs.logits.asnumpy(), expression, size or rgb.shape[:2], details)
+        return self._prediction(outputs.logits.asnumpy(), expression, size or (rgb.shape[0], rgb.shape[1]), details)
 
     def predict_batch(
         self, images: Sequence[ImageInput], expressions: Sequence[str], batch_size: int = _BATCH_SIZE
@@ -196,7 +196,7 @@ class Predictor:
             inputs += inputs[-1:] * (batch_size - len(inputs))
             logits = self.model(*(Tensor(np.stack(arrays)) for arrays in zip(*inputs))).asnumpy()
             for row, (rgb, (_, expression)) in enumerate(zip(pixels, pairs)):
-                predictions.append(self._prediction(logits[row : row + 1], expression, rgb.shape[:2]))
+                predictions.append(self._prediction(logits[row : row + 1], expression, (rgb.shape[0], rgb.shape[1])))
         return predictions
 
     def warnings(self, expression: str) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ class Outputs(NamedTuple):
     def from_tuple(cls, outputs: tuple) -> Outputs:
         """Names what ``CoupAlign.all_outputs`` returned; alignments in one direction may come without their None."""
         alignments = [each if len(each) == 4 else (each[0], None, each[1], None) for each in outputs[4]]
-        return cls(*outputs[:4], [Alignment(*each) for each in alignments])
+        logits, pixels, proposals, weights = outputs[:4]
+        return cls(logits, pixels, proposals, weights, [Alignment(*each) for each in alignments])
 
 
 class CoupAlign(nn.Cell):
@@ -111,7 +112,7 @@ class CoupAlign(nn.Cell):
         stages, fused, sentence, _ = self.encode(image, token_ids, token_mask)
         pixels = self.seg_head(fused, stages)
         if self.has_sma:
-            mask, _, _ = self.sma(self.mask_generator(_to_tokens(fused)), pixels, sentence)
+            mask, _, _ = self.sma(self.mask_generator(_to_tokens(fused)), pixels, sentence)  # type: ignore[misc]
         else:
             mask = self.mask_proj(pixels).astype("float32").squeeze(1)
         return self._upsample(mask), pixels
@@ -125,7 +126,7 @@ class CoupAlign(nn.Cell):
         stages, fused, sentence, alignments = self.encode(image, token_ids, token_mask)
         pixels = self.seg_head(fused, stages)
         if self.has_sma:
-            mask, weights, embeddings = self.sma(self.mask_generator(_to_tokens(fused)), pixels, sentence)
+            mask, weights, embeddings = self.sma(self.mask_generator(_to_tokens(fused)), pixels, sentence)  # type: ignore[misc]
             proposals = self.sma.masks(embeddings, pixels)
         else:
             proposals = self.mask_proj(pixels).astype("float32")

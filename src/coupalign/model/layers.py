@@ -85,5 +85,5 @@ class MultiHeadAttention(nn.Cell):
             scores = scores + ops.expand_dims(bias, 1)
         weights = ops.softmax(scores, axis=-1).astype(value.dtype)
         if self.has_dropout:
-            weights = self.dropout(weights)
+            weights = self.dropout(weights)  # type: ignore[misc]
         return ops.matmul(weights, value).transpose(0, 2, 1, 3).reshape(batch, length, dim)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
@@ -222,8 +224,8 @@ class SwinTransformer(nn.Cell):
         *,
         image_size: int,
         embed_dim: int,
-        depths: list[int],
-        heads: list[int],
+        depths: Sequence[int],
+        heads: Sequence[int],
         window: int,
         drop_path_rate: float,
     ):

@@ -119,7 +119,7 @@ class Closest:
             for i in self.of.named(things)
             if i != anchor
         }
-        order = sorted(square, key=square.get)
+        order = sorted(square, key=square.__getitem__)
         if self.rank > len(order):
             return []
         before, here, after = order[: self.rank - 1], order[self.rank - 1], order[self.rank :]

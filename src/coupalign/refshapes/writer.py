@@ -84,7 +84,9 @@ def write_refshapes(directory: Path, settings: RefShapesSettings, workers: int =
 
 
 def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> None:
-    images, annotations, refs = [], [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
+    refs: list[dict] = []
     sentences = 0
     for split in _SPLITS:
         for number, record in enumerate(_records(split, settings, workers)):

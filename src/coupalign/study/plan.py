@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,11 +124,11 @@ def read_study(path: str | os.PathLike) -> Study:
             _check(f"{where}, row {row}, paper", entry.get("paper", {}), dict.fromkeys(METRICS, float), set(METRICS))
         entries = {row: {"paper": {}, **entry} for row, entry in table["rows"].items()}
         tables[str(name)] = {"title": table["title"], "seeds": seeds, "rows": entries}
-    names = (content[name] for name in ("reference", "split", "family", "failures"))
-    return Study(path, base, rows, *names, tables)
+    names = {name: content[name] for name in ("reference", "split", "family", "failures")}
+    return Study(path, base, rows, tables=tables, **names)
 
 
-def _check(where: object, values: object, kinds: Mapping[str, type], optional: set[str] = frozenset()) -> None:
+def _check(where: object, values: object, kinds: Mapping[str, type], optional: Set[str] = frozenset()) -> None:
     """Raises UserError unless `values` is a mapping with these names and types."""
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected names with values, but found {values!r}")

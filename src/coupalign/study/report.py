@@ -92,7 +92,8 @@ def write_results(study: Study, output: str | Path) -> list[Path]:
 
 def read_found(study: Study, output: str | Path) -> list[Found]:
     """All runs of a study that are done, in the order of work. Raises: UserError as `write_results`."""
-    found, data = [], {}
+    found = []
+    data: dict[str, Any] = {}
     for run in study.runs():
         directory = Path(output, run.row, str(run.seed))
         if not (directory / DONE).exists():
@@ -180,8 +181,8 @@ def _table(study: Study, table: Mapping[str, Any], found: Sequence[Found]) -> li
         rows.append([entry["label"], row, str(len(seeds)), *cells, *paper, *compared])
     header = ["row", "", "seeds", *_SHOWN, *(f"paper's {name}" for name in in_paper)]
     lines = markdown_table([*header, f"{metric} minus {study.reference!r}", "different?"], rows)
-    paper = {row: paper[metric] for row, paper in papers.items() if metric in paper and values(row, metric)}
-    return lines + _order({row: values(row, metric) for row in paper}, paper, metric)
+    published = {row: paper[metric] for row, paper in papers.items() if metric in paper and values(row, metric)}
+    return lines + _order({row: values(row, metric) for row in published}, published, metric)
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -203,7 +204,9 @@ def _compared(values: Sequence[float], reference: Sequence[float]) -> list[str]:
 
 def _order(values: Mapping[str, Sequence[float]], paper: Mapping[str, float], metric: str) -> list[str]:
     """How many pairs of rows are in the paper's order, by their means and where the intervals tell them apart."""
-    pairs = [sorted(pair, key=paper.get) for pair in combinations(values, 2) if paper[pair[0]] != paper[pair[1]]]
+    pairs = [
+        sorted(pair, key=paper.__getitem__) for pair in combinations(values, 2) if paper[pair[0]] != paper[pair[1]]
+    ]
     if not pairs:
         return []
     found = [difference(values[high], values[low]) for low, high in pairs]

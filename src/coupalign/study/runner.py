@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from coupalign.config import Config, load_config
 from coupalign.errors import UserError
@@ -39,7 +40,7 @@ class Child:
     def __init__(self) -> None:
         self.signal = 0
         self._process: subprocess.Popen | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Child:
         self._before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -58,7 +59,7 @@ class Child:
         command = [sys.executable, "-m", "coupalign.study.child", "--config", str(path), "--threads", str(threads)]
         began = time.monotonic(), _processor_seconds()
         with open(directory / LOG, "ab") as log:
-            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self._process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
             if self.signal:
                 self._process.terminate()

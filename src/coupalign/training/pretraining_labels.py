@@ -51,7 +51,7 @@ class LabelledScenes:
     below it have ranks from the left.
     """
 
-    def __init__(self, numbers: range, seed: int, size: int, tokenizer: Tokenizer):
+    def __init__(self, numbers: Sequence[int] | np.ndarray, seed: int, size: int, tokenizer: Tokenizer):
         self._numbers, self._seed, self._size, self._tokenizer = numbers, seed, size, tokenizer
         self._palette = palette()
 
@@ -105,7 +105,7 @@ def _by_looks(things: Sequence[Thing], dice: Dice) -> Described:
 
 
 def labelled_batches(
-    numbers: range, seed: int, image_size: int, tokenizer: Tokenizer, batch_size: int, workers: int
+    numbers: Sequence[int] | np.ndarray, seed: int, image_size: int, tokenizer: Tokenizer, batch_size: int, workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """LabelledScenes in order, in batches; a last one that is not full is left out.
 

@@ -129,7 +129,8 @@ class RunDirectory:
     @_on_writer
     def save(self, parameters: Mapping[str, Parameter], progress: Progress) -> None:
         """Writes last.ckpt. The previous last.ckpt becomes a step_<number>.ckpt; the oldest of these are deleted."""
-        for each in filter(None, (self._steps, self._epochs, self._lines, self._events)):
+        logs: tuple[Any, ...] = (self._steps, self._epochs, self._lines, self._events)
+        for each in filter(None, logs):
             each.flush()  # so that wherever a checkpoint survives a power failure, the rows before it do
         last = self.path / "last.ckpt"
         with atomic_path(last) as path:

@@ -55,6 +55,7 @@ def draw_alignment(rgb: np.ndarray, expression: str, prediction: Prediction, abo
         about: Where the prediction comes from, one line.
     """
     proposals = prediction.proposals
+    assert proposals is not None
     columns = max(len(proposals.text_to_image) + len(proposals.image_to_text), 5)
     image = fitted(rgb, 380, 400)
     cell = fitted(rgb, 1000 // columns, 160)
@@ -80,6 +81,7 @@ def draw_alignment(rgb: np.ndarray, expression: str, prediction: Prediction, abo
 def as_text(expression: str, prediction: Prediction, about: str) -> str:
     """The numbers of the picture, and the expression in characters that its fonts may lack."""
     proposals = prediction.proposals
+    assert proposals is not None
     lines = [f"expression: {expression}", about, f"words: {' | '.join(word for word, _ in proposals.words)}"]
     for name, gates in (("gates to pixels", proposals.image_gates), ("gates to words", proposals.text_gates)):
         lines += [f"{name}, stage {stage}: {gate:.4f}" for stage, gate in zip(proposals.stages, gates)]

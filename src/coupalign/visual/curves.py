@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -82,12 +83,14 @@ def _read_run(directory: str | os.PathLike) -> tuple[_Columns, _Columns, str]:
         raise UserError(f"{directory} holds no run ({error}): pass the output_dir of a training") from error
 
 
-def _draw_loss(axis: Axes, samples: np.ndarray, values: np.ndarray, line: Mapping[str, str]) -> None:
+def _draw_loss(axis: Axes, samples: np.ndarray, values: np.ndarray, line: Mapping[str, Any]) -> None:
     """Draws the finite values, smoothed if there are many."""
     samples, values = samples[np.isfinite(values)], values[np.isfinite(values)]
     if len(values) >= 2 * SMOOTHED:
         axis.plot(samples, values, color=line["color"], alpha=0.2, linewidth=0.7, zorder=1)
-        samples, values = ([part.mean() for part in np.array_split(each, SMOOTHED)] for each in (samples, values))
+        samples, values = (
+            np.array([part.mean() for part in np.array_split(each, SMOOTHED)]) for each in (samples, values)
+        )
     axis.plot(samples, values, **line)
 
 

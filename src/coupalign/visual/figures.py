@@ -19,6 +19,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
 from coupalign.files import atomic_path
@@ -39,8 +40,8 @@ templates = Environment(loader=PackageLoader("coupalign.visual"), autoescape=Tru
 
 def new_figure(width: int, height: float) -> Figure:
     """An empty figure of `width` x `height` pixels that lays itself out."""
-    figure = Figure((width / DPI, height / DPI), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.16, h_pad=0.1)
+    layout = ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.1)
+    figure = Figure((width / DPI, height / DPI), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -129,10 +130,11 @@ def pixels(figure: Figure) -> np.ndarray:
     for text in texts:
         text.set(fontfamily=families, parse_math=False)
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports fonts without a bold face
+    canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # font_families reports these
-        figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
