@@ -37,6 +37,7 @@ OPENCV = ROOT / "include/opencv4"
 # Those of the system are found by themselves.
 LIBRARIES = sorted({path.parent for path in (ROOT / "lib").rglob("*.so*")}) if "OpenCV_ROOT" in os.environ else []
 
+pytestmark = pytest.mark.slow  # compiles with sanitizers
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no g++")
 needs_opencv = pytest.mark.skipif(
     not (OPENCV / "opencv2/imgcodecs.hpp").exists(),

@@ -45,7 +45,11 @@ MISSING = [
     )
     if not there
 ]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: scripts/set_up_lite.sh makes it")
+pytestmark = [
+    pytest.mark.lite,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: scripts/set_up_lite.sh makes it"),
+]
 
 SAMPLES = 30
 # The program turns Lite's log off where the user has not set how much there is to be of it.
