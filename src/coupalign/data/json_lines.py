@@ -70,7 +70,8 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
     Raises:
         UserError: Something cannot be used; the message names file and line.
     """
-    problems, lines, masks = Problems(skip), [], {}
+    problems, lines = Problems(skip), []
+    masks: dict[Any, Any] = {}
     for line, mask in _lines(file, images, problems):
         lines.append(line)
         masks.setdefault((line.image, line.mask), mask)

@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mindspore.mindrecord import FileWriter, MindRecordException
 
-from coupalign.data.convert import Pixels, Scene
 from coupalign.data.referents import EMPTY, Problem, Referent
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
+
+if TYPE_CHECKING:
+    from coupalign.data.convert import Pixels, Scene
 
 IMAGES, MASKS, EXPRESSIONS = "images", "masks", "expressions"
 _IDS = ("image_id", "ref_id", "ann_id", "sent_id")
@@ -95,7 +98,7 @@ def write_split(
     Raises:
         UserError: The files cannot be written.
     """
-    written, unknown = Written(), Counter()
+    written, unknown = Written(), Counter[str]()
     page = _SMALLEST_PAGE
     while page < largest_image + 1024:
         page *= 2

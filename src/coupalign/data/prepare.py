@@ -72,7 +72,7 @@ class Prepared:
             f"{split:<8}{count['images']:>9,}{count['referents']:>11,}{count['expressions']:>13,}"
             for split, count in self.counts.items()
         ]
-        total, words = Counter(), Counter()
+        total, words = Counter[str](), Counter[str]()
         for count in self.counts.values():
             total.update({name: count.get(name, 0) for name in ("truncated", "unknown")})
             words.update(count.get("unknown_words", {}))

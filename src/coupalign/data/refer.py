@@ -63,9 +63,9 @@ def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool
         raise UserError(f"{refs_file} is not a list of referents: {_OWN_FILE}")
     problems, referents = Problems(skip), []
     as_places = any(isinstance(key, str) for key in by_id)
-    numbers = {key: place if as_places else key for place, key in enumerate(by_id)}
+    numbers: dict[Any, Any] = {key: place if as_places else key for place, key in enumerate(by_id)}
     for place, ref in enumerate(refs):
-        ref_id = ref.get("ref_id") if isinstance(ref, dict) else None
+        ref_id: Any = ref.get("ref_id") if isinstance(ref, dict) else None
         name = f"referent {ref_id}" if is_id(ref_id) else f"entry {place}"
         try:
             _check(ref, by_id, image_entries, categories)
@@ -81,8 +81,8 @@ def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool
             )
     referents = _without_repeated(referents, refs_file, problems)
     used = _images(referents, image_entries, images, instances_file, problems)
-    referents = tuple(referent for referent in referents if referent.image_id in used)
-    if not referents:
+    usable = tuple(referent for referent in referents if referent.image_id in used)
+    if not usable:
         raise UserError(f"no referent of {refs_file} can be used; the first problem: {problems.found[0].message}")
     kept = {
         numbers[key]: {"category_id": None, "segmentation": None, **annotation}
@@ -92,7 +92,7 @@ def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool
     annotations_of: dict[int, list[int]] = {image_id: [] for image_id in used}
     for ann_id, annotation in kept.items():
         annotations_of[annotation["image_id"]].append(ann_id)
-    return ReferDataset((refs_file, instances_file), referents, used, kept, annotations_of, tuple(problems.found))
+    return ReferDataset((refs_file, instances_file), usable, used, kept, annotations_of, tuple(problems.found))
 
 
 def refer_files(annotations: Path, split_by: str) -> tuple[Path, Path]:
@@ -145,7 +145,7 @@ def _kept(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _keyed(entries: list[Any], what: str, **needed: Callable[[object], bool]) -> dict[int | str, Any]:
+def _keyed(entries: list[Any], what: str, **needed: Callable[[object], Any]) -> dict[int | str, Any]:
     """Returns the entries of instances.json by id."""
     by_id = {}
     for place, entry in enumerate(entries):

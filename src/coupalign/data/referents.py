@@ -146,7 +146,7 @@ def is_id(value: object) -> bool:
 
 def is_size(value: object) -> bool:
     """Whether `value` can be the height or width of an image."""
-    return is_id(value) and 0 < value < 2**31
+    return isinstance(value, int) and is_id(value) and 0 < value < 2**31
 
 
 def is_split(value: object) -> bool:

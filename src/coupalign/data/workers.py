@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -19,7 +19,7 @@ from coupalign.errors import UserError
 _AHEAD = 4  # submitted jobs per worker: enough to keep all workers busy, few enough to stop soon
 
 
-def map_in_order(work: Callable[[Any], Any], jobs: Iterable[Any], workers: int) -> Iterator[Any]:
+def map_in_order(work: Callable[[Any], Any], jobs: Iterable[Any], workers: int) -> Generator[Any, None, None]:
     """Yields ``work(job)`` for each job, in order, computed by `workers` processes; by this process if it is 1.
 
     When the iterator is closed early, it waits for the running jobs and starts no others.
