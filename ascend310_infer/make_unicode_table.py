@@ -1,6 +1,6 @@
-"""Writes src/unicode_table.inc: what BERT's uncased normaliser and word splitter make of every character.
+"""Writes src/unicode_table.inc: the results of BERT's uncased normaliser and word splitter for every character.
 
-The table is read off the package `tokenizers`, which training uses, so that both agree by construction:
+They come from the package `tokenizers`, which training uses, so that both agree:
 
     python ascend310_infer/make_unicode_table.py
 """
@@ -15,11 +15,11 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 TARGET = Path(__file__).parent / "src/unicode_table.inc"
 CHARACTERS = [*range(0xD800), *range(0xE000, 0x110000)]
-SYLLABLES = range(0xAC00, 0xAC00 + 11172)  # of Hangul, which arithmetic takes apart
+SYLLABLES = range(0xAC00, 0xAC00 + 11172)  # Hangul, which unicode.cc decomposes by arithmetic
 
 
 def table() -> str:
-    """The text of the file."""
+    """Returns the text of the file."""
     normalise = BertNormalizer(lowercase=True).normalize_str
     made = {c: normalise(chr(c)) for c in CHARACTERS}
     chinese = [c for c, text in made.items() if len(text) > 2 and text[0] == text[-1] == " "]
@@ -31,6 +31,7 @@ def table() -> str:
     lines += _ranges("kSpaces", (c for c, text in made.items() if text == " "))
     lines += _ranges("kChinese", chinese)
     lines += _ranges("kPunctuation", filter(_splitter(), CHARACTERS))
+    lines += _ranges("kAlphanumeric", (c for c in CHARACTERS if chr(c).isalnum()))
     lines += _array("Change", "kChanged", _changes({c: ord(text) for c, text in changed.items() if c not in expanded}))
     lines += _array(
         "Expansion",
@@ -56,7 +57,7 @@ def _ranges(name: str, characters: Iterable[int]) -> list[str]:
 
 
 def _changes(targets: dict[int, int]) -> list[str]:
-    """Runs of characters that follow one rule: the same target, or one as far as they are; each, or every second."""
+    """Returns runs of every or every second character with the same target, or with targets that rise as they do."""
     runs = []
     left = sorted(targets)
     while left:

@@ -1,8 +1,8 @@
-"""MindSpore Lite behind a pipe, for demo.py, whose Python cannot have it. Arguments: MODEL.mindir VOCAB.
+"""MindSpore Lite behind a pipe, for demo.py, which runs in another Python. Arguments: MODEL.mindir VOCAB.
 
-Says {"threshold": …, "max_tokens": …} when the model is loaded. A request on standard input is a line
-{"shape": [H, W, 3], "expression": TEXT} and as many bytes of RGB; its answer {"side": S} and S x S float32, the
-probability at the model's size, or {"error": TEXT}. It ends with its input.
+It writes {"threshold": …, "max_tokens": …} when the model is loaded. A request on standard input is a line
+{"shape": [H, W, 3], "expression": TEXT} followed by the RGB bytes. The answer is a line {"side": S} followed by the
+probability at the model's size, S x S float32, or a line {"error": TEXT}. It exits when its input ends.
 """
 
 import json
@@ -16,20 +16,20 @@ from lite_predict import LiteModel, RequestError
 
 def main(model, vocab):
     os.environ.setdefault("GLOG_v", "4")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started it, who then closes the pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent closes the pipe
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what Lite prints is no answer
+    os.dup2(2, 1)  # Lite's own output must not mix with the answers
 
-    def say(head, more=b""):
-        answers.write(json.dumps(head).encode() + b"\n" + more)
+    def send(head, content=b""):
+        answers.write(json.dumps(head).encode() + b"\n" + content)
         answers.flush()
 
     try:
         lite = LiteModel(model, vocab)
     except RequestError as error:
-        say({"error": str(error)})
+        send({"error": str(error)})
         return 2
-    say({"threshold": lite.description["threshold"], "max_tokens": lite.description["text"]["max_tokens"]})
+    send({"threshold": lite.description["threshold"], "max_tokens": lite.description["text"]["max_tokens"]})
     for line in iter(sys.stdin.buffer.readline, b""):
         request = json.loads(line.decode())
         shape = request["shape"]
@@ -37,10 +37,10 @@ def main(model, vocab):
         try:
             probability = lite.outputs(lite.prepare(rgb), *lite.encode(request["expression"]))[0]
         except RequestError as error:
-            say({"error": str(error)})
+            send({"error": str(error)})
             continue
         probability = np.ascontiguousarray(probability, np.float32)
-        say({"side": len(probability)}, probability.tobytes())
+        send({"side": len(probability)}, probability.tobytes())
     return 0
 
 

@@ -9,40 +9,60 @@
 
 #include "error.h"
 #include "files.h"
+#include "image_file.h"
 
 namespace coupalign {
 namespace {
 
 const cv::Vec3b kColour(32, 64, 255);  // blue, green, red
 
-/// Whether a JPEG or PNG lacks its end, which decoders fill up with grey. An end inside the data is escaped, one of a
-/// thumbnail comes before the data; so the last end is behind the last start.
-bool ends_early(const std::string& content) {
-  const auto early = [&](const char* start, const char* end) {
-    const std::size_t last_start = content.rfind(start), last_end = content.rfind(end);
-    return last_end == std::string::npos || (last_start != std::string::npos && last_end <= last_start);
-  };
-  if (content.compare(0, 2, "\xff\xd8") == 0) return early("\xff\xda", "\xff\xd9");
-  return content.compare(0, 4, "\x89PNG") == 0 && early("IDAT", "IEND");
+/// Decodes to blue, green, red as stored; empty if OpenCV cannot.
+cv::Mat decode(const std::string& content, std::size_t size) {
+  const cv::Mat bytes(1, static_cast<int>(size), CV_8U, const_cast<char*>(content.data()));
+  try {
+    return cv::imdecode(bytes, cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION);
+  } catch (const cv::Exception&) {  // images beyond OpenCV's limits
+    return {};
+  }
+}
+
+/// Decodes a JPEG without an end marker. All its pixels are there if what follows its data makes no difference; empty
+/// otherwise.
+cv::Mat decode_without_end(const std::string& content) {
+  cv::Mat first;
+  for (const auto& tail : {std::string(), std::string(4096, '\0'), std::string(4096, '\xAA')}) {
+    const std::string ended = content + tail + "\xFF\xD9";
+    const cv::Mat picture = decode(ended, ended.size());
+    if (first.empty()) first = picture;
+    if (picture.empty() || cv::norm(first, picture, cv::NORM_INF) != 0) return {};
+  }
+  return first;
+}
+
+/// Turns a picture as EXIF's orientation 1 to 8 says.
+cv::Mat turned(cv::Mat picture, int orientation) {
+  if (orientation >= 5) cv::transpose(picture, picture);
+  constexpr int kNone = 2, kVertical = 0, kHorizontal = 1, kBoth = -1;
+  constexpr int kFlips[] = {kNone, kHorizontal, kBoth, kVertical, kNone, kHorizontal, kBoth, kVertical};
+  const int flip = kFlips[orientation - 1];
+  if (flip != kNone) cv::flip(picture, picture, flip);
+  return picture;
 }
 
 }  // namespace
 
 cv::Mat load_picture(const std::filesystem::path& path) {
-  const std::string content = read_file(path, "image");
-  if (ends_early(content)) throw Error("image " + path.string() + " ends early: copy or fetch it again");
-  cv::Mat picture;
-  if (!content.empty()) {
-    const cv::Mat bytes(1, static_cast<int>(content.size()), CV_8U, const_cast<char*>(content.data()));
-    try {
-      picture = cv::imdecode(bytes, cv::IMREAD_COLOR);
-    } catch (const cv::Exception&) {  // pictures beyond OpenCV's limits; the line below names the file
-    }
+  const std::string content = read_file(path, "image"), name = "image " + path.string() + " ";
+  ImageFile file;
+  try {
+    file = ImageFile::read(content);
+  } catch (const Error& error) {
+    throw Error(name + error.what());
   }
-  if (picture.empty()) {
-    throw Error("image " + path.string() + " is no image, or a damaged one: use a JPEG or PNG file");
-  }
-  return picture;
+  const cv::Mat picture = file.has_end_marker ? decode(content, file.end) : decode_without_end(content);
+  if (!picture.empty()) return turned(picture, file.orientation);
+  throw Error(name + (file.has_end_marker ? "is damaged or ends early: use a complete JPEG or PNG file"
+                                          : "ends early, and some of its pixels are missing: copy or download it again"));
 }
 
 std::string ImageInput::prepare(const cv::Mat& picture) const {
@@ -69,7 +89,7 @@ cv::Mat overlay(const cv::Mat& picture, const cv::Mat& mask) {
         pixel = kColour;
         continue;
       }
-      // Halves to the even neighbour, as NumPy rounds.
+      // Halves are rounded to the even neighbour, as in NumPy.
       for (int c = 0; c < 3; ++c) pixel[c] = static_cast<uchar>(std::nearbyint((pixel[c] + kColour[c]) * 0.5));
     }
   }

@@ -13,13 +13,13 @@ struct Range {
   char32_t first, last;
 };
 
-/// Every `stride`-th character from first to last becomes `to`, plus its distance from first where `slope` is 1.
+/// Every `stride`-th character from first to last becomes `to`; if `slope` is 1, plus its distance from first.
 struct Change {
   char32_t first, last, to;
   std::uint8_t stride, slope;
 };
 
-/// A character that becomes several.
+/// A character that becomes several characters.
 struct Expansion {
   char32_t from;
   const char32_t* to;
@@ -27,7 +27,7 @@ struct Expansion {
 
 #include "unicode_table.inc"
 
-// The syllables of Hangul are made of 19 leading consonants, 21 vowels and 27 trailing consonants or none.
+// A Hangul syllable consists of one of 19 leading consonants, one of 21 vowels, and one of 27 trailing consonants or none.
 constexpr char32_t kSyllables = 0xAC00, kLeading = 0x1100, kVowels = 0x1161, kTrailing = 0x11A7;
 constexpr char32_t kTrailingCount = 28, kPerLeading = 21 * kTrailingCount, kSyllableCount = 19 * kPerLeading;
 
@@ -41,26 +41,32 @@ const Entry* find(const Entry (&table)[size], char32_t c) {
   return c <= entry->last ? entry : nullptr;
 }
 
-[[noreturn]] void no_utf8(const std::string& what) { throw Error(what + " is not text in UTF-8"); }
-
 }  // namespace
+
+std::size_t utf8_length(std::string_view text, std::size_t at) {
+  const auto lead = static_cast<unsigned char>(text[at]);
+  const std::size_t length = lead < 0x80 ? 1 : lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+  if ((lead >= 0x80 && lead < 0xC2) || lead > 0xF4 || length > text.size() - at) return 0;
+  char32_t c = length == 1 ? lead : lead & (0x7F >> length);
+  for (std::size_t k = 1; k < length; ++k) {
+    const auto next = static_cast<unsigned char>(text[at + k]);
+    if ((next & 0xC0) != 0x80) return 0;
+    c = c << 6 | (next & 0x3F);
+  }
+  constexpr char32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
+  return c < kSmallest[length] || c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF) ? 0 : length;
+}
 
 std::u32string decode_utf8(std::string_view text, const std::string& what) {
   std::u32string decoded;
   for (std::size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    const int following = lead < 0x80 ? 0 : lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
-    if ((lead >= 0x80 && lead < 0xC2) || lead > 0xF4 || i + following >= text.size()) no_utf8(what);
-    char32_t c = following == 0 ? lead : lead & (0x3F >> following);
-    for (int k = 1; k <= following; ++k) {
-      const auto next = static_cast<unsigned char>(text[i + k]);
-      if ((next & 0xC0) != 0x80) no_utf8(what);
-      c = c << 6 | (next & 0x3F);
-    }
-    constexpr char32_t kLeast[] = {0, 0x80, 0x800, 0x10000};
-    if (c < kLeast[following] || c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF)) no_utf8(what);
+    const std::size_t length = utf8_length(text, i);
+    if (length == 0) throw Error(what + " is not text in UTF-8");
+    char32_t c = static_cast<unsigned char>(text[i]);
+    if (length > 1) c &= 0x7F >> length;
+    for (std::size_t k = 1; k < length; ++k) c = c << 6 | (static_cast<unsigned char>(text[i + k]) & 0x3F);
     decoded.push_back(c);
-    i += following + 1;
+    i += length;
   }
   return decoded;
 }
@@ -102,5 +108,7 @@ void normalise(char32_t c, std::u32string& text) {
 }
 
 bool is_punctuation(char32_t c) { return find(kPunctuation, c) != nullptr; }
+
+bool is_alphanumeric(char32_t c) { return find(kAlphanumeric, c) != nullptr; }
 
 }  // namespace coupalign
