@@ -7,16 +7,17 @@
 
 namespace coupalign {
 
-/// What export.py says of a MindIR, in the file of its name that ends in .json.
+/// The description of a MindIR, which export.py writes beside it as .json.
 struct Description {
   ImageInput image;
   int batch = 0;
   int max_tokens = 0;
   int vocabulary_size = 0;
   float threshold = 0;
-  std::string device;  // it was exported for
+  std::string device;    // for which it was exported
+  std::string exporter;  // version of the MindSpore that exported it
 
-  /// Throws Error where the file is missing or is none of export.py's.
+  /// Reads the file beside `mindir`. Throws Error if it is missing or invalid.
   static Description beside(std::filesystem::path mindir);
 };
 

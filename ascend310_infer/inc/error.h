@@ -4,7 +4,7 @@
 
 namespace coupalign {
 
-/// What a user can mend. `what()` is one line: what is wrong, where, and the mend.
+/// A mistake of the user. `what()` is one line: what is wrong, where, and what to do.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

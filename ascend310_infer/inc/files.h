@@ -7,16 +7,16 @@
 
 namespace coupalign {
 
-/// The bytes of a file. Throws Error, which names the file as `what`, where it cannot be read.
+/// The contents of a file. Throws Error, which calls the file `what`, if it cannot be read.
 std::string read_file(const std::filesystem::path& path, const std::string& what);
 
-/// Writes a file that is either whole or not there. Throws Error.
+/// Writes a file completely or not at all. Throws Error.
 void write_file(const std::filesystem::path& path, const void* data, std::size_t size);
 
-/// Names of the regular files of a directory, sorted. Throws Error where there is no such directory or no file in it.
+/// Sorted names of the regular files of a directory. Throws Error if there is no directory or no file.
 std::vector<std::string> file_names(const std::filesystem::path& directory);
 
-/// Makes a directory and its parents, or throws Error.
+/// Makes a directory and its parents. Throws Error.
 void make_directory(const std::filesystem::path& path);
 
 }  // namespace coupalign

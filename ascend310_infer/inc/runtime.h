@@ -20,13 +20,15 @@ struct Port {
 /// A MindIR in MindSpore Lite.
 class Runtime {
  public:
-  /// Loads and compiles. Throws Error where the file is missing or Lite refuses it, and for an unknown device.
-  Runtime(const std::filesystem::path& mindir, const std::string& device_type, int device_id, int threads);
+  /// Loads and compiles. `exporter` is the version of MindSpore that exported the file, if known, for messages.
+  /// Throws Error if the file is missing, the device is unknown or Lite cannot load the file.
+  Runtime(const std::filesystem::path& mindir, const std::string& exporter, const std::string& device_type,
+          int device_id, int threads);
 
   const std::vector<Port>& inputs() const { return inputs_; }
 
-  /// Runs once. `inputs` are bytes, in the order of `inputs()`, and so is what is returned.
-  /// Throws Error where a size is not the model's, or Lite fails; `sample` names the inputs in it.
+  /// Runs once on bytes in the order of `inputs()`, and returns the bytes of the outputs.
+  /// Throws Error, which names the `sample`, if a size is wrong or Lite fails.
   std::vector<std::string> predict(const std::vector<std::string>& inputs, const std::string& sample);
 
  private:

@@ -32,9 +32,10 @@ Description Description::beside(std::filesystem::path mindir) {
     made.max_tokens = static_cast<int>(number(text["max_tokens"]));
     made.vocabulary_size = static_cast<int>(number(text["vocabulary_size"]));
     made.device = file["device"].string();
+    made.exporter = file["versions"]["mindspore"].string();
     made.threshold = static_cast<float>(number(file["threshold"]));
-  } catch (const std::exception&) {  // of OpenCV for what is no JSON, ours for what is missing
-    throw Error(path.string() + " does not describe a model: export it again");
+  } catch (const std::exception&) {  // OpenCV's for invalid JSON, ours for missing numbers
+    throw Error(path.string() + " does not describe a model: export the model again");
   }
   if (made.image.size < 1 || made.max_tokens < 3) throw Error(path.string() + " is damaged: export the model again");
   return made;

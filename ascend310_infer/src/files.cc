@@ -29,7 +29,7 @@ void write_file(const fs::path& path, const void* data, std::size_t size) {
     file.close();
     if (!file) {
       fs::remove(temporary, code);
-      throw Error(path.string() + " cannot be written: check the directory's permissions and the space that is left");
+      throw Error(path.string() + " cannot be written: check the permissions of its directory and the free space");
     }
   }
   fs::rename(temporary, path, code);
@@ -54,7 +54,7 @@ std::vector<std::string> file_names(const fs::path& directory) {
 void make_directory(const fs::path& path) {
   std::error_code code;
   fs::create_directories(path, code);
-  if (!fs::is_directory(path, code)) throw Error(path.string() + " cannot be made a directory: choose another path");
+  if (!fs::is_directory(path, code)) throw Error(path.string() + " cannot be created as a directory: choose another path");
 }
 
 }  // namespace coupalign

@@ -1,12 +1,15 @@
-// CoupAlign without Python: on inputs in files, or on an image and an expression. See --help.
+// Runs CoupAlign without Python, on input files or on an image and an expression. See --help.
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <iomanip>
 #include <iostream>
 #include <numeric>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -21,9 +24,11 @@
 #include "options.h"
 #include "picture.h"
 #include "runtime.h"
+#include "unicode.h"
 #include "wordpiece.h"
 
 namespace fs = std::filesystem;
+using coupalign::Description;
 using coupalign::Error;
 using coupalign::Options;
 using coupalign::Runtime;
@@ -43,25 +48,26 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-/// Of this process so far, in MB.
+/// Peak memory of this process so far, in MB.
 long peak_memory() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_maxrss / 1024;
 }
 
-/// Loads the model. `exported_for` is the device that its description names, or empty.
-Runtime load(const Options& options, const std::string& exported_for) {
+/// Loads the model. `description` is empty if there is none beside it.
+Runtime load(const Options& options, const std::optional<Description>& description) {
   const std::string device = options.text("device_type");
   const int threads = options.number("threads");
-  if (device == "CPU" && exported_for == "Ascend" && threads > 1) {
-    throw Error(options.text("mindir_path") + " was exported for Ascend: give --threads 1, or export it with "
+  if (device == "CPU" && description && description->device == "Ascend" && threads > 1) {
+    throw Error(options.text("mindir_path") + " was exported for Ascend: pass --threads 1, or export it with "
                 "--export_for CPU");
   }
-  return Runtime(options.text("mindir_path"), device, options.number("device_id"), threads);
+  return Runtime(options.text("mindir_path"), description ? description->exporter : "", device,
+                 options.number("device_id"), threads);
 }
 
-/// The model zoo's contract.
+/// Runs on input files, with the options and results of the model zoo's programs.
 void run_files(const Options& options) {
   const std::vector<fs::path> directories = {options.text("input0_path"), options.text("input1_path"),
                                              options.text("input2_path")};
@@ -70,8 +76,9 @@ void run_files(const Options& options) {
   coupalign::make_directory(kTimes);
   const auto start = std::chrono::steady_clock::now();
   const fs::path model = options.text("mindir_path");
-  const bool described = fs::exists(fs::path(model).replace_extension(".json"));
-  Runtime runtime = load(options, described ? coupalign::Description::beside(model).device : "");
+  std::optional<Description> description;
+  if (fs::exists(fs::path(model).replace_extension(".json"))) description = Description::beside(model);
+  Runtime runtime = load(options, description);
   const double load = milliseconds_since(start);
   std::vector<double> times;
   for (const auto& name : names) {
@@ -94,45 +101,69 @@ void run_files(const Options& options) {
   std::cout << line.str();
 }
 
+/// A JSON string. Bytes that are not UTF-8 become \\udc80 to \\udcff, as in Python's file names.
 std::string quoted(const std::string& text) {
   std::ostringstream made;
-  made << '"' << std::hex;
-  for (const char c : text) {
+  made << '"' << std::hex << std::setfill('0');
+  for (std::size_t i = 0; i < text.size();) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    const std::size_t length = coupalign::utf8_length(text, i);
     if (c == '"' || c == '\\') {
-      made << '\\' << c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      made << "\\u00" << (c < 0x10 ? "0" : "") << static_cast<int>(c);
+      made << '\\' << text[i];
+    } else if (c < 0x20 || length == 0) {
+      made << "\\u" << std::setw(4) << (length == 0 ? 0xDC00 + c : c);
     } else {
-      made << c;
+      made << text.substr(i, length);
     }
+    i += std::max<std::size_t>(length, 1);
   }
   made << '"';
   return made.str();
 }
 
-/// An image and an expression.
+/// The start of a prediction's file names, which differs for each image path and expression.
+std::string file_stem(const fs::path& image, const std::string& expression) {
+  std::uint64_t hash = 14695981039346656037U;  // FNV-1a
+  for (const char c : fs::absolute(image).lexically_normal().string() + '\0' + expression) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211U;
+  }
+  constexpr std::size_t kLongest = 100;  // bytes; file names have 255 at most
+  const std::string stem = image.stem().string();
+  std::string name;
+  for (std::size_t i = 0; i < stem.size();) {
+    const std::size_t length = std::max<std::size_t>(coupalign::utf8_length(stem, i), 1);
+    if (name.size() + length > kLongest) break;
+    name += stem.substr(i, length);
+    i += length;
+  }
+  std::ostringstream made;
+  made << name << '-' << std::hex << std::setw(16) << std::setfill('0') << hash;
+  return made.str();
+}
+
+/// Runs on an image and an expression.
 void run_image(const Options& options) {
-  const auto description = coupalign::Description::beside(options.text("mindir_path"));
-  if (description.batch != 1) throw Error("the model takes several images at a time: export it with batch 1");
+  const auto description = Description::beside(options.text("mindir_path"));
+  if (description.batch != 1) throw Error("the model needs several images at a time: export it with --export_batch_size 1");
   const coupalign::WordPiece tokenizer(options.text("vocab"), description.max_tokens);
   if (tokenizer.size() != static_cast<std::size_t>(description.vocabulary_size)) {
     throw Error("--vocab " + options.text("vocab") + " has " + std::to_string(tokenizer.size()) +
-                " pieces instead of " + std::to_string(description.vocabulary_size) + ": give the model's own");
+                " tokens instead of " + std::to_string(description.vocabulary_size) + ": pass that of the training");
   }
   const auto words = tokenizer.encode(options.text("expression"));
   const cv::Mat picture = coupalign::load_picture(options.text("image"));
   const auto bytes = [](const std::vector<std::int32_t>& numbers) {
     return std::string(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(std::int32_t));
   };
-  coupalign::make_directory(options.text("output"));  // before what takes long
-  Runtime runtime = load(options, description.device);
+  coupalign::make_directory(options.text("output"));  // before the slow loading of the model
+  Runtime runtime = load(options, description);
   const auto begin = std::chrono::steady_clock::now();
   auto outputs = runtime.predict({description.image.prepare(picture), bytes(words.ids), bytes(words.mask)},
                                  options.text("image"));
   const double time = milliseconds_since(begin);
   const int size = description.image.size;
   if (outputs.empty() || outputs[0].size() != sizeof(float) * size * size) {
-    throw Error("the model's first output is no probability map: export it with export.py");
+    throw Error("the model's first output is not a probability map: export it with export.py");
   }
   cv::Mat probability, mask;
   cv::resize(cv::Mat(size, size, CV_32F, outputs[0].data()), probability, picture.size(), 0, 0, cv::INTER_LINEAR);
@@ -140,19 +171,25 @@ void run_image(const Options& options) {
   double largest = 0;
   cv::minMaxLoc(probability, nullptr, &largest);
 
-  const std::string stem = (fs::path(options.text("output")) / fs::path(options.text("image")).stem()).string();
+  const std::string stem =
+      (fs::path(options.text("output")) / file_stem(options.text("image"), options.text("expression"))).string();
   coupalign::write_png(stem + ".mask.png", mask);
   coupalign::write_png(stem + ".overlay.png", coupalign::overlay(picture, mask));
   std::cout << "{\"image\": " << quoted(options.text("image")) << ", \"expression\": "
             << quoted(options.text("expression")) << ", \"mask\": " << quoted(stem + ".mask.png")
             << ", \"overlay\": " << quoted(stem + ".overlay.png")
             << ", \"area\": " << static_cast<double>(cv::countNonZero(mask)) / mask.total()
-            << ", \"max_probability\": " << largest << ", \"milliseconds\": " << time << "}\n";
+            << ", \"max_probability\": " << largest << ", \"milliseconds\": " << time << ", \"warnings\": [";
+  for (std::size_t i = 0; i < words.warnings.size(); ++i) {
+    std::cout << (i > 0 ? ", " : "") << quoted(words.warnings[i]);
+    std::cerr << "warning: " << words.warnings[i] << '\n';
+  }
+  std::cout << "]}\n";
 }
 
-/// Lite's libraries, which are loaded before main, would bury our one line about what is wrong in their log; so the
-/// program starts once more with that turned off, unless the user has set it.
-void quieten(char** argv) {
+/// Turns off Lite's log, in which our error line would be lost, unless the user has set it. Its libraries read the
+/// setting before main runs, so the program restarts itself.
+void silence_lite(char** argv) {
   if (std::getenv("GLOG_v") != nullptr || setenv("GLOG_v", "4", 0) != 0) return;
   execv("/proc/self/exe", argv);
 }
@@ -160,7 +197,7 @@ void quieten(char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  quieten(argv);
+  silence_lite(argv);
   try {
     for (int i = 1; i < argc; ++i) {
       if (std::strcmp(argv[i], "--help") == 0 || std::strcmp(argv[i], "-h") == 0) {
@@ -170,7 +207,7 @@ int main(int argc, char** argv) {
     }
     const Options options(argc, argv);
     if (options.has("image") == options.has("input0_path")) {
-      throw Error("give either --image or --input0_path (--help lists all options)");
+      throw Error("pass either --image or --input0_path (--help lists all options)");
     }
     options.has("image") ? run_image(options) : run_files(options);
     std::cout.flush();

@@ -8,7 +8,7 @@
 namespace coupalign {
 namespace {
 
-/// All options with their defaults; nullptr is none.
+/// All options with their defaults; nullptr if there is none.
 const std::map<std::string, const char*>& defaults() {
   static const std::map<std::string, const char*> all = {
       {"mindir_path", nullptr}, {"device_type", "CPU"},    {"device_id", "0"}, {"threads", "2"},
@@ -29,7 +29,7 @@ Options::Options(int argc, const char* const* argv) {
       throw Error("unknown option " + name + " (--help lists all)");
     }
     if (has(name.substr(2))) throw Error(name + " is given twice: give it once");
-    if (equals == std::string::npos && i + 1 == argc) throw Error(name + " lacks its value");
+    if (equals == std::string::npos && i + 1 == argc) throw Error(name + " has no value");
     values_[name.substr(2)] = equals == std::string::npos ? argv[++i] : argument.substr(equals + 1);
   }
 }
@@ -52,19 +52,19 @@ int Options::number(const std::string& name) const {
 const char* Options::help() {
   return R"(Runs an exported CoupAlign with MindSpore Lite.
 
-On inputs in files, one sample each (the files of preprocess.py):
+With inputs in files, one sample per file (from preprocess.py):
   coupalign --mindir_path FILE --input0_path DIR --input1_path DIR --input2_path DIR
-  Files of one name are the image, the token ids and the token mask of a sample. The outputs go to
-  result_Files/<name>_<number>.bin, the time to time_Result/test_perform_static.txt.
+  Files of the same name hold the image, the token ids and the token mask of a sample. Writes the outputs to
+  result_Files/<name>_<number>.bin, and the time to time_Result/test_perform_static.txt.
 
-On an image:
+With an image and an expression:
   coupalign --mindir_path FILE --image FILE --expression TEXT --vocab FILE [--output DIR]
-  Writes <image>.mask.png and <image>.overlay.png to the directory, and prints a line of JSON.
-  The file .json that export.py writes beside the MindIR is needed.
+  Writes a .mask.png and an .overlay.png to the directory, and prints a line of JSON that names them.
+  The .json that export.py wrote must be beside the MindIR.
 
 Both:
   --device_type CPU or Ascend (default CPU)    --device_id NUMBER (default 0)
-  --threads NUMBER of the CPU (default 2)
+  --threads NUMBER of CPU threads (default 2)
 )";
 }
 

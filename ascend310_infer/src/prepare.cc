@@ -1,9 +1,9 @@
-// The image's way to the model and back, for comparing it with training's.
+// The processing of images before and after the model, to compare it with that of training.
 //
 //   prepare IMAGE SIZE MASK OUTPUT
 //
-// Writes to the directory OUTPUT the inputs of a model of side SIZE, raw.bin (bytes) and normalised.bin (float32,
-// ImageNet's mean and deviation), and overlay.png, of the image and a mask of its size.
+// Writes to the directory OUTPUT the model's input of side SIZE, as raw.bin (bytes) and normalised.bin (float32, with
+// ImageNet's mean and standard deviation), and overlay.png, the image with a mask of its size.
 #include <exception>
 #include <filesystem>
 #include <iostream>
@@ -30,7 +30,7 @@ int main(int argc, char** argv) {
     coupalign::write_file(output / "raw.bin", raw.data(), raw.size());
     coupalign::write_file(output / "normalised.bin", normalised.data(), normalised.size());
     const cv::Mat mask = cv::imread(argv[3], cv::IMREAD_GRAYSCALE);
-    if (mask.size() != picture.size()) throw coupalign::Error(std::string(argv[3]) + " is no mask of this image");
+    if (mask.size() != picture.size()) throw coupalign::Error(std::string(argv[3]) + " is not a mask of this image");
     coupalign::write_png(output / "overlay.png", coupalign::overlay(picture, mask));
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << '\n';

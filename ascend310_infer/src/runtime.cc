@@ -1,5 +1,7 @@
 #include "runtime.h"
 
+#include <dlfcn.h>
+
 #include <cstdint>
 #include <memory>
 
@@ -7,6 +9,7 @@
 #include "files.h"
 #include "include/api/context.h"
 #include "include/api/status.h"
+#include "include/api/types.h"
 
 namespace coupalign {
 namespace {
@@ -29,18 +32,38 @@ std::shared_ptr<mindspore::Context> make_context(const std::string& device_type,
   } else if (device_type != "CPU") {
     throw Error("--device_type is " + device_type + ": choose CPU or Ascend");
   }
-  // Beside Ascend, for what only the CPU can do.
+  // Also with Ascend, for operators that only the CPU has.
   devices.push_back(std::make_shared<mindspore::CPUDeviceInfo>());
   return context;
 }
 
+/// The first two numbers of a version, which Lite and MindSpore must share.
+std::string generation(const std::string& version) { return version.substr(0, version.find('.', version.find('.') + 1)); }
+
+/// Why Lite could not load a model; its own message is the same for all reasons.
+std::string load_failure(const std::string& exporter, const std::string& device_type) {
+  if (device_type == "Ascend" && dlopen("libgraph.so", RTLD_LAZY) == nullptr) {
+    return "CANN is not available (" + std::string(dlerror()) + "): install it and source its set_env.sh";
+  }
+  std::string lite = mindspore::Version();
+  lite = lite.substr(lite.find_first_of("0123456789"));
+  if (!exporter.empty() && generation(exporter) != generation(lite)) {
+    return "MindSpore " + exporter + " exported it, and MindSpore Lite " + lite +
+           " reads files of its own version only: run export.py with MindSpore " + lite;
+  }
+  return "the file is damaged, or not a MindIR: copy or export it again";
+}
+
 }  // namespace
 
-Runtime::Runtime(const std::filesystem::path& mindir, const std::string& device_type, int device_id, int threads) {
+Runtime::Runtime(const std::filesystem::path& mindir, const std::string& exporter, const std::string& device_type,
+                 int device_id, int threads) {
   const auto context = make_context(device_type, device_id, threads);
   read_file(mindir, "model");
-  check(model_.Build(mindir.string(), mindspore::kMindIR, context),
-        "MindSpore Lite cannot load " + mindir.string() + " on " + device_type);
+  if (model_.Build(mindir.string(), mindspore::kMindIR, context).IsError()) {
+    throw Error("MindSpore Lite cannot load " + mindir.string() + " on " + device_type + ": " +
+                load_failure(exporter, device_type));
+  }
   for (const auto& input : model_.GetInputs()) {
     inputs_.push_back({input.Name(), input.DataType(), input.Shape(), input.DataSize()});
   }
@@ -56,16 +79,16 @@ std::vector<std::string> Runtime::predict(const std::vector<std::string>& inputs
     const Port& port = inputs_[i];
     if (inputs[i].size() != port.bytes) {
       throw Error("input " + std::to_string(i) + " of " + sample + " has " + std::to_string(inputs[i].size()) +
-                  " bytes, but the model takes " + std::to_string(port.bytes) + ": prepare it for this model");
+                  " bytes, but the model needs " + std::to_string(port.bytes) + ": run preprocess.py for this model");
     }
     tensors.emplace_back(port.name, port.type, port.shape, inputs[i].data(), inputs[i].size());
-    if (tensors.back() == nullptr) throw Error("MindSpore Lite has no memory for the inputs");
+    if (tensors.back() == nullptr) throw Error("MindSpore Lite could not allocate memory for the inputs");
   }
   check(model_.Predict(tensors, &outputs), "MindSpore Lite failed on " + sample);
   std::vector<std::string> results;
   for (const auto& output : outputs) {
     const auto data = output.Data();
-    if (data == nullptr) throw Error("MindSpore Lite gave no output for " + sample);
+    if (data == nullptr) throw Error("MindSpore Lite returned no output for " + sample);
     results.emplace_back(static_cast<const char*>(data.get()), output.DataSize());
   }
   return results;

@@ -1,5 +1,4 @@
-// Part of the program only where it is built with the sanitizers: what MindSpore Lite's own libraries keep until the
-// process ends is not what is looked for.
+// Only in builds with sanitizers: they must not report what MindSpore Lite's own libraries keep until the process ends.
 
 extern "C" {
 
@@ -7,7 +6,7 @@ const char* __lsan_default_suppressions() { return "leak:libmindspore\nleak:libm
 
 const char* __lsan_default_options() { return "print_suppressions=0"; }
 
-// Libraries stay, so that what they kept is known as theirs.
+// Libraries stay loaded, so that their leaks can be attributed to them.
 int dlclose(void*) { return 0; }
 
 }  // extern "C"

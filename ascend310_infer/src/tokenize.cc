@@ -1,9 +1,9 @@
-// Word pieces of expressions, for comparing this tokeniser with another.
+// Tokens of expressions, to compare this tokeniser with that of training.
 //
 //   tokenize VOCABULARY MAX_TOKENS < expressions > ids
 //
-// Each expression comes after a line with its length in bytes. Prints a line of ids each, or "error: …" where there
-// are none.
+// Each expression follows a line with its length in bytes. For each the program prints a line of ids and warnings,
+// separated by " | ", or "error: …".
 #include <exception>
 #include <iostream>
 #include <string>
@@ -23,11 +23,13 @@ int main(int argc, char** argv) {
       std::string expression(std::stoul(length), '\0');
       std::cin.read(expression.data(), static_cast<std::streamsize>(expression.size()));
       try {
+        const auto encoding = tokenizer.encode(expression);
         const char* separator = "";
-        for (auto id : tokenizer.encode(expression).ids) {
+        for (auto id : encoding.ids) {
           std::cout << separator << id;
           separator = " ";
         }
+        for (const auto& warning : encoding.warnings) std::cout << " | " << warning;
         std::cout << '\n';
       } catch (const coupalign::Error& error) {
         std::cout << "error: " << error.what() << '\n';
