@@ -160,9 +160,7 @@ def _pixels(content):
         ends = [content + tail + b"\xff\xd9" for tail in (b"", b"\x00" * 4096, b"\xaa" * 4096)]
         first, *others = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB")) for each in ends)
         if not all(np.array_equal(first, other) for other in others):
-            raise RequestError(
-                "ends early, and some of its pixels are missing: copy or download it again"
-            ) from None
+            raise RequestError("ends early, and some of its pixels are missing: copy or download it again") from None
         picture = Image.open(io.BytesIO(ends[0]))
         picture.load()
     picture = _upright(picture)
@@ -180,7 +178,9 @@ def _upright(picture):
     exif = picture.getexif()
     if _ORIENTATION not in exif:
         packets = [picture.info.get("XML:com.adobe.xmp"), picture.info.get("xmp")]
-        packets += [data for marker, data in getattr(picture, "applist", []) if marker == "APP1" and b"xap" in data[:30]]
+        packets += [
+            data for marker, data in getattr(picture, "applist", []) if marker == "APP1" and b"xap" in data[:30]
+        ]
         packet = next(filter(None, packets), b"")
         packet = packet.encode("utf-8", "replace") if isinstance(packet, str) else packet
         found = re.search(rb'tiff:Orientation(="|>)([0-9])', packet)
@@ -388,7 +388,9 @@ def _read(path, what):
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise RequestError(f"{what} {path} cannot be read ({getattr(error, 'strerror', error)}): check its path") from error
+        raise RequestError(
+            f"{what} {path} cannot be read ({getattr(error, 'strerror', error)}): check its path"
+        ) from error
 
 
 if __name__ == "__main__":

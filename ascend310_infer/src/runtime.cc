@@ -9,7 +9,6 @@
 #include "files.h"
 #include "include/api/context.h"
 #include "include/api/status.h"
-#include "include/api/types.h"
 
 namespace coupalign {
 namespace {
@@ -37,19 +36,14 @@ std::shared_ptr<mindspore::Context> make_context(const std::string& device_type,
   return context;
 }
 
-/// The first two numbers of a version, which Lite and MindSpore must share.
-std::string generation(const std::string& version) { return version.substr(0, version.find('.', version.find('.') + 1)); }
-
 /// Why Lite could not load a model; its own message is the same for all reasons.
 std::string load_failure(const std::string& exporter, const std::string& device_type) {
   if (device_type == "Ascend" && dlopen("libgraph.so", RTLD_LAZY) == nullptr) {
     return "CANN is not available (" + std::string(dlerror()) + "): install it and source its set_env.sh";
   }
-  std::string lite = mindspore::Version();
-  lite = lite.substr(lite.find_first_of("0123456789"));
-  if (!exporter.empty() && generation(exporter) != generation(lite)) {
-    return "MindSpore " + exporter + " exported it, and MindSpore Lite " + lite +
-           " reads files of its own version only: run export.py with MindSpore " + lite;
+  if (!exporter.empty()) {
+    return "Lite reads files of its own version only, and MindSpore " + exporter + " exported this one: run export.py " +
+           "with the MindSpore of Lite's version. If that is the same, the file is damaged: copy or export it again";
   }
   return "the file is damaged, or not a MindIR: copy or export it again";
 }
