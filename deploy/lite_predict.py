@@ -331,13 +331,18 @@ def _build(path, versions, device, device_id, threads):
     try:
         model.build_from_file(str(path), mindspore_lite.ModelType.MINDIR, context)
     except RuntimeError as error:
-        reason = _reason(path, versions["mindspore"], mindspore_lite.__version__, device)
+        reason = load_failure(versions["mindspore"], mindspore_lite.__version__, device)
         raise RequestError(f"MindSpore Lite cannot load {path} on {device}: {reason}") from error
     return model
 
 
-def _reason(path, exporter, lite, device):
-    """Why Lite could not load a model, which its own message does not say."""
+def load_failure(exporter, lite, device):
+    """Returns why Lite could not load a model, because its own message is the same for all reasons.
+
+    Args:
+        exporter: version of the MindSpore that exported the model.
+        lite: version of MindSpore Lite.
+    """
     if device == "Ascend":
         try:
             ctypes.CDLL("libgraph.so")

@@ -1,16 +1,18 @@
-"""What surrounds an exported graph outside MindSpore, against the code of training and evaluation."""
+"""The programs around an exported graph, compared with the code of training and evaluation."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 from scipy.special import expit
 
 import mindspore_hub_conf
@@ -25,9 +27,11 @@ from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY, sha256
 from coupalign.inference.deployment import score, write_inputs
+from coupalign.inference.predict import file_stem
 from coupalign.model import build_model
 from coupalign.overlay import overlay
 from tests.conftest import SMALLEST, TINY
+from tests.picture_files import write_picture_files
 from tests.test_tokenizer import VOCABULARY, _sentences
 
 spec = importlib.util.spec_from_file_location("lite_predict", REPOSITORY / "deploy/lite_predict.py")
@@ -36,13 +40,14 @@ spec.loader.exec_module(lite_predict)
 
 
 def describe(directory: Path, **more) -> Path:
-    """The description of a graph of 64 pixels and 8 tokens, in the place of a real one; the path of its .mindir."""
+    """Writes the description of a graph of 64 pixels and 8 tokens; returns the path of its empty .mindir."""
     text = {"max_tokens": 8, "vocabulary_size": 30522, "vocabulary_sha256": sha256(VOCABULARY)}
     description = {
         "device": "CPU",
         "image": {"size": 64, "normalised": True, "mean": MEAN, "std": STD},
         "text": text,
         "threshold": 0.4,
+        "versions": {"mindspore": "2.0.0"},
         "inputs": [{"name": "image", "shape": [1, 3, 64, 64], "dtype": "float32"}],
         **more,
     }
@@ -52,7 +57,7 @@ def describe(directory: Path, **more) -> Path:
 
 
 class Port:
-    """A tensor of Lite."""
+    """A tensor of MindSpore Lite."""
 
     def __init__(self, shape):
         self.shape = shape
@@ -89,17 +94,30 @@ def _picture(path: Path, shape=(37, 50, 3)) -> Path:
     return path
 
 
+def test_lite_reads_images_as_training_does(tmp_path):
+    for path in write_picture_files(tmp_path):
+        np.testing.assert_array_equal(lite_predict.load_image(path), load_image(path), err_msg=path.name)
+
+
+def test_lite_reads_jpegs_with_other_ends_as_training_does(tmp_path):
+    jpeg = _picture(tmp_path / "a.jpg").read_bytes()
+    for content in (jpeg + b"ftypmp42\xff\xda" * 9, jpeg[:-2]):
+        (tmp_path / "b.jpg").write_bytes(content)
+        np.testing.assert_array_equal(lite_predict.load_image(tmp_path / "b.jpg"), load_image(tmp_path / "a.jpg"))
+    for content in (jpeg[:-300], jpeg[:40], b"", b"text"):
+        (tmp_path / "b.jpg").write_bytes(content)
+        with pytest.raises(lite_predict.RequestError, match=r"image .*b\.jpg"):
+            lite_predict.load_image(tmp_path / "b.jpg")
+
+
 def test_lite_prepares_as_training_does(lite, tmp_path):
-    shapes = {"a.jpg": (480, 600, 3), "a.png": (30, 20, 3), "grey.png": (31, 32), "alpha.png": (9, 9, 4)}
-    for name, shape in shapes.items():
-        path = _picture(tmp_path / name, shape)
-        rgb = lite_predict.load_image(path)
-        np.testing.assert_array_equal(rgb, load_image(path))
+    for name, shape in {"a.jpg": (480, 600, 3), "a.png": (30, 20, 3)}.items():
+        rgb = load_image(_picture(tmp_path / name, shape))
         np.testing.assert_array_equal(lite.prepare(rgb), prepare_image(rgb, 64))
         mask = np.random.default_rng(1).random(rgb.shape[:2]) > 0.3
         np.testing.assert_array_equal(lite_predict.overlay(rgb, mask), overlay(rgb, mask))
     tokenizer = Tokenizer(VOCABULARY, 8)
-    for sentence in _sentences(500):
+    for sentence in [*_sentences(500), "the 龘 circle", "!!!", "bmx bike"]:
         try:
             expected = tokenizer.encode(sentence)
         except UserError:
@@ -107,70 +125,91 @@ def test_lite_prepares_as_training_does(lite, tmp_path):
                 lite.encode(sentence)
         else:
             np.testing.assert_array_equal(lite.encode(sentence), expected)
+            assert tuple(lite.warnings(sentence)) == tokenizer.warnings(sentence)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-def test_lite_turns_pictures_upright(tmp_path, name):
-    picture = Image.open(_picture(tmp_path / name))
-    for orientation in range(1, 9):
-        picture.getexif()[0x0112] = orientation
-        picture.save(tmp_path / f"turned_{name}", exif=picture.getexif())
-        found, expected = (load(tmp_path / f"turned_{name}") for load in (lite_predict.load_image, load_image))
-        np.testing.assert_array_equal(found, expected)
+def run_lite(directory: Path, **options) -> int:
+    given = {"model": directory / "graph.mindir", "vocab": VOCABULARY, "output": directory / "out", **options}
+    return lite_predict.main([str(each) for name, value in given.items() for each in (f"--{name}", value)])
 
 
-def test_lite_answers_a_batch_and_reports_what_fails(lite, tmp_path, capsys):
+def test_lite_answers_requests_and_reports_failures(lite, tmp_path, capsys):
+    """The requests begin with a byte order mark, as Windows programs write it."""
     _picture(tmp_path / "a.png")
-    lines = [
-        {"image": "a.png", "expression": "the dog"},
-        {"image": "none.png", "expression": "the dog"},
-        {"image": "a.png", "expression": " "},
-    ]
-    (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    status = lite_predict.main(
-        [
-            "--model",
-            str(tmp_path / "graph.mindir"),
-            "--vocab",
-            str(VOCABULARY),
-            "--requests",
-            str(tmp_path / "requests.jsonl"),
-            "--output",
-            str(tmp_path / "out"),
-        ]
-    )
-    good, missing, empty = map(json.loads, capsys.readouterr().out.splitlines())
-    assert status == 2 and "cannot be read" in missing["error"] and "is empty" in empty["error"]
+    (tmp_path / "two").mkdir()
+    shutil.copy(tmp_path / "a.png", tmp_path / "two/a.png")
+    pairs = [("a.png", "the dog"), ("none.png", "the dog"), ("a.png", " "), ("two/a.png", "the dog"), ("a.png", "狗狗")]
+    lines = [json.dumps({"image": image, "expression": text}, ensure_ascii=False) for image, text in pairs]
+    (tmp_path / "requests.jsonl").write_text("\n".join(lines), encoding="utf-8-sig")
+    assert run_lite(tmp_path, requests=tmp_path / "requests.jsonl") == 2
+    out, err = capsys.readouterr()
+    good, missing, empty, other, unknown = map(json.loads, out.splitlines())
+    assert "cannot be read" in missing["error"] and "is empty" in empty["error"]
     rgb = load_image(tmp_path / "a.png")
     expected = probability_at(expit(prepare_image(rgb, 64)[0]), *rgb.shape[:2]) > 0.4
     assert 0.1 < expected.mean() < 0.9
     np.testing.assert_array_equal(cv2.imread(good["mask"], cv2.IMREAD_GRAYSCALE), expected * np.uint8(255))
     assert good["area"] == pytest.approx(expected.mean(), abs=1e-6)
+    assert len({each[kind] for each in (good, other, unknown) for kind in ("mask", "overlay")}) == 6
+    assert Path(good["mask"]).name == f"{file_stem(tmp_path / 'a.png', 'the dog')}.mask.png", "as predict.py names it"
+    assert good["warnings"] == [] and unknown["warnings"] == list(Tokenizer(VOCABULARY, 8).warnings("狗狗"))
+    assert all(warning in err for warning in unknown["warnings"])
+
+
+def test_lite_prints_names_that_are_not_utf8(lite, tmp_path, capfd):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(_picture(tmp_path / "a.png"), path)
+    assert run_lite(tmp_path, image=path, expression="dog") == 0
+    line = json.loads(capfd.readouterr().out)
+    assert line["image"] == str(path) and os.path.isfile(line["mask"])
 
 
 @pytest.mark.parametrize(
-    ("more", "arguments", "message"),
+    ("description", "options", "message"),
     [
-        ({}, ["--vocab", "graph.json"], "is not the vocabulary"),
-        ({"device": "Ascend"}, [], "was exported for Ascend"),
-        ({"text": None}, [], "is not the vocabulary"),
-        ({}, ["--image", "none.jpg"], None),
-        ({}, ["--model", "none.mindir"], "model none.mindir cannot be read"),
+        ({}, {"vocab": "graph.json"}, "is not the vocabulary"),
+        ({"device": "Ascend"}, {}, "was exported for Ascend"),
+        ({"text": {"max_tokens": 8, "vocabulary_sha256": "0"}}, {}, "is not the vocabulary"),
+        ({"versions": None}, {}, "does not describe a model"),
+        ({}, {"model": "none.mindir"}, "model none.mindir cannot be read"),
+        ({}, {"image": "."}, "has no images"),
     ],
 )
-def test_lite_says_what_is_wrong_in_a_line(tmp_path, monkeypatch, capsys, more, arguments, message):
+def test_lite_reports_mistakes_in_one_line(tmp_path, monkeypatch, capsys, description, options, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lite_predict, "_build", lambda *_: Lite())
-    describe(tmp_path, **({"text": {"max_tokens": 8, "vocabulary_sha256": "0"}} if "text" in more else more))
-    given = {"--model": "graph.mindir", "--vocab": str(VOCABULARY), "--image": "a.png", "--expression": "dog"}
-    given.update(zip(arguments[::2], arguments[1::2]))
-    status = lite_predict.main([each for pair in given.items() for each in pair])
+    describe(tmp_path, **description)
+    assert run_lite(tmp_path, **{"image": "a.png", "expression": "dog", **options}) == 2
     out, err = capsys.readouterr()
-    assert status == 2
-    if message:
-        assert not out and err.startswith("error: ") and err.count("\n") == 1 and message in err
-    else:
-        assert "cannot be read" in json.loads(out)["error"]
+    assert not out and err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"image": "a.png", "expression": "caf\xe9"}'.encode("latin-1"),
+        b"[1]",
+        b"{}",
+        b'{"image": 1, "expression": "x"}',
+        b"x",
+    ],
+)
+def test_lite_refuses_invalid_requests_in_one_line(lite, tmp_path, capsys, content):
+    (tmp_path / "requests.jsonl").write_bytes(content)
+    assert run_lite(tmp_path, requests=tmp_path / "requests.jsonl") == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and "requests.jsonl" in err
+    assert "UTF-8" in err or "line 1" in err
+
+
+@pytest.mark.parametrize(
+    ("exporter", "device", "message"),
+    [("2.9.0", "CPU", "MindSpore 2.9.0"), ("2.0.0", "CPU", "damaged"), ("2.0.0", "Ascend", "CANN.*libgraph.so")],
+)
+def test_lite_says_why_it_cannot_load_a_model(exporter, device, message):
+    with pytest.raises(OSError):
+        ctypes.CDLL("libgraph.so")
+    assert re.search(message, lite_predict.load_failure(exporter, "2.0.0", device))
 
 
 def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp_path, capfd):
@@ -223,7 +262,7 @@ def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp
     assert score(config, "val", tmp_path / "second", counts).metrics == expected.metrics
 
     (tmp_path / "results/000007_0.bin").write_bytes(b"\0" * 12)
-    with pytest.raises(UserError, match="000007_0.bin is no probability map"):
+    with pytest.raises(UserError, match="000007_0.bin is not a probability map"):
         score(config, "val", tmp_path / "results")
 
 
@@ -235,7 +274,7 @@ def test_pixels_for_a_graph_that_normalises_them(tiny_data, tmp_path):
         pixels = np.fromfile(tmp_path / f"in/00_image/{number:06d}.bin", np.uint8).reshape(64, 64, 3)
         normalised = (pixels - np.array(MEAN)) / np.array(STD)
         np.testing.assert_allclose(normalised.transpose(2, 0, 1), sample["image"], atol=1e-5)
-    with pytest.raises(UserError, match="is in the way"):
+    with pytest.raises(UserError, match="exists already"):
         write_inputs(config, "val", mindir, tmp_path / "in")
     assert write_inputs(config, "val", mindir, tmp_path / "part", offset=1, limit=5) == 1
     assert (tmp_path / "part/00_image/000001.bin").read_bytes() == (tmp_path / "in/00_image/000001.bin").read_bytes()
@@ -245,7 +284,7 @@ def test_pixels_for_a_graph_that_normalises_them(tiny_data, tmp_path):
     ("more", "message"),
     [
         ({"image": {"size": 96, "normalised": True}}, "exported with image_size 96"),
-        ({"inputs": [{"shape": [4, 3, 64, 64]}]}, "takes 4 images at a time"),
+        ({"inputs": [{"shape": [4, 3, 64, 64]}]}, "batch size 4"),
     ],
 )
 def test_a_graph_that_does_not_fit_is_refused(tmp_path, more, message):

@@ -32,16 +32,21 @@ def set_up(run: RunConfig) -> None:
     Raises:
         UserError: If the device is not available, or not all ranks arrive in time.
     """
-    # On machines with AVX-512 oneDNN runs 3x3 convolutions with a reference kernel, some fifty times slower.
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-    _select_device(run.device_target)
-    mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    if run.device_target == "GPU":
-        # At the default level, MindSpore 2.9 overwrites constants in the branch of the update: training diverges.
-        mindspore.set_context(memory_optimize_level="O1")
+    use_device(run.device_target)
     _join_ranks(run.device_target)
     mindspore.set_seed(run.seed)
     np.random.seed(run.seed)
+
+
+def use_device(device_target: str) -> None:
+    """Selects graph mode and the device, and nothing else, as a library may. Raises: UserError."""
+    # On machines with AVX-512 oneDNN runs 3x3 convolutions with a reference kernel, some fifty times slower.
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    _select_device(device_target)
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    if device_target == "GPU":
+        # At the default level, MindSpore 2.9 overwrites constants in the branch of the update: training diverges.
+        mindspore.set_context(memory_optimize_level="O1")
 
 
 def rank() -> int:

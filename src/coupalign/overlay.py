@@ -1,4 +1,4 @@
-"""Masks drawn on images, and written to files or into a page."""
+"""Drawing of masks on images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from coupalign.files import atomic_path
 
 COLOUR = (255, 64, 32)  # RGB
 OPACITY = 0.5
-_PALE = (175, 0.3)  # grey values 0 to 255 become 175 to 251
+_BACKGROUND = (175, 0.3)  # offset and factor: grey values 0 to 255 become 175 to 251
 
 
 def overlay(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`rgb` (H, W, 3) uint8 with the pixels of `mask` (H, W) bool tinted, and outlined within; uint8 (H, W, 3)."""
+    """Tints the masked pixels and draws the mask's inner outline.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        mask: (H, W) bool.
+
+    Returns: a new image (H, W, 3) uint8.
+    """
     drawn = rgb.copy()
     drawn[mask] = (rgb[mask] * (1 - OPACITY) + np.array(COLOUR) * OPACITY).round().astype(np.uint8)
     inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=[0])
@@ -24,10 +31,12 @@ def overlay(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def spotlight(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`rgb` (H, W, 3) uint8 with the pixels of `mask` (H, W) bool as they are, outlined without, and the rest pale and
-    grey, where colours are what an expression tells apart; uint8 (H, W, 3)."""
+    """Keeps the masked pixels, turns the others pale grey, and draws the mask's outer outline.
+
+    The object keeps its colours, because expressions refer to them. Arguments and result as of ``overlay``.
+    """
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[..., None]
-    drawn = np.where(mask[..., None], rgb, (_PALE[0] + _PALE[1] * grey).round().astype(np.uint8))
+    drawn = np.where(mask[..., None], rgb, (_BACKGROUND[0] + _BACKGROUND[1] * grey).round().astype(np.uint8))
     outer = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
     drawn[(outer > 0) & ~mask] = COLOUR
     return drawn

@@ -1,4 +1,4 @@
-"""A split as files for a program that runs an exported graph, and that program's answers as a result."""
+"""Input files for a program that runs an exported graph, and the score of its output files."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def write_inputs(
     for key, found in (("image_size", description["image"]["size"]), ("max_tokens", description["text"]["max_tokens"])):
         if getattr(config.model, key) != found:
             raise UserError(
-                f"{mindir} was exported with {key} {found}, the configuration says {getattr(config.model, key)}: "
+                f"{mindir} was exported with {key} {found}, but the configuration has {getattr(config.model, key)}: "
                 "pass the --config of its training"
             )
     if batch != 1:
-        raise UserError(f"{mindir} takes {batch} images at a time: export it with --export_batch_size 1")
+        raise UserError(f"{mindir} has batch size {batch}: export it with --export_batch_size 1")
     split = Split(config, split_name)
     rows = evaluated_rows(config, split, split_name, config.evaluation.eval_limit)
     rows = rows[offset : offset + limit if limit else None]
     directories = [make_directory(Path(output) / name) for name in INPUTS]
     stale = next((each for directory in directories for each in directory.iterdir()), None)
     if stale:
-        raise UserError(f"{stale} is in the way: choose another --output, or empty it")
+        raise UserError(f"{stale} exists already: choose another --output, or empty it")
     if description["image"]["normalised"]:
         images = (sample["image"] for sample in split.samples(rows, config.data.num_workers))
     else:
@@ -112,7 +112,7 @@ def score(
 
 
 def read_description(mindir: str | os.PathLike) -> dict[str, Any]:
-    """What export.py wrote beside a graph. Raises: UserError where it is missing or broken."""
+    """Reads the .json that export.py wrote beside a graph. Raises: UserError if it is missing or invalid."""
     path = find_file(mindir).with_suffix(".json")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -129,5 +129,7 @@ def _probability(path: Path, size: int) -> np.ndarray:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): was every sample run?") from error
     if values.size != size * size or not np.isfinite(values).all():
-        raise UserError(f"{path} is no probability map of {size} x {size}: run the program on this split's files")
+        raise UserError(
+            f"{path} is not a probability map of {size} x {size}: run the program on the files of this split"
+        )
     return values.reshape(size, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ from coupalign.inference.predictor import Predictor
 from coupalign.overlay import overlay, write_png
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_logger = logging.getLogger(__name__)
 _SLUG_BYTES = 60  # of each of the two parts of a file name, which has 255 at most
 
 
@@ -51,7 +53,7 @@ def predict(
     predictor = Predictor(checkpoint, config=config)
     for expression in expressions:
         for warning in predictor.warnings(expression):
-            print(f"warning: “{expression}”: {warning}", file=sys.stderr)
+            _logger.warning("%r: %s", expression, warning)
     make_directory(output)
     failed = 0
     for path in paths:

@@ -108,13 +108,13 @@ class Predictor:
         config = config or _config_beside(find_file(checkpoint), device)
         from coupalign.checkpoints.loading import find_checkpoint, load_checkpoint
         from coupalign.data.tokenizer import Tokenizer
-        from coupalign.devices import set_up
+        from coupalign.devices import use_device
         from coupalign.inference.graph import PredictAll
         from coupalign.kernels import use_kernels
         from coupalign.model import build_model
 
         path = find_checkpoint(checkpoint)
-        set_up(config.run)
+        use_device(config.run.device_target)
         self.config = config
         self.tokenizer = Tokenizer(_vocabulary(config.data.vocab_file, path), config.model.max_tokens)
         self.model = use_kernels(build_model(config), config)
