@@ -85,14 +85,15 @@ class LiteModel:
         words, tokens = _words(encoding, expression), encoding.tokens
         lines = []
         if encoding.overflowing:
-            lines.append(f"the expression is longer than {self._max_tokens} tokens and was cut after {words[-1][0]!r}")
+            pieces = self._max_tokens - 2
+            lines.append(f"the expression is longer than {pieces} word pieces: it was cut after “{words[-1][0]}”")
         unknown = [
             word.strip(string.punctuation) or word
             for word, positions in words
             if _is_unknown(tokens[positions[0] : positions[-1] + 1])
         ]
         if unknown:
-            lines.append(f"words outside the vocabulary: {', '.join(dict.fromkeys(unknown))}")
+            lines.append(f"words that are not in the vocabulary: {', '.join(dict.fromkeys(unknown))}")
         return lines
 
     def prepare(self, rgb):

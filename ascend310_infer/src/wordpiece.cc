@@ -114,13 +114,13 @@ std::vector<std::string> WordPiece::warnings(const std::vector<Piece>& pieces, b
     if ((spelled || pieces[i].id == ids_.at("[UNK]")) && !listed) unknown.push_back(pieces[i].word);
   }
   if (truncated) {
-    lines.push_back("the expression is longer than " + std::to_string(max_tokens_) + " tokens and was cut after '" +
-                    (pieces.empty() ? "" : pieces.back().word) + "'");
+    lines.push_back("the expression is longer than " + std::to_string(max_tokens_ - 2) +
+                    " word pieces: it was cut after “" + (pieces.empty() ? "" : pieces.back().word) + "”");
   }
   if (!unknown.empty()) {
     std::string words;
     for (const auto& word : unknown) words += (words.empty() ? "" : ", ") + word;
-    lines.push_back("words outside the vocabulary: " + words);
+    lines.push_back("words that are not in the vocabulary: " + words);
   }
   return lines;
 }
