@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -153,48 +154,28 @@ def _images(config: Config, args: argparse.Namespace, mindir: Path, work: Path) 
         requests.append({"image": str(path), "expression": str(split.records["expression"][row])})
     (work / "requests.jsonl").write_text("\n".join(map(json.dumps, requests)), encoding="utf-8")
     vocab = find_file(config.data.vocab_file).resolve()
-    _run(
-        [
-            find_file(f"{args.lite}/python/bin/python").absolute(),
-            "deploy/lite_predict.py",
-            "--model",
-            mindir,
-            "--vocab",
-            vocab,
-            "--requests",
-            work / "requests.jsonl",
-            "--output",
-            work / "python",
-        ]
-    )
+    python = [find_file(f"{args.lite}/python/bin/python").absolute(), "deploy/lite_predict.py", "--model", mindir]
+    ours = _answers([*python, "--vocab", vocab, "--requests", work / "requests.jsonl", "--output", work / "python"])
     different = pixels = 0
-    for number, request in enumerate(requests, 1):
-        _run(
-            [
-                find_file(args.program).resolve(),
-                "--mindir_path",
-                mindir,
-                "--image",
-                request["image"],
-                "--expression",
-                request["expression"],
-                "--vocab",
-                vocab,
-                "--output",
-                work / "c++",
-            ]
-        )
-        stem = Path(request["image"]).stem
-        masks = [
-            cv2.imread(str(each), cv2.IMREAD_GRAYSCALE)
-            for each in (work / "python" / f"{number}-{stem}.mask.png", work / "c++" / f"{stem}.mask.png")
-        ]
+    program = [find_file(args.program).resolve(), "--mindir_path", mindir, "--vocab", vocab, "--output", work / "c++"]
+    for request, answer in zip(requests, ours):
+        (theirs,) = _answers([*program, "--image", request["image"], "--expression", request["expression"]])
+        masks = [cv2.imread(each["mask"], cv2.IMREAD_GRAYSCALE) for each in (answer, theirs)]
         different, pixels = different + int((masks[0] != masks[1]).sum()), pixels + masks[0].size
     return different, pixels
 
 
 def _read(output: Path, first: int, last: int) -> np.ndarray:
     return np.stack([np.fromfile(output / f"{number:06d}_0.bin", np.float32) for number in range(first, last)])
+
+
+def _answers(arguments: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Runs a program that prints lines of JSON."""
+    print("$", *arguments, flush=True)
+    done = subprocess.run([str(each) for each in arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f"{arguments[0]} failed: see above")
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def _run(arguments: Sequence[str | Path], directory: Path = REPOSITORY) -> None:

@@ -1,7 +1,7 @@
-"""The whole way of an exported model, in what scripts/set_up_lite.sh makes.
+"""Deployment of an exported model, in the environments that scripts/set_up_lite.sh creates.
 
-MindSpore 2.0 exports it, MindSpore Lite runs it in Python and in the C++ program, which is built with the sanitizers on.
-Skipped where something of that is missing.
+MindSpore 2.0 exports it, MindSpore Lite runs it in Python and in the C++ program, which is built with sanitizers.
+Skipped if one of these is missing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from coupalign.inference.deployment import INPUTS, score, write_inputs
 from coupalign.inference.predictor import Predictor
 from coupalign.model import build_model
 from tests.conftest import SMALLEST
+from tests.picture_files import write_picture_files
 from tests.test_tokenizer import VOCABULARY
 
 EXPORT, LITE = (REPOSITORY / f".lite/{name}/bin/python" for name in ("export", "python"))
@@ -48,16 +49,16 @@ MISSING = [
 pytestmark = [
     pytest.mark.lite,
     pytest.mark.slow,
-    pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: scripts/set_up_lite.sh makes it"),
+    pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: run scripts/set_up_lite.sh"),
 ]
 
 SAMPLES = 30
-# The program turns Lite's log off where the user has not set how much there is to be of it.
+# Unless GLOG_v is set, the program turns off Lite's log.
 ENVIRONMENT = {**{name: value for name, value in os.environ.items() if name != "GLOG_v"}, "MS_LITE_HOME": str(RUNTIME)}
 
 
 class Deployed:
-    """A graph of the smallest model with random weights, its checkpoint, and the C++ program."""
+    """An exported smallest model with random weights, its checkpoint, and the C++ program."""
 
     def __init__(self, directory: Path, checkpoint: Path, config):
         self.config, self.checkpoint = config, checkpoint
@@ -66,6 +67,7 @@ class Deployed:
             [str(EXPORT), "export.py", "--checkpoint", str(checkpoint), "--file_name", str(self.mindir)],
             cwd=REPOSITORY,
             check=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
         )
         self.program = directory / "build/coupalign"
         subprocess.run(
@@ -76,7 +78,7 @@ class Deployed:
         )
 
     def run(self, directory: Path, *arguments: str, **options: str) -> subprocess.CompletedProcess:
-        """The program on options, ``image="a.png"`` and so on; its MindIR is the graph where none is given."""
+        """Runs the program with options such as ``image="a.png"``; the default MindIR is the graph."""
         given = {"mindir_path": str(self.mindir), **options}
         line = [str(self.program), *arguments, *(f"--{name}={value}" for name, value in given.items() if value)]
         return subprocess.run(line, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, errors="replace")
@@ -147,24 +149,39 @@ def test_an_image_gets_the_mask_of_mindspore(deployed, tmp_path):
     # Apart from pixels on the threshold.
     assert (mask != expected.mask).mean() < 1e-3
     assert answer["max_probability"] == pytest.approx(expected.probability.max(), abs=1e-4)
-    line = [
-        LITE,
-        "deploy/lite_predict.py",
-        "--model",
-        deployed.mindir,
-        "--vocab",
-        VOCABULARY,
-        "--image",
-        path,
-        "--expression",
-        "the blue square",
-        "--output",
-        tmp_path / "python",
-    ]
+    line = [LITE, "deploy/lite_predict.py", "--model", deployed.mindir, "--vocab", VOCABULARY, "--image", path]
+    line += ["--expression", "the blue square", "--output", tmp_path / "python"]
     done = subprocess.run(list(map(str, line)), cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0
     python = cv2.imread(json.loads(done.stdout)["mask"], cv2.IMREAD_GRAYSCALE) > 0
     np.testing.assert_array_equal(python, mask)
+
+
+def test_pillow_of_python_3_7_reads_images_as_training_does(tmp_path):
+    paths = write_picture_files(tmp_path)
+    code = (
+        "import sys, numpy; sys.path.insert(0, 'deploy'); from lite_predict import load_image\n"
+        "for path in sys.argv[1:]: numpy.save(path, load_image(path))"
+    )
+    subprocess.run([str(LITE), "-c", code, *map(str, paths)], cwd=REPOSITORY, check=True)
+    for path in paths:
+        np.testing.assert_array_equal(np.load(f"{path}.npy"), load_image(path), err_msg=path.name)
+
+
+def test_two_expressions_and_unusual_names_get_their_own_files(deployed, tmp_path):
+    pixels = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+    names = ["猫.png", "狗.png", os.fsdecode(b"caf\xe9.png"), "n" * 200 + ".png"]
+    written = set()
+    for name in names:
+        (tmp_path / name).write_bytes(pixels)
+        for expression in ("the dog", "the 龘 dog") if name == names[0] else ("the dog",):
+            done = deployed.run(tmp_path, image=name, expression=expression, vocab=str(VOCABULARY), output="out")
+            answer = json.loads(done.stdout)
+            assert answer["image"] == name and len(answer["warnings"]) == done.stderr.count("warning: ") == (
+                "龘" in expression
+            )
+            written |= {answer["mask"], answer["overlay"]}
+    assert len(written) == 10 == len(os.listdir(tmp_path / "out"))
 
 
 IMAGE = {"image": "good.png", "expression": "the dog", "vocab": str(VOCABULARY)}
@@ -173,9 +190,9 @@ IMAGE = {"image": "good.png", "expression": "the dog", "vocab": str(VOCABULARY)}
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "give either --image or --input0_path"),
+        ({}, "pass either --image or --input0_path"),
         ({"image": "good.png"}, "--vocab is missing"),
-        ({**IMAGE, "input0_path": "a"}, "give either --image or --input0_path"),
+        ({**IMAGE, "input0_path": "a"}, "pass either --image or --input0_path"),
         ({**IMAGE, "threads": "many"}, "--threads is many"),
         ({**IMAGE, "threads": "99999999999"}, "--threads is 99999999999"),
         ({**IMAGE, "device_type": "GPU"}, "--device_type is GPU"),
@@ -183,37 +200,41 @@ IMAGE = {"image": "good.png", "expression": "the dog", "vocab": str(VOCABULARY)}
         ({**IMAGE, "expression": " "}, "the expression is empty"),
         ({**IMAGE, "expression": "caf\udcff"}, "the expression is not text in UTF-8"),
         ({**IMAGE, "vocab": "none.txt"}, "no vocabulary none.txt"),
-        ({**IMAGE, "vocab": "short.txt"}, "has 4 pieces instead of 30522"),
+        ({**IMAGE, "vocab": "short.txt"}, "has 4 tokens instead of 30522"),
         ({**IMAGE, "image": "none.png"}, "no image none.png"),
         ({**IMAGE, "image": "cut.png"}, "ends early"),
-        ({**IMAGE, "image": "empty.png"}, "is no image"),
-        ({**IMAGE, "image": "noise.png"}, "is no image"),
+        ({**IMAGE, "image": "empty.png"}, "is not an image"),
+        ({**IMAGE, "image": "noise.png"}, "is not an image"),
         ({**IMAGE, "image": "."}, "no image ."),
         ({**IMAGE, "mindir_path": "none.mindir"}, "no description of the model none.json"),
         ({**IMAGE, "mindir_path": "cut.mindir"}, "cannot load cut.mindir"),
-        ({**IMAGE, "mindir_path": "noise.mindir"}, "cannot load noise.mindir"),
+        (
+            {**IMAGE, "mindir_path": "noise.mindir"},
+            "noise.mindir on CPU: Lite reads files of its own version only, and MindSpore 2.0.0",
+        ),
         ({**IMAGE, "mindir_path": "empty.mindir"}, "cannot load empty.mindir"),
+        ({**IMAGE, "device_type": "Ascend"}, "libgraph.so"),
         *(
-            ({**IMAGE, "mindir_path": f"{name}.mindir"}, "export it again")
+            ({**IMAGE, "mindir_path": f"{name}.mindir"}, "export the model again")
             for name in ("text", "list", "nothing", "no_shape", "words", "cut_json")
         ),
         ({**IMAGE, "mindir_path": "negative.mindir"}, "negative.json is damaged"),
-        ({**IMAGE, "output": "good.png"}, "cannot be made a directory"),
+        ({**IMAGE, "output": "good.png"}, "cannot be created as a directory"),
         ({"input0_path": "none", "input1_path": "none", "input2_path": "none"}, "none cannot be listed"),
         ({"input0_path": "bare", "input1_path": "bare", "input2_path": "bare"}, "no file in bare"),
         ({"input0_path": "short", "input1_path": "bare", "input2_path": "bare"}, "no input bare/000000.bin"),
-        ({"input0_path": "short", "input1_path": "short", "input2_path": "short"}, "has 8 bytes, but the model takes"),
+        ({"input0_path": "short", "input1_path": "short", "input2_path": "short"}, "has 8 bytes, but the model needs"),
     ],
 )
-def test_broken_inputs_are_one_line(deployed, broken, options, message):
+def test_damaged_inputs_are_reported_in_one_line(deployed, broken, options, message):
     done = deployed.run(broken, **options)
-    (line,) = done.stderr.splitlines()
+    *_, line = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith("error: ") and message in line
 
 
 @pytest.fixture(scope="module")
 def broken(deployed, tmp_path_factory):
-    """A directory with files that are broken in many ways."""
+    """A directory of files that are damaged in many ways."""
     directory = tmp_path_factory.mktemp("broken")
     good, description = deployed.mindir.read_bytes(), deployed.mindir.with_suffix(".json").read_text()
     noise = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
@@ -243,7 +264,7 @@ def broken(deployed, tmp_path_factory):
 
 
 def test_files_of_random_bytes_are_refused_or_run(deployed, broken, tmp_path):
-    """Pictures whose bytes were changed here and there: a mask, or one line."""
+    """Images with some changed bytes."""
     random = np.random.default_rng(1)
     pixels = cv2.GaussianBlur(random.integers(0, 256, (40, 50, 3), np.uint8), (5, 5), 0)
     content = cv2.imencode(".jpg", pixels)[1]
