@@ -100,8 +100,12 @@ tools() {
 
 for part in "$@"; do
     case $part in
-        export) environment export export "$(interpreter 3.9 "${PYTHON39:-}")" deploy/requirements-export.txt \
-            "no MindIR for Lite 2.0 can be exported" ;;
+        export)
+            environment export export "$(interpreter 3.9 "${PYTHON39:-}")" deploy/requirements-export.txt \
+                "no MindIR for Lite 2.0 can be exported"
+            # Makes `import coupalign` work without the package's dependencies.
+            [[ ! -d .lite/export ]] || echo "$PWD/src" >.lite/export/lib/python3.9/site-packages/coupalign.pth
+            ;;
         lite) environment lite python "$(interpreter 3.7 "${PYTHON37:-}")" deploy/requirements-lite.txt \
             "deploy/lite_predict.py cannot run" ;;
         cpp) unpacked ;;

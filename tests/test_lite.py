@@ -67,7 +67,6 @@ class Deployed:
             [str(EXPORT), "export.py", "--checkpoint", str(checkpoint), "--file_name", str(self.mindir)],
             cwd=REPOSITORY,
             check=True,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
         )
         self.program = directory / "build/coupalign"
         subprocess.run(

@@ -117,7 +117,10 @@ class GradientMean(nn.Cell):
 def _select_device(target: str) -> None:
     current = mindspore.get_context("device_target")
     try:
-        mindspore.set_device(target)
+        if hasattr(mindspore, "set_device"):
+            mindspore.set_device(target)
+        else:  # MindSpore 2.0, which exports models for Lite 2.0
+            mindspore.set_context(device_target=target)
     except (RuntimeError, ValueError) as error:
         if current == target:  # the caller already uses this device, which cannot be selected twice
             return
