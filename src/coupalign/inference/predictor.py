@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coupalign.errors import UserError
-from coupalign.files import find_file
+from coupalign.files import find_checkpoint, find_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,15 +105,15 @@ class Predictor:
         if not isinstance(checkpoint, (str, os.PathLike)):
             raise UserError(f"checkpoint must be the path of a .ckpt file, but is of type {type(checkpoint).__name__}")
         # MindSpore takes seconds to import, so a wrong path is reported before.
-        config = config or _config_beside(find_file(checkpoint), device)
-        from coupalign.checkpoints.loading import find_checkpoint, load_checkpoint
+        path = find_checkpoint(checkpoint)
+        config = config or _config_beside(path, device)
+        from coupalign.checkpoints.loading import load_checkpoint
         from coupalign.data.tokenizer import Tokenizer
         from coupalign.devices import use_device
         from coupalign.inference.graph import PredictAll
         from coupalign.kernels import use_kernels
         from coupalign.model import build_model
 
-        path = find_checkpoint(checkpoint)
         use_device(config.run.device_target)
         self.config = config
         self.tokenizer = Tokenizer(_vocabulary(config.data.vocab_file, path), config.model.max_tokens)
@@ -242,8 +242,6 @@ def _config_beside(checkpoint: Path, device: str) -> Config:
     from coupalign.config import load_config
 
     path = checkpoint.with_name("config.yaml")
-    if not checkpoint.is_file():
-        raise UserError(f"no checkpoint {checkpoint}: check the path")
     if not path.is_file():
         raise UserError(f"no configuration {path}: copy the config.yaml of the training beside the checkpoint")
     return load_config(path, {"device_target": device, **({"precision": "fp32"} if device == "CPU" else {})})
