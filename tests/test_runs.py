@@ -22,6 +22,7 @@ from coupalign.training.step_timer import TIME_COLUMNS
 from tests.conftest import SMALLEST, assert_close
 from tests.tiny_model import TinyModel
 
+pytestmark = pytest.mark.slow
 STEPS = 300 // 20
 
 
