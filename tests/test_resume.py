@@ -289,6 +289,7 @@ def test_a_request_to_stop_waits_where_it_should(number, code):
         signal.signal(number, before)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_and_stopped_ends_as_one_left_alone(tiny_data, tmp_path):
     """In processes of their own, with a real step but a tiny model; benchmarks/kill_and_resume.py does it with any."""
     config = load_config(
