@@ -107,7 +107,7 @@ install_requirements() {
             "$python" -m pip install --disable-pip-version-check --retries 0 --no-deps -e . 2>"$log" && break
         if grep -qE "from versions: none|NewConnectionError|name resolution|unreachable" "$log"; then
             rm "$log"
-            fail "no network to install from: install these in $(dirname "$(dirname "$python")") yourself: $missing"
+            fail "no network, or no packages for this system: install these in $(dirname "$(dirname "$python")") yourself: $missing"
         fi
         cat "$log" >&2
         ((attempt < 3)) || exit 1
