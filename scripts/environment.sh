@@ -87,14 +87,12 @@ install_requirements() {
     # Several machines may share the checkout.
     exec {lock}>.environment.lock
     flock -n "$lock" || { echo "== Waiting for another installation"; flock "$lock"; }
-    if [[ $python == "$PWD/.venv/bin/python" ]]; then
-        if ! is_supported "$python"; then  # absent, or left unfinished
-            base=$(find_python) || exit
-            echo "== Making .venv with $("$base" --version)"
-            "$base" -m venv --clear .venv
-        elif ! "$python" -m pip --version &>/dev/null; then
-            "$python" -m ensurepip &>/dev/null
-        fi
+    if ! is_supported "$python"; then  # .venv is absent, or was left unfinished
+        base=$(find_python) || exit
+        echo "== Making .venv with $("$base" --version)"
+        "$base" -m venv --clear .venv
+    elif ! "$python" -m pip --version &>/dev/null; then
+        "$python" -m ensurepip &>/dev/null || fail "$python has no pip: install pip in that environment"
     fi
     log=$(mktemp)
     for attempt in 1 2 3; do
@@ -102,7 +100,6 @@ install_requirements() {
         [[ -n $missing ]] || break
         echo "== Installing $requirements in $(dirname "$(dirname "$python")") (3.5 GB for all of it)"
         # A broken download of gigabytes is started again; pip keeps the files it has.
-        # shellcheck disable=SC2086
         "$python" -m pip install --disable-pip-version-check --retries 0 -r "$requirements" 2>"$log" &&
             "$python" -m pip install --disable-pip-version-check --retries 0 --no-deps -e . 2>"$log" && break
         if grep -qE "from versions: none|NewConnectionError|name resolution|unreachable" "$log"; then
