@@ -316,7 +316,7 @@ def test_a_training_that_is_killed_and_stopped_ends_as_one_left_alone(tiny_data,
     assert killed.run() == 0
     assert differences(whole.directory, killed.directory) == []
     log = (tmp_path / "killed.log").read_text()
-    assert log.count("going on from") == 2 and log.count("stopped by SIGINT") == 1
+    assert log.count("resuming from") == 2 and log.count("stopped by SIGINT") == 1
     # The comparison itself sees the smallest of changes.
     (killed.directory / "curve.csv").write_text((killed.directory / "curve.csv").read_text().replace("2,60", "2,61"))
     os.replace(next(killed.directory.glob("step_*.ckpt")), killed.directory / "last.ckpt")
