@@ -169,6 +169,14 @@ def test_masks_compared_at_the_size_of_the_input_are_shown_so(tiny_data, predict
         assert case.target.shape == case.prediction.shape == (64, 64) != case.image.shape[:2]
 
 
+def test_an_evaluation_of_another_precision_can_be_drawn_on_a_cpu(copied, tiny_data, checkpoint):
+    changed(
+        copied / "val.json",
+        lambda json: {**json, "config": {**json["config"], "precision": "bf16", "device_target": "Ascend"}},
+    )
+    assert predict_cases(read_evaluation(copied / "val.json"), settings_of(tiny_data), checkpoint, 1, progress=False)
+
+
 def sample(number: int, image: int, intersection: int, union: int = 100, **other) -> dict:
     return {
         "image_id": image,

@@ -21,7 +21,7 @@ from coupalign.cli import MODEL_KEYS, command, parse_arguments, parse_own_argume
 from coupalign.errors import UserError
 from coupalign.files import atomic_path, check_directory, check_writable
 
-KEYS = ("device_target", "cpu_kernels", "data_dir", "vocab_file", "num_workers", "prefetch")  # of gallery
+KEYS = ("device_target", "precision", "cpu_kernels", "data_dir", "vocab_file", "num_workers", "prefetch")  # of gallery
 
 
 def _gallery(argv: Sequence[str]) -> None:

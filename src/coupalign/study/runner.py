@@ -23,7 +23,7 @@ DONE = "done.json"
 LOG = "log.txt"
 STARTS = "starts.csv"  # exit code, seconds and processor seconds of each start, also of stopped and failed ones
 # Keys that may differ when a run is resumed: they do not change what it computes.
-ELSEWHERE = ("data_dir", "vocab_file", "device_target", "num_workers", "output_dir", "resume")
+ELSEWHERE = ("data_dir", "vocab_file", "device_target", "num_workers", "prefetch", "output_dir", "resume")
 
 _log = logging.getLogger(__name__)
 

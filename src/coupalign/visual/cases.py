@@ -19,9 +19,19 @@ from coupalign.evaluation.metric import intersection_and_union
 from coupalign.inference.predictor import Predictor
 from coupalign.visual.evaluations import Evaluation
 
-# Keys that may differ from the evaluation: they do not change a mask.
-ELSEWHERE = ("data_dir", "vocab_file", "device_target", "num_workers", "output_dir")
-_ROUNDING = 0.02  # the largest change of an IoU by another processor's rounding
+# Keys that may differ from the evaluation: they change a mask by rounding only.
+ELSEWHERE = (
+    "data_dir",
+    "vocab_file",
+    "device_target",
+    "precision",
+    "cpu_kernels",
+    "num_workers",
+    "prefetch",
+    "output_dir",
+)
+# The largest change of an IoU by the rounding of another processor, and of another precision.
+_ROUNDING, _OTHER_PRECISION = 0.02, 0.1
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,8 @@ def predict_cases(
             for operation in mask_resizing(side):
                 target = operation(target)
             target = target > 127
-        _check_iou(evaluation, samples[row], prediction, target)
+        same_precision = config.run.precision == evaluation.content["config"]["precision"]
+        _check_iou(evaluation, samples[row], prediction, target, _ROUNDING if same_precision else _OTHER_PRECISION)
         cases.append(Case(group, samples[row], picture["image"], target, prediction))
     return cases
 
@@ -121,10 +132,12 @@ def _check_config(evaluation: Evaluation, config: Config) -> None:
             )
 
 
-def _check_iou(evaluation: Evaluation, sample: dict[str, Any], prediction: np.ndarray, target: np.ndarray) -> None:
+def _check_iou(
+    evaluation: Evaluation, sample: dict[str, Any], prediction: np.ndarray, target: np.ndarray, tolerance: float
+) -> None:
     intersection, union = (int(count[0]) for count in intersection_and_union(prediction, target))
     iou = intersection / union if union else 1.0
-    if abs(iou - float(sample["iou"])) > _ROUNDING:
+    if abs(iou - float(sample["iou"])) > tolerance:
         raise UserError(
             f"{evaluation.path.with_suffix('.csv')}: IoU {sample['iou']} for “{sample['expression']}” "
             f"(sent_id {sample['sent_id']}), but here it is {iou:.6f}: run eval.py again"
