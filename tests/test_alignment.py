@@ -32,7 +32,7 @@ def picture(height: int, width: int) -> np.ndarray:
 
 
 def made_up(words=WORDS, stages=(1, 2, 3, 4), both=True, masks=5, height=40, width=60) -> Prediction:
-    """A prediction of no model, with the attentions of random scores."""
+    """A prediction without a model, with attention from random scores."""
     random = np.random.default_rng(0)
     slots = sum(len(each) for _, each in words)
     scores = [random.standard_normal((2 ** (5 - stage), 2 ** (5 - stage), slots)) for stage in stages]
@@ -65,7 +65,7 @@ def predictor(checkpoint):
 
 
 def test_pieces_are_joined_by_hand():
-    """Three pieces, "a" and "b" of one word: shares of a pixel add up, places of a word are averaged."""
+    """The pieces "a" and "##b" of one word: shares of a pixel are summed, maps of a word are averaged."""
     proposals = Proposals(
         masks=np.zeros((1, 1, 1)),
         weights=np.ones(1),
@@ -86,8 +86,8 @@ def found(predictor) -> Prediction:
     return predictor.predict(picture(50, 70), EXPRESSION, proposals=True)
 
 
-def test_what_is_shown_is_eq_4_to_6(predictor, found):
-    """At the first stage, from what goes into it: attention of whole words in both directions, and the gates."""
+def test_the_picture_has_the_values_of_eq_4_to_6(predictor, found):
+    """Attention of whole words in both directions and the gates, computed from the inputs of the first stage."""
     proposals = found.proposals
     assert (proposals.words, proposals.stages) == (WORDS, (1, 2, 3, 4))
 
@@ -149,7 +149,7 @@ def test_colours_are_those_of_the_scale():
     np.testing.assert_array_equal(heat(white, shares.repeat(10, 0).repeat(10, 1), 0.8), found)
 
 
-def test_a_spotlight_leaves_the_mask_as_it_is():
+def test_a_spotlight_keeps_the_pixels_of_the_mask():
     rgb, mask = picture(20, 30), np.zeros((20, 30), bool)
     mask[5:9, 10:20] = True
     drawn = spotlight(rgb, mask)
@@ -237,7 +237,7 @@ def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capfd, change, message):
-    """What predict.py says of checkpoints and expressions is said here by the same code."""
+    """Checkpoints and expressions are checked by the code of predict.py, which has tests of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("coupalign.devices.set_up", lambda run: None)
     write_png("a.png", picture(20, 30))

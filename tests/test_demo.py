@@ -1,4 +1,4 @@
-"""The page on which a model is tried: what it answers, what it refuses, and that a browser can work it."""
+"""The demo page: its answers, its refusals, and its use in a browser."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ gradio_client = pytest.importorskip("gradio_client")
 
 
 class Counting(MindSporeEngine):
-    """Counts what the model was asked, and fails on demand."""
+    """Records the expressions of all requests, and fails on demand."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -71,7 +71,7 @@ def expected_mask(engine: MindSporeEngine, rgb: np.ndarray, expression: str) -> 
     return engine._thread.submit(predict, rgb, expression, proposals=True).result().mask
 
 
-# What is answered
+# Answers
 
 
 def test_a_result_is_what_predict_writes(engine, tmp_path):
@@ -89,7 +89,7 @@ def test_a_result_is_what_predict_writes(engine, tmp_path):
 
 
 def find(url: str, path: Path | None, text: str, threshold: float = CONFIG.evaluation.threshold):
-    """What a client of its own is told, the mask's file of each expression, and the client."""
+    """Sends a request with a new client. Returns the message, the masks and the client."""
     client = gradio_client.Client(url, verbose=False)
     sent = gradio_client.handle_file(path) if path else None
     outputs = client.predict(sent, text, threshold, api_name="/find")

@@ -37,7 +37,7 @@ def tokenizer():
 
 
 def picture(number: int, height: int = 50, width: int = 70) -> np.ndarray:
-    """Coarse noise: a mask of which is no mere speckle."""
+    """Coarse noise, whose masks are more than single pixels."""
     coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
 
@@ -56,7 +56,7 @@ def test_an_upload_is_read_as_every_image_is(tmp_path):
 
 
 def large_png(side: int) -> bytes:
-    """The head of a PNG that claims `side` by `side` pixels, which nobody should begin to decode."""
+    """The header of a PNG of `side` x `side` pixels, which must be refused before decoding."""
     head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     return PNG + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT"
 

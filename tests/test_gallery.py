@@ -77,7 +77,7 @@ def predictor(checkpoint):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_model(predictor, checkpoint):
-    """Every Predictor of this file has the same checkpoint: it is built once. What differs is the configuration."""
+    """All predictors of this file share one model, because they have the same checkpoint."""
 
     def made(path, *, config):
         assert sha256(path) == sha256(checkpoint)
@@ -91,7 +91,7 @@ def one_model(predictor, checkpoint):
 
 
 def evaluate(config, predictor, checkpoint, output):
-    """As eval.py, without the baseline of shuffled expressions; gives the evaluation's JSON file."""
+    """Evaluates as eval.py does, without shuffled expressions. Returns the JSON file."""
     result = evaluate_split(
         predictor.model, config, Split(config, "val"), "val", config.evaluation.eval_limit, progress=False
     )
@@ -112,7 +112,7 @@ def cases(evaluated, tiny_data, checkpoint):
 
 @pytest.fixture
 def copied(evaluated, tmp_path):
-    """A copy that a test may spoil."""
+    """A copy that a test may change."""
     return shutil.copytree(evaluated, tmp_path / "eval")
 
 
@@ -121,7 +121,9 @@ def rows_of(directory):
         return list(csv.DictReader(file))
 
 
-def test_the_program_shows_what_the_table_says(evaluated, cases, tiny_data, checkpoint, tmp_path, monkeypatch, capsys):
+def test_the_command_shows_the_cases_of_the_evaluation(
+    evaluated, cases, tiny_data, checkpoint, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("coupalign.devices.set_up", lambda run: None)  # would compile
     asked = []
     monkeypatch.setattr("coupalign.visual.cases.predict_cases", lambda *given: asked.append(given[1:]) or cases)
@@ -151,7 +153,7 @@ def test_the_program_shows_what_the_table_says(evaluated, cases, tiny_data, chec
 
 
 def test_masks_have_the_iou_of_the_evaluation(cases):
-    """Counted again in NumPy from the masks that are drawn."""
+    """The IoU of the drawn masks, computed with NumPy."""
     assert {case.group for case in cases} == {"best", "median", "worst"}
     for case in cases:
         intersection, union = (case.prediction & case.target).sum(), (case.prediction | case.target).sum()
@@ -159,7 +161,7 @@ def test_masks_have_the_iou_of_the_evaluation(cases):
         assert case.image.shape[:2] == case.target.shape == case.prediction.shape
 
 
-def test_masks_compared_at_the_size_of_the_input_are_shown_so(tiny_data, predictor, checkpoint, tmp_path):
+def test_masks_compared_at_the_input_size_are_drawn_at_it(tiny_data, predictor, checkpoint, tmp_path):
     config = settings_of(tiny_data, eval_resolution="input", eval_limit=2)
     evaluation = read_evaluation(evaluate(config, predictor, checkpoint, tmp_path))
     cases = predict_cases(evaluation, config, checkpoint, 1, progress=False)

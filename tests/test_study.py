@@ -145,7 +145,7 @@ def test_help_offers_no_configuration_file(capsys):
 
 
 class Trainer:
-    """Stands where a process would train: notes what it is given, and leaves what a finished run leaves."""
+    """Replaces the training process: records its runs and writes the files of a finished run."""
 
     signal = 0
 
