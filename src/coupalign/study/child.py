@@ -32,11 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from coupalign.devices import set_up
     from coupalign.training import train
+    from coupalign.visual.curves import save_curves
 
     if args.threads:
         mindspore.set_context(runtime_num_threads=args.threads)
     set_up(config.run)
-    _finish(config, train(config, progress=False))
+    directory = train(config, progress=False)
+    save_curves([directory], directory / "curve.png")
+    _finish(config, directory)
     return 0
 
 
