@@ -96,6 +96,14 @@ def test_the_description_of_a_graph(stand_in):
     assert found["versions"]["mindspore"] == mindspore.__version__
 
 
+def test_a_model_trained_in_half_precision_on_a_device_is_exported_on_a_cpu(stand_in, capfd):
+    text = stand_in.with_name("config.yaml").read_text()
+    text = text.replace("precision: fp32", "precision: bf16").replace("device_target: CPU", "device_target: Ascend")
+    stand_in.with_name("config.yaml").write_text(text)
+    assert program.main(["--checkpoint", str(stand_in), "--device_target", "CPU"]) == 0
+    assert "warning: trained with precision bf16, computing in fp32" in capfd.readouterr().err
+
+
 class Outer(nn.Cell):
     """Holds an operator as the model does."""
 

@@ -201,7 +201,7 @@ def test_a_checkpoint_needs_its_configuration(checkpoint, tmp_path):
         Predictor(["best.ckpt"])
 
 
-def test_half_precision_is_float32_on_a_cpu(checkpoint, predictor, tmp_path):
+def test_half_precision_is_float32_on_a_cpu(checkpoint, predictor, tmp_path, caplog):
     """A checkpoint that was trained in bfloat16 on a device, with the vocabulary beside it."""
     (tmp_path / "best.ckpt").write_bytes(checkpoint.read_bytes())
     (tmp_path / "words.txt").write_bytes(find_file(CONFIG.data.vocab_file).read_bytes())
@@ -210,7 +210,9 @@ def test_half_precision_is_float32_on_a_cpu(checkpoint, predictor, tmp_path):
     text = text.replace(f"vocab_file: {CONFIG.data.vocab_file}", "vocab_file: elsewhere/words.txt")
     assert "bf16" in text and "elsewhere" in text
     (tmp_path / "config.yaml").write_text(text)
-    half = Predictor(tmp_path / "best.ckpt")
+    with caplog.at_level("WARNING"):
+        half = Predictor(tmp_path / "best.ckpt")
+    assert "bf16" in caplog.text and "fp32" in caplog.text
     found = half.predict(picture(64, 64), EXPRESSION)
     np.testing.assert_array_equal(found.probability, predictor.predict(picture(64, 64), EXPRESSION).probability)
 

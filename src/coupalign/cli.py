@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, get_origin
 
-from coupalign.config import Config, Key, config_keys, load_config
+from coupalign.config import Config, Key, config_keys, load_config, load_inference_config
 from coupalign.errors import UserError
 from coupalign.files import find_file
 
@@ -39,7 +39,7 @@ def parse_arguments(
     """Reads ``--config FILE``, ``--key value`` for keys of the configuration, and a program's own arguments.
 
     Where `add` gives the program a ``--checkpoint`` and no ``--config`` is given, config.yaml beside the checkpoint is
-    the configuration, if it exists.
+    the configuration, if it exists. Such a program computes in float32 on a CPU (``load_inference_config``).
 
     Args:
         description: Shown by ``--help``.
@@ -72,7 +72,8 @@ def parse_arguments(
     given = {name: vars(args).pop(name) for name in config_keys() if name in args}
     if path is None and base:
         given = {**base(args), **given}
-    return load_config(path, given), args
+    load = load_inference_config if takes_checkpoint else load_config
+    return load(path, given), args
 
 
 def parse_own_arguments(

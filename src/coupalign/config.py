@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ __all__ = [
     "TrainingConfig",
     "config_keys",
     "load_config",
+    "load_inference_config",
 ]
 
 
@@ -140,6 +142,21 @@ def load_config(path: str | os.PathLike | None = None, overrides: Mapping[str, A
         for name, section in get_type_hints(Config).items()
     }
     return Config(**sections)
+
+
+def load_inference_config(path: str | os.PathLike | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Like `load_config`, for a trained model: on a CPU float32 replaces the precision of the training.
+
+    The precision is only kept if `overrides` has it. A warning names the change.
+    """
+    overrides = overrides or {}
+    config = load_config(path, {**overrides, "precision": "fp32"})
+    if config.run.device_target != "CPU" or "precision" in overrides:
+        return load_config(path, overrides)
+    trained = load_config(path, {**overrides, "device_target": "Ascend"}).run.precision
+    if trained != "fp32":
+        logging.getLogger(__name__).warning("trained with precision %s, computing in fp32 on the CPU", trained)
+    return config
 
 
 @cache

@@ -239,12 +239,12 @@ class Predictor:
 
 def _config_beside(checkpoint: Path, device: str) -> Config:
     """The config.yaml in the directory of a checkpoint, for inference on `device`."""
-    from coupalign.config import load_config
+    from coupalign.config import load_inference_config
 
     path = checkpoint.with_name("config.yaml")
     if not path.is_file():
         raise UserError(f"no configuration {path}: copy the config.yaml of the training beside the checkpoint")
-    return load_config(path, {"device_target": device, **({"precision": "fp32"} if device == "CPU" else {})})
+    return load_inference_config(path, {"device_target": device})
 
 
 def _vocabulary(vocab_file: str, checkpoint: Path) -> Path:
