@@ -47,6 +47,7 @@ def stand_in(monkeypatch, tmp_path):
     return tmp_path / "stand_in.ckpt"
 
 
+@pytest.mark.slow
 def test_the_whole_model_from_the_command_line(make_checkpoint, tmp_path, capfd):
     checkpoint = make_checkpoint(CONFIG)
     target = tmp_path / "refcoco+ (a=b) é" / "coup align.mindir"

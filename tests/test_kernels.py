@@ -246,6 +246,7 @@ def test_a_model_keeps_its_parameters_and_its_output():
     assert_close(model(*inputs), expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_branches_that_are_dropped_stay_dropped(random_cell):
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     words, bias, x = (Tensor(each) for each in normal((6, 5, 16), (6, 1, 5), (6, 64, 16)))
@@ -321,6 +322,7 @@ def test_without_a_compiler_mindspores_operators_stay(variable, value, monkeypat
     assert value in said or variable != "CXX"
 
 
+@pytest.mark.slow
 def test_compiled_once(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = build.library.__wrapped__()

@@ -111,6 +111,7 @@ class Gradients(nn.Cell):
         return self.gradient(x)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_block():
     """In float16 near those in float32; recomputed, the same, with the same branches dropped."""
     random = np.random.default_rng(0)
@@ -137,6 +138,7 @@ def test_gradients_of_a_block():
     assert sum(np.abs(a - b).max() > 1e-5 for a, b in zip(found["plain"], found["float16"], strict=True)) > 10
 
 
+@pytest.mark.slow
 def test_a_model_in_float16_is_near_that_in_float32(random_cell):
     """Near, but not too near: what its linear layers put out has eleven bits."""
     outputs = []

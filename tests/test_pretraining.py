@@ -252,6 +252,7 @@ def config_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_checkpoint_to_start_from(config_file, tmp_path, capsys):
     output = tmp_path / "start.ckpt"
     assert pretrain.main(["--config", str(config_file), "--output", str(output), "--scenes", "43"]) == 0
@@ -291,6 +292,7 @@ def test_a_checkpoint_to_start_from(config_file, tmp_path, capsys):
             assert_close(each.asnumpy(), saved[name].asnumpy(), 1e-6)
 
 
+@pytest.mark.slow
 def test_one_that_is_stopped_leaves_what_it_has_learnt(config_file, tmp_path, monkeypatch):
     def two_batches(*arguments):
         yield from islice(labelled_batches(*arguments), 2)

@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import numpy as np
+import pytest
 from pycocotools import mask as rle
 
 from coupalign.config import load_config
@@ -23,6 +24,7 @@ def evaluations() -> dict[str, dict]:
     return {split: json.loads((MODEL / f"eval/{split}.json").read_text()) for split in CONFIG.evaluation.eval_splits}
 
 
+@pytest.mark.slow
 def test_it_finds_what_the_readmes_ask_for():
     record = _record("val", 28, load_config().run.seed)  # of the examples, whatever the seed of the model's training
     (thing,) = [thing for thing, said in record["refs"] if EXPRESSION in [text for _, text in said]]

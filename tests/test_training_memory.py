@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from coupalign.files import REPOSITORY
@@ -59,6 +60,7 @@ def main(recompute: bool) -> None:
         assert step.update([batch], 0, number, [0])[2]
 
 
+@pytest.mark.slow
 def test_recomputation_keeps_what_goes_into_blocks_alone():
     peaks = []
     for argument in ("plain", "recompute"):
