@@ -217,24 +217,13 @@ def test_what_is_saved_says_how_it_was_made(tmp_path):
     assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == ["testB.csv", "testB.json"]
 
 
-def test_the_table_is_aligned_and_in_per_cent():
+def test_the_table_has_a_row_for_each_family_and_baseline_in_per_cent():
     result = evaluate_split(Forward(), config(), FakeSplit(), "val", progress=False, shuffled=True)
-    lines = result.table().splitlines()
-    assert lines[0] == (
-        "made up val: 10 samples (all expressions of a referent, masks compared at the images' own size, threshold 0.5)"
-    )
-    assert lines[1].split() == ["samples", "oIoU", "mIoU", *(f"prec@0.{k}" for k in (5, 6, 7, 8, 9))]
-    assert [line[:30].strip() for line in lines[2:8]] == [
-        "all",
-        "attribute",
-        "negation",
-        "baseline: all of the class",
-        "baseline: largest object",
-        "baseline: shuffled expressions",
-    ]
-    assert len({len(line) for line in lines[1:8]}) == 1
-    assert lines[5].split()[-8:] == ["10", "45.00", "45.00", "40.00", "30.00", "20.00", "10.00", "0.00"]
-    assert lines[8].startswith("samples by IoU below .5: [.0, .1) ")
+    lines = [line.split() for line in result.table().splitlines()]
+    rows = {" ".join(line[:-8]): line[-8:] for line in lines if len(line) > 8}
+    assert result.table().startswith("made up val: 10 samples")
+    assert rows["baseline: all of the class"] == "10 45.00 45.00 40.00 30.00 20.00 10.00 0.00".split()
+    assert {"all", "attribute", "negation", "baseline: largest object", "baseline: shuffled expressions"} <= set(rows)
 
 
 @settings(max_examples=200, deadline=None)

@@ -15,13 +15,15 @@ def intersection_and_union(prediction: np.ndarray, target: np.ndarray) -> tuple[
     """Pixels in both and in either mask, per sample.
 
     Args:
-        prediction, target: bool, (h, w) or (B, h, w).
+        prediction: Predicted masks, bool, (h, w) or (B, h, w).
+        target: True masks, likewise.
 
-    Returns: two int64 arrays of shape (1,) or (B,).
+    Returns:
+        Intersections and unions, int64, (1,) or (B,).
 
     Raises:
-        ValueError: for shapes that differ or are neither of the two.
-        TypeError: for arrays that are not bool.
+        ValueError: The shapes differ or are neither of the two.
+        TypeError: An array is not bool.
     """
     prediction, target = np.asarray(prediction), np.asarray(target)
     if prediction.shape != target.shape:
@@ -35,11 +37,11 @@ def intersection_and_union(prediction: np.ndarray, target: np.ndarray) -> tuple[
 
 
 class SegmentationMetric:
-    """Gathers masks, sample by sample or in batches, and computes the metrics over all of them.
+    """Collects masks, one by one or in batches, and computes the metrics over all of them.
 
-    A sample's IoU is its intersection over its union, 1 where both masks are empty. Comparisons with a threshold are
-    made on the integer counts, so that an IoU of exactly 0.7 is never above 0.7, and the result does not depend on
-    the order of samples or on batching.
+    The IoU of a sample is its intersection over its union, or 1 if both masks are empty. Thresholds are compared with
+    integer counts, so an IoU of exactly 0.7 is never above 0.7. The result does not depend on the order of samples or
+    on batches.
     """
 
     def __init__(self) -> None:
@@ -47,31 +49,33 @@ class SegmentationMetric:
         self._unions: list[int] = []
 
     def update(self, prediction: np.ndarray, target: np.ndarray) -> None:
-        """Takes in masks as ``intersection_and_union`` does, and raises as it does."""
+        """Adds samples; arguments and errors as of ``intersection_and_union``."""
         self.update_counts(*intersection_and_union(prediction, target))
 
     def update_counts(self, intersections: np.ndarray, unions: np.ndarray) -> None:
-        """Takes in samples whose pixels are counted already; integers of shape (B,)."""
+        """Adds samples by their pixel counts, integers of shape (B,)."""
         self._intersections += [int(count) for count in intersections]
         self._unions += [int(count) for count in unions]
 
     def compute(self) -> dict[str, Any]:
-        """The metrics of all samples so far.
+        """Computes the metrics of all samples so far.
 
-        Returns: ``oIoU`` (Σ intersection / Σ union), ``mIoU`` (mean IoU), ``prec@0.5`` … ``prec@0.9`` (share of samples
-        with IoU strictly above), all from 0 to 1; ``histogram``, the numbers of samples with IoU in [0, .1), [.1, .2),
-        … [.4, .5); ``samples``, their number.
+        Returns:
+            ``oIoU`` (Σ intersection / Σ union), ``mIoU`` (mean IoU) and ``prec@0.5`` … ``prec@0.9`` (share of samples
+            with a strictly larger IoU), all from 0 to 1; ``histogram``, the number of samples with an IoU in [0, .1),
+            [.1, .2), … [.4, .5); ``samples``, the number of samples.
 
-        Raises: ValueError without samples.
+        Raises:
+            ValueError: There are no samples.
         """
         samples = len(self._unions)
         if not samples:
-            raise ValueError("no masks were compared")
+            raise ValueError("no masks to compare: call update first")
         counts = list(zip(self._intersections, self._unions))
         intersection, union = sum(self._intersections), sum(self._unions)
         metrics: dict[str, Any] = {
             "oIoU": intersection / union if union else 1.0,
-            # fsum is exact, whatever the order.
+            # fsum is exact in any order.
             "mIoU": fsum(i / u if u else 1.0 for i, u in counts) / samples,
         }
         for tenths in PRECISIONS:

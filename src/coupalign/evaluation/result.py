@@ -1,4 +1,4 @@
-"""What an evaluation found: a table to read, files to keep."""
+"""The result of an evaluation, as a table and as files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coupalign.files import atomic_path
 
 SAMPLE_COLUMNS = ("image_id", "ref_id", "ann_id", "sent_id", "expression", "family", "category")
 COLUMNS = ("oIoU", "mIoU", *(f"prec@0.{tenths}" for tenths in PRECISIONS))
-SYNTHETIC = "refshapes"  # never to be taken for figures on photographs
+SYNTHETIC = "refshapes"  # marked in every table, because its figures say nothing about photographs
 RESOLUTIONS = {"original": "the images' own", "input": "the model's input"}
 SENTENCES = {
     "all": "all expressions of a referent",
@@ -28,22 +28,22 @@ SENTENCES = {
 
 
 class Result:
-    """Pixel counts of every sample of a split, and what follows from them.
+    """Pixel counts of every sample of a split, and metrics computed from them.
 
     Args:
-        config: the configuration evaluated with.
-        split: its name.
-        columns: by name, the columns ``SAMPLE_COLUMNS`` and ``baselines`` of ``Split.records``, n rows each.
-        counts: (n, 2) int64, intersection and union of prediction and target.
-        shuffled: (n, 2) the same of predictions with another image's expression; None where not made.
+        config: Configuration of the evaluation.
+        split: Name of the split.
+        columns: The columns SAMPLE_COLUMNS and ``baselines`` of ``Split.records``, n rows each, by name.
+        counts: Intersection and union of prediction and target, (n, 2) int64.
+        shuffled: The same for predictions with the expression of another image, or None.
 
     Attributes:
-        metrics: of all samples, as ``SegmentationMetric.compute`` gives them. The best checkpoint is chosen by oIoU.
-        families: the same for each family of expressions, by name.
-        baselines: the same for what takes no understanding: all objects of the class, the largest object, both
-            at the images' own size, and this model with shuffled expressions.
-        family_baselines: the same for each family, by name.
-        checkpoint: file and SHA-256 of what was evaluated; None for a model in memory.
+        metrics: Metrics of all samples, from ``SegmentationMetric.compute``. Training chooses the best checkpoint by oIoU.
+        families: Metrics of each family of expressions, by name.
+        baselines: Metrics of baselines that ignore the expression, by name: all objects of the class and the largest
+            object, both at the images' own size, and this model with shuffled expressions.
+        family_baselines: The baselines of each family, by name.
+        checkpoint: File and SHA-256 of the evaluated checkpoint; None for a model in memory.
     """
 
     def __init__(
@@ -74,8 +74,9 @@ class Result:
             self.family_baselines[family] = {name: _metrics(each[rows]) for name, each in baselines.items()}
 
     def table(self) -> str:
-        """Metrics in per cent as aligned text: all samples, each family, the baselines; the failures by IoU; and
-        the families beside the baselines."""
+        """Aligned text with metrics in per cent: all samples, each family, the baselines, the histogram of failures, and
+        each family beside its baselines.
+        """
         rows = [("", self.metrics), *self.families.items()]
         rows = [("all" if not name else f"  {name}", metrics) for name, metrics in rows]
         rows += [(f"baseline: {name}", metrics) for name, metrics in self.baselines.items()]
@@ -109,7 +110,7 @@ class Result:
         return lines
 
     def protocol(self) -> str:
-        """What the figures depend on beside the model, in words."""
+        """What the figures depend on besides the model, in words."""
         config = self.config
         return (
             f"{SENTENCES[config.evaluation.sentences]}, masks compared at {RESOLUTIONS[config.evaluation.eval_resolution]} size, "
@@ -117,7 +118,7 @@ class Result:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the samples, of JSON's types. Metrics are shares from 0 to 1."""
+        """Everything except the samples, in types that JSON supports. Metrics are shares from 0 to 1."""
         config = self.config
         return {
             "dataset": config.data.dataset,
@@ -140,7 +141,7 @@ class Result:
         }
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes ``<split>.json``, ``as_dict()``, and ``<split>.csv``, a row a sample; each whole or not at all."""
+        """Writes ``as_dict()`` to ``<split>.json`` and one row per sample to ``<split>.csv``, each atomically."""
         directory = Path(directory)
         with (
             atomic_path(directory / f"{self.split}.csv") as temporary,

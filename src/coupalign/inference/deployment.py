@@ -102,7 +102,7 @@ def score(
         if not numbers or len(counts) != len(rows):
             raise UserError(f"{results} has no results for {split_name}, or {counts_file} belongs to another split")
     for number, sample in zip(numbers, split.samples(rows[numbers], config.data.num_workers)):
-        counts[number] = compare(config, _probability(files[number], config.model.image_size), sample)
+        counts[number] = compare(config.evaluation, _probability(files[number], config.model.image_size), sample)
     if counts_file:
         np.save(counts_file, counts)
     if (counts < 0).any():
