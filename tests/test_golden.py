@@ -1,0 +1,51 @@
+"""The losses of the quickstart's training against those recorded with version 0.1 (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from coupalign.config import load_config
+from coupalign.data.prepare import Source, prepare
+from coupalign.devices import set_up
+from coupalign.files import REPOSITORY
+from coupalign.training import train
+from coupalign.training.run_directory import LOSSES, RunDirectory
+
+STEPS = 20
+# Where the recording was made, the losses are equal to the last digit. Elsewhere the order of sums differs, which depends
+# on vector width and threads, and training amplifies it. A wrong sample order or learning rate changes losses by more.
+TOLERANCE = 1e-3
+
+
+class Enough(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_the_first_losses_of_the_quickstart(tmp_path, monkeypatch):
+    overrides = {"data_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "run"), "tensorboard": False}
+    overrides |= {"train_families": "attribute", "epochs": 4, "decay_epochs": 4}
+    config = load_config(REPOSITORY / "configs/refshapes_tiny.yaml", overrides)
+    prepare(config, tmp_path / "data", Source(), workers=2)
+    log_step = RunDirectory.log_step
+
+    def log_and_stop(run, figures):
+        log_step(run, figures)
+        if figures["step"] == STEPS:
+            raise Enough
+
+    monkeypatch.setattr(RunDirectory, "log_step", log_and_stop)
+    set_up(config.run)
+    with pytest.raises(Enough):
+        train(config, progress=False)
+    found, expected = (_losses(path) for path in (tmp_path / "run", REPOSITORY / "tests/golden"))
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE)
+
+
+def _losses(directory):
+    (path,) = directory.glob("*steps.csv")
+    with open(path, newline="", encoding="utf-8") as file:
+        return [[float(row[name]) for name in (*LOSSES, "learning_rate")] for row in csv.DictReader(file)][:STEPS]
