@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import inspect
 import logging
 import os
 import shutil
@@ -174,7 +175,7 @@ def _add_keys(parser: _Parser, names: Sequence[str] | None) -> None:
 
 def _parser(description: str | None, usage: str, add: Callable[[argparse.ArgumentParser], None] | None) -> _Parser:
     parser = _Parser(
-        description=description,
+        description=inspect.cleandoc(description or ""),
         usage=usage,
         allow_abbrev=False,
         add_help=False,

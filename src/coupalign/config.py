@@ -112,7 +112,8 @@ class Key:
             parsed = None
         if parsed is None:
             raise ConfigError(f"{where}{self.name} is {_short(given)}: expected {self.expected}")
-        return _plain(parsed)
+        plain = _plain(parsed)
+        return os.path.expanduser(plain) if isinstance(plain, str) else plain
 
 
 def load_config(path: str | os.PathLike | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

@@ -16,14 +16,14 @@ from coupalign.errors import ConfigError
 
 # The docstring of each type is what an error message expects.
 if TYPE_CHECKING:
-    from builtins import float as Fraction
-    from builtins import float as NotNegative
-    from builtins import float as Positive
-    from builtins import int as Count
-    from builtins import int as Natural
-    from builtins import int as Stage
-    from builtins import str as Name
-    from builtins import str as Text
+    Count = int
+    Natural = int
+    Stage = int
+    Positive = float
+    NotNegative = float
+    Fraction = float
+    Text = str
+    Name = str
 else:
     from jsonargparse.typing import restricted_number_type as _number
     from jsonargparse.typing import restricted_string_type as _string

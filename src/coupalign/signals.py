@@ -1,4 +1,4 @@
-"""Signals that reach Python whatever MindSpore does. Imports nothing of MindSpore: it has to come first."""
+"""Signals that reach Python's handlers while MindSpore runs a graph. Imports nothing of MindSpore."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 def take_signals() -> None:
-    """Gives SIGINT and SIGTERM to Python's handlers in the main thread, for the rest of the process.
+    """Passes SIGINT and SIGTERM to Python's handlers in the main thread, for the rest of the process.
 
-    While MindSpore runs a graph it answers Ctrl-C itself, by sending the process SIGTERM. So the signals are blocked,
-    in this thread and in all that it starts, and one thread waits for them. To be called before MindSpore is
-    imported, since threads that are there already go on as they were.
+    While MindSpore runs a graph, it answers Ctrl-C itself by sending SIGTERM to the process. So this thread and all
+    threads that it starts block the signals, and one thread waits for them. Call it before MindSpore is imported,
+    because threads that already exist do not block the signals.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     threading.Thread(target=_wait, daemon=True).start()
@@ -23,7 +23,7 @@ def take_signals() -> None:
 
 def _wait() -> None:
     while True:
-        number = signal.sigwait(HANDLED)
+        number = signal.Signals(signal.sigwait(HANDLED))
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
             os.kill(os.getpid(), number)

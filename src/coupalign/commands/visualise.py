@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from inspect import cleandoc
 from pathlib import Path
 
 from coupalign.checks import check_data, check_exists, check_model
@@ -53,7 +52,7 @@ def _gallery(argv: Sequence[str]) -> None:
     from coupalign.visual.evaluations import read_evaluation
 
     config, args = parse_arguments(
-        cleandoc(_gallery.__doc__ or ""),
+        _gallery.__doc__,
         argv,
         add,
         "gallery",
@@ -93,7 +92,7 @@ def _alignment(argv: Sequence[str]) -> None:
             "--output", default="alignment.png", metavar="FILE.png", help="the picture (default: alignment.png)"
         )
 
-    config, args = parse_arguments(cleandoc(_alignment.__doc__ or ""), argv, add, "alignment", keys=MODEL_KEYS)
+    config, args = parse_arguments(_alignment.__doc__, argv, add, "alignment", keys=MODEL_KEYS)
     output, image = _png(args.output), check_exists(args.image, "--image")
     check_model(config, args.checkpoint)
     from coupalign.data.images import load_image
@@ -136,7 +135,7 @@ def _failures(argv: Sequence[str]) -> None:
             help="directory of the three files (default: failures beside the first evaluation)",
         )
 
-    args = parse_own_arguments(cleandoc(_failures.__doc__ or ""), argv, add, "failures")
+    args = parse_own_arguments(_failures.__doc__, argv, add, "failures")
     from coupalign.visual.evaluations import read_evaluation
     from coupalign.visual.failures import as_csv, as_markdown, draw_failures, failure_rows, protocols
     from coupalign.visual.figures import save
@@ -163,7 +162,7 @@ def _curves(argv: Sequence[str]) -> None:
             "--output", default="curves.png", metavar="FILE.png", help="the picture (default: curves.png)"
         )
 
-    args = parse_own_arguments(cleandoc(_curves.__doc__ or ""), argv, add, "curves")
+    args = parse_own_arguments(_curves.__doc__, argv, add, "curves")
     output, runs = _png(args.output), [check_exists(run, "the runs") for run in args.runs]
     from coupalign.visual.curves import save_curves
 

@@ -1,0 +1,159 @@
+"""Commands find missing inputs and unwritable outputs before MindSpore is imported, and read only the keys they offer."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from coupalign.checks import check_exists
+from coupalign.config import Config, config_keys, load_config
+from coupalign.files import REPOSITORY
+from tests.conftest import SMALLEST, TINY
+
+RUN_ALL = """
+import contextlib, importlib, io, json, os, sys
+results = []
+for words in json.load(sys.stdin):
+    ranks = [word for word in words if word.startswith("MS_WORKER_NUM=")]
+    name, *arguments = [word for word in words if word not in ranks]
+    os.environ["MS_WORKER_NUM"] = ranks[0].partition("=")[2] if ranks else "1"
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = importlib.import_module(f"coupalign.commands.{name}").main(arguments)
+    results.append([code, errors.getvalue(), "mindspore" in sys.modules])
+print(json.dumps(results))
+"""
+MODEL = ["--checkpoint", "best.ckpt"]
+PREDICT = ["predict", *MODEL, "--expression", "a cup", "--image", "a.png"]
+PRETRAIN = ["pretrain", "--output", "out.ckpt"]
+FAILURES = [
+    (["train", "--data_dir", "nowhere"], "nowhere/meta.json"),
+    (["train", "--train_split", "tram"], "no split 'tram'"),
+    (["train", "--vocab_file", "none.txt"], "none.txt"),
+    (["train", "--init_checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+    (["train", "--resume", "none.ckpt"], "no checkpoint none.ckpt"),
+    (["train", "--output_dir", "a.png/run"], "a.png is a file"),
+    (["train", "--output_dir", "run"], "run already holds a run"),
+    (["train", "MS_WORKER_NUM=3"], "batch_size 2 does not divide among 3 devices"),
+    (["train", "--check", "4"], "batch_size 2 does not divide among 4 devices"),
+    (["train", "--accumulation_steps", "4"], "accumulation_steps 4"),
+    (["train", "--check", "0"], "--check is 0"),
+    (["eval", "--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+    (["eval", "--checkpoint", "a.png"], "a.png is not a MindSpore checkpoint"),
+    (["eval", *MODEL, "--eval_splits", "val,none"], "no split 'none'"),
+    (["eval", *MODEL, "--output", "a.png"], "a.png is a file"),
+    (["eval", *MODEL, "--epochs", "3"], "--epochs is not used"),
+    ([*PREDICT, "--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+    ([*PREDICT, "--image", "none.png"], "none.png: check --image"),
+    ([*PREDICT, "--output", "a.png"], "a.png is a file"),
+    ([*PREDICT, "--vocab_file", "none.txt"], "none.txt"),
+    (["export", *MODEL, "--file_name", "a.png/x.mindir"], "a.png is a file"),
+    (["export", *MODEL, "--vocab_file", "none.txt"], "none.txt"),
+    (["demo", "--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+    (["pretrain", "--output", "a.png/out.ckpt"], "a.png is a file"),
+    ([*PRETRAIN, "--init_checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
+    ([*PRETRAIN, "--scenes", "1"], "--scenes 1"),
+    ([*PRETRAIN, "--train_split", "train"], "--train_split is not used"),
+    ([*PRETRAIN, "--resume", "auto"], "--resume is not used"),
+    ([*PRETRAIN, "MS_WORKER_NUM=3"], "batch_size 2 does not divide"),
+    (["preprocess", "--mindir_path", "none.mindir"], "none.mindir: check --mindir_path"),
+    (["preprocess", "--mindir_path", "a.png", "--split", "none"], "no split 'none'"),
+    (["postprocess", "--result_path", "none"], "none: check --result_path"),
+    (["convert_weights", "--swin", "none.pth", "--output", "out.ckpt"], "none.pth: check --swin"),
+    (["data_card", "--data_dir", "nowhere"], "nowhere/meta.json"),
+    (["prepare_data", "--annotations", "none", "--images", ".", "--dataset", "refcoco"], "none: check --annotations"),
+    (["visualise", "alignment", *MODEL, "--image", "none.png", "--expression", "x"], "none.png: check --image"),
+    (["visualise", "curves", "none"], "none: check the runs"),
+]
+
+
+@pytest.fixture
+def workplace(tmp_path, tiny_data, monkeypatch):
+    """A working directory with an image, an empty checkpoint beside its configuration, and a run."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "best.ckpt", "run/curve.csv"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    text = json.dumps({**TINY, "dataset": "refshapes", "data_dir": str(tiny_data), "output_dir": "new"})
+    Path("config.yaml").write_text(text)
+    return tmp_path
+
+
+def run_commands(*commands: list[str]) -> list[tuple[int, str, bool]]:
+    """Exit code, stderr and whether MindSpore was imported, of commands in one fresh process."""
+    alone = ("demo", "visualise", "eval", "predict", "export")  # these find config.yaml beside the checkpoint
+    words = [each if each[0] in alone else [*each, "--config", "config.yaml"] for each in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL], input=json.dumps(words), capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_mistakes_are_found_before_mindspore_is_imported(workplace):
+    before = sorted(workplace.rglob("*"))
+    results = run_commands(*(arguments for arguments, _ in FAILURES))
+    for (arguments, message), (code, errors, loaded) in zip(FAILURES, results):
+        assert code == 2 and not loaded, (arguments, errors)
+        assert errors.startswith("error: ") and errors.count("\n") == 1 and message in errors, (arguments, errors)
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_a_training_is_checked_without_starting_it(workplace):
+    assert run_commands(["train", "--check", "2"]) == [[0, "", False]]
+    assert not Path("new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["predict", "eval"])
+def test_commands_read_only_the_keys_they_offer(name, workplace, make_checkpoint, tiny_data, monkeypatch, capsys):
+    module, read, recording = importlib.import_module(f"coupalign.commands.{name}"), set(), []
+    parse, as_dict = module.parse_arguments, Config.as_dict
+
+    def parse_and_record(*args, **more):
+        result = parse(*args, **more)
+        recording.append(True)
+        return result
+
+    def silently(config):
+        recording.append(False)
+        try:
+            return as_dict(config)
+        finally:
+            recording.pop()
+
+    def reader(section):
+        def read_key(self, key):
+            if recording and recording[-1] and key in config_keys():
+                read.add(key)
+            return object.__getattribute__(self, key)
+
+        monkeypatch.setattr(section, "__getattribute__", read_key, raising=False)
+
+    config = load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "eval_limit": 4})
+    checkpoint = str(make_checkpoint(config))
+    for section in Config.__dataclass_fields__:
+        reader(type(getattr(config, section)))
+    monkeypatch.setattr(module, "parse_arguments", parse_and_record)
+    monkeypatch.setattr(Config, "as_dict", silently)
+    Image.new("RGB", (30, 20), "red").save("a.png")
+    more = {"predict": ["--image", "a.png", "--expression", "red circle"], "eval": ["--eval_splits", "val"]}
+    assert module.main(["--checkpoint", checkpoint, *more.get(name, ())]) == 0
+    offered = getattr(module, "KEYS", None) or module.MODEL_KEYS
+    assert {key for key in read if key not in offered and config_keys()[key].section not in offered} == set()
+    assert "image_size" in read
+
+
+def test_paths_may_start_with_a_tilde_and_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.png").touch()
+    assert check_exists("~/a.png", "--image").resolve() == tmp_path / "a.png"
+    assert check_exists("assets/examples", "--image") == REPOSITORY / "assets/examples"
+    assert load_config(overrides={"output_dir": "~/runs"}).run.output_dir == str(tmp_path / "runs")
+    assert os.listdir(tmp_path) == ["a.png"]
