@@ -27,4 +27,4 @@ def _wait() -> None:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
             os.kill(os.getpid(), number)
-        _thread.interrupt_main(number)  # type: ignore[arg-type]
+        _thread.interrupt_main(number)
