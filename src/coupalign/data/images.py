@@ -10,6 +10,8 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -80,16 +82,10 @@ def encode_record(
             f"{size[0]} x {size[1]}: use the images for which the annotations were made"
         )
     if kind in ("JPEG", "MPO") and mode in ("L", "RGB") and not turned:
-        with _open(content, name) as picture:
-            picture.draft("L", (1, 1))  # an eighth of the size: all data are read for a sixth of the time
-            return _complete(picture, content, name)
-    if turned:
-        pixels = decode_image(content, path)
-    else:
-        with _open(content, name) as picture:
-            _complete(picture, content, name)
-            pixels = rgb_pixels(picture, name)
-    bgr = pixels[..., ::-1]
+        # An eighth of the size: all data are read in a sixth of the time.
+        return _load(content, name, reduced=True)[1]
+    picture = open_upright(content, name) if turned else _load(content, name)[0]
+    bgr = rgb_pixels(picture, name)[..., ::-1]
     if kind == "PNG" and not turned:
         read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if np.array_equal(read, bgr):
@@ -117,12 +113,11 @@ def open_upright(content: bytes, name: str) -> Pillow.Image:
 
     Raises: UserError.
     """
-    picture = _open(content, name)
-    complete = _complete(picture, content, name)
-    if complete is not content:
-        picture = _open(complete, name)
     try:
-        return ImageOps.exif_transpose(picture)
+        with _quiet():
+            return ImageOps.exif_transpose(_load(content, name)[0])
+    except UserError:
+        raise
     except Exception as error:  # damaged EXIF data
         raise _damaged(name) from error
 
@@ -138,8 +133,7 @@ def rgb_pixels(picture: Pillow.Image, name: str) -> np.ndarray:
 
 def _open(file: bytes | BinaryIO, name: str) -> Pillow.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata; and about sizes, which are checked below
+        with _quiet():
             picture = Pillow.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise _damaged(name) from error
@@ -155,34 +149,47 @@ def _open(file: bytes | BinaryIO, name: str) -> Pillow.Image:
 def _orientation(picture: Pillow.Image, name: str) -> int:
     """The orientation still to be applied, 1 to 8. Pillow itself turns TIFFs, and gives their upright size."""
     try:
-        orientation = picture.getexif().get(_ORIENTATION, 1)
+        with _quiet():
+            orientation = picture.getexif().get(_ORIENTATION, 1)
     except Exception as error:
         raise _damaged(name) from error
     return orientation if orientation in range(2, 9) and picture.format != "TIFF" else 1
 
 
-def _complete(picture: Pillow.Image, content: bytes, name: str) -> bytes:
-    """Loads `picture`; returns `content`, with the end marker of a JPEG added if only that is missing."""
+def _load(content: bytes, name: str, reduced: bool = False) -> tuple[Pillow.Image, bytes]:
+    """Decodes a file; returns the picture, and `content` with the end marker of a JPEG added if only that is missing.
+
+    Args:
+        reduced: Decode a JPEG to an eighth of its size, to check its data.
+    """
+    picture = _open(content, name)
+    if reduced:
+        picture.draft("L", (1, 1))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             picture.load()
-        return content
+        return picture, content
     except Exception as error:
         if picture.format not in ("JPEG", "MPO"):
             raise _damaged(name) from error
-    # Where pixels are missing, libjpeg decodes them from whatever follows: so what follows then makes a difference.
+    # libjpeg decodes missing pixels from whatever follows. If two continuations give the same pixels, none is missing.
     try:
-        first, *others = (
-            rgb_pixels(Pillow.open(io.BytesIO(content + tail + _END)), name)
-            for tail in (b"", b"\x00" * 4096, b"\xaa" * 4096)
-        )
+        pictures = [Pillow.open(io.BytesIO(content + tail + _END)) for tail in (b"", b"\x00" * 4096, b"\xaa" * 4096)]
+        first, *others = (rgb_pixels(picture, name) for picture in pictures)
     except Exception as error:
         raise _damaged(name) from error
     if not all(np.array_equal(first, other) for other in others):
         raise UserError(f"{name} ends early, and some of its pixels are missing: copy or download it again")
     _logger.warning("%s has no end marker; all its pixels are present", name)
-    return content + _END
+    return pictures[0], content + _END
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ignores Pillow's warnings about metadata and sizes; sizes are checked here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _too_large(name: str) -> UserError:
