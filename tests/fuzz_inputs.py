@@ -51,8 +51,8 @@ def _by_prepare(path: Path) -> np.ndarray:
 LOADERS: dict[str, Callable[[Path], np.ndarray]] = {"predict": load_image, "prepare": _by_prepare}
 
 
-def random_image(random: Random) -> bytes:
-    """Returns the content of a file."""
+def random_image(random: Random) -> tuple[bytes, bool]:
+    """Returns the content of a file, and whether its bytes were changed."""
     kind, mode, options = KINDS[random.integers(len(KINDS))]
     height, width = random.integers(1, 60, 2)
     coarse = random.integers(0, 256, (3, 4, 3), np.uint8)
@@ -76,7 +76,8 @@ def random_image(random: Random) -> bytes:
             options["exif"] = exif
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
-    return damage(buffer.getvalue(), random)
+    content = damage(buffer.getvalue(), random)
+    return content, content[: buffer.tell()] != buffer.getvalue()[: len(content)]
 
 
 def damage(content: bytes, random: Random) -> bytes:
@@ -109,15 +110,22 @@ def pillow_view(content: bytes) -> np.ndarray | None:
         return None
 
 
-def check_image(content: bytes, path: Path, loaders: dict[str, Callable[[Path], np.ndarray]] = LOADERS) -> str:
-    """Writes `content` to `path` and reads it with all loaders. Returns "read" or "refused"; raises AssertionError."""
+def check_image(
+    content: bytes, path: Path, loaders: dict[str, Callable[[Path], np.ndarray]] = LOADERS, changed: bool = False
+) -> str:
+    """Writes `content` to `path` and reads it with all loaders.
+
+    If bytes of a JPEG were `changed`, only the size is compared: decoders fill damaged data in different ways.
+
+    Returns: How it ended. Raises: AssertionError.
+    """
     path.write_bytes(content)
     expected = pillow_view(content)
     if expected is None and content.startswith(b"\xff\xd8"):
         # Only the end marker of a JPEG may be missing.
         expected = pillow_view(content + b"\xff\xd9")
     # From some damaged TIFFs, libtiff returns memory that was never written.
-    steady = expected is None or np.array_equal(expected, pillow_view(content)) or content[:2] not in (b"II", b"MM")
+    steady = not (changed and content[:2] in (b"\xff\xd8", b"II", b"MM"))
     results = []
     for name, load in loaders.items():
         try:
@@ -128,6 +136,7 @@ def check_image(content: bytes, path: Path, loaders: dict[str, Callable[[Path], 
         assert expected is not None, f"{name} reads what Pillow refuses"
         if steady:
             np.testing.assert_array_equal(results[-1], expected, name)
+        assert results[-1].shape == expected.shape
         assert image_size(path) == expected.shape[:2]
     assert len(results) in (0, len(loaders)), "one loader reads what another refuses"
     return "image read" if results else "image refused"
@@ -218,7 +227,8 @@ def run(count: int, seed: int, loaders: dict[str, Callable[[Path], np.ndarray]] 
             state = random.bit_generator.state
             try:
                 if number % 10 < 7:
-                    ends[check_image(random_image(random), directory / "image", loaders)] += 1
+                    content, changed = random_image(random)
+                    ends[check_image(content, directory / "image", loaders, changed)] += 1
                 elif number % 10 < 9:
                     ends[check_mask(random, directory / "mask")] += 1
                 else:
