@@ -23,7 +23,6 @@ from coupalign.refshapes.wording import word
 
 # How often a family comes first where all can be had; some can be had seldom.
 _WEIGHTS = {"attribute": 60, "extreme": 11, "ordinal": 26, "relation": 44, "relation_ordinal": 50, "negation": 14}
-FAMILIES = tuple(_WEIGHTS)
 _TRIES = 60
 _MOST_WORDS = 17
 
