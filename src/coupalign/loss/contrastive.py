@@ -1,51 +1,141 @@
-"""Auxiliary loss: contrast of referent and background pixels (paper, Eq 14-16)."""
+"""Auxiliary loss: contrast of referent and background pixels (paper, Eq 14, 15, 16)."""
 
 from __future__ import annotations
 
+import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from coupalign.loss.pairs import Comparisons
+from coupalign.loss.negatives import NegativeTerms
+from coupalign.model.layers import MIN_NORM
 
 
 class PixelContrastiveLoss(nn.Cell):
-    """InfoNCE of every pixel against its side's prototype and all pixels of the other side.
+    """InfoNCE of each pixel: its prototype is the positive, all pixels of the other side are the negatives.
 
-    For pixel i of side s with prototype p_s: ``l_i = -log(e_i / (e_i + sum_k exp(y_i . y_k / t)))`` with
-    ``e_i = exp(y_i . p_s / t)`` and k over the other side. The loss of an image is the mean over the referent's pixels
-    plus the mean over the background's, and 0 if either has none. Computed in float32 through log-sum-exp, exactly, in
-    memory that grows with the number of pixels, not of their pairs.
+    The two sides of an image are the referent (Eq 14) and the background (Eq 15). For pixel i of a side with
+    prototype p, with negatives k:
+
+        l_i = -log(exp(y_i . p / t) / (exp(y_i . p / t) + sum_k exp(y_i . y_k / t)))
+
+    p is the mean of the y of its side. The loss of an image (Eq 16) is the mean over the referent plus the mean over
+    the background, and 0 if either is empty. It is computed in float32, exactly, and never holds all pairs of pixels.
 
     Args:
         temperature: t.
-        normalize: whether pixel vectors and prototypes are scaled to length 1 (a vector shorter than 1e-6 is
-            divided by 1e-6).
-        log: False leaves the logarithm out, as Eq 14 and 15 are printed: ``l_i = -e_i / (e_i + …)``.
+        normalize: Whether pixel vectors and prototypes are scaled to length 1 (divided by at least 1e-6).
+        log: If false, the logarithm is left out, as Eq 14 and 15 are printed.
+        tile: Pixels that are compared with the whole map at a time; by default chosen for the device.
 
-    Inputs: pixel_features Y_1 (B, d_s, h, w); mask (B, H, W), above 0.5 on the referent, brought to (h, w) by the
-    nearest pixel, index rounded down. Outputs: scalar, float32, mean over the batch.
+    Inputs: pixel_features Y_1 (B, d_s, h, w), any float type; mask (B, H, W), above 0.5 on the referent, resized to
+    (h, w) by the nearest pixel, index rounded down.
+    Outputs: scalar, float32, mean over the batch.
     """
 
-    def __init__(self, temperature: float = 0.1, normalize: bool = True, log: bool = True):
+    def __init__(self, temperature: float = 0.1, normalize: bool = True, log: bool = True, tile: int | None = None):
         super().__init__()
         self.log = log
-        self.comparisons = Comparisons(temperature, normalize)
+        # Vectors are divided by the root of t here, so that their products need not be divided by t.
+        self.scale = Normalize(temperature**-0.5) if normalize else Scale(temperature**-0.5)
+        self.positive_terms = PositiveTerms(normalize, temperature**-0.5)
+        self.negative_terms = NegativeTerms(1 / temperature if normalize else None, tile)
 
     def construct(self, pixel_features: Tensor, mask: Tensor) -> Tensor:
-        batch, _, height, width = pixel_features.shape
-        positive = self._nearest(mask, height, width).reshape(batch, height * width)
-        sides = ops.stack((positive, 1.0 - positive), 1)
-        own, others = self.comparisons(pixel_features, sides)
-        loss = ops.softplus(others - own) if self.log else -ops.sigmoid(own - others)
-
+        batch, dim, height, width = pixel_features.shape
+        referent = _nearest(mask, height, width).reshape(batch, height * width)
+        sides = ops.stack((referent, 1.0 - referent), 1)  # (B, 2, L)
         counts = ops.reduce_sum(sides, 2)
-        weights = ops.reduce_sum(sides / ops.expand_dims(ops.maximum(counts, 1.0), 2), 1)
-        both = (ops.minimum(counts[:, 0], counts[:, 1]) > 0).astype("float32")
-        return (ops.reduce_sum(loss * weights, 1) * both).mean()
+        shares = sides / ops.maximum(counts, 1.0).reshape(batch, 2, 1)
 
-    @staticmethod
-    def _nearest(mask: Tensor, height: int, width: int) -> Tensor:
-        """Mask (B, H, W) -> (B, height, width) float32, 0 or 1; source index floor(i H / height)."""
-        rows = Tensor(np.arange(height) * mask.shape[1] // height)
-        columns = Tensor(np.arange(width) * mask.shape[2] // width)
-        return (ops.gather(ops.gather(mask, rows, 1), columns, 2) > 0.5).astype("float32")
+        y = self.scale(pixel_features.astype("float32").reshape(batch, dim, height * width))
+        positive = self.positive_terms(y, sides, shares)  # y_i . p / t
+        negative = self.negative_terms(y, referent)  # log sum_k exp(y_i . y_k / t)
+        loss = ops.softplus(negative - positive) if self.log else -ops.sigmoid(positive - negative)
+        both_sides = (ops.minimum(counts[:, 0], counts[:, 1]) > 0).astype("float32")
+        return (ops.reduce_sum(loss * ops.reduce_sum(shares, 1), 1) * both_sides).mean()
+
+
+class PositiveTerms(nn.Cell):
+    """``y_i . p`` for each pixel i, where p is the prototype of its side.
+
+    Args:
+        normalize: Whether prototypes are scaled to length ``length``.
+        length: Factor that the vectors y were multiplied by.
+
+    Inputs: y (B, d, L) float32; sides (B, 2, L), 1 on the pixels of a side and 0 elsewhere; shares (B, 2, L), sides
+    divided by the number of their pixels. Only y has a gradient; it is written out to make one map instead of two.
+    Outputs: (B, L).
+    """
+
+    def __init__(self, normalize: bool, length: float):
+        super().__init__()
+        self.length = length if normalize else 1.0
+        self.scale = Normalize(length) if normalize else Scale(1.0)
+        self.mm = ops.BatchMatMul()
+        self.mm_ta, self.mm_tb = ops.BatchMatMul(transpose_a=True), ops.BatchMatMul(transpose_b=True)
+
+    def construct(self, y: Tensor, sides: Tensor, shares: Tensor) -> Tensor:
+        prototypes = self.scale(self.mm_tb(y, shares) / self.length)  # (B, d, 2)
+        return ops.reduce_sum(self.mm_ta(prototypes, y) * sides, 1)
+
+    def bprop(self, y: Tensor, sides: Tensor, shares: Tensor, out: Tensor, dout: Tensor):
+        """Gradient (B, L) of the output -> gradient of y."""
+        means = self.mm_tb(y, shares) / self.length
+        prototypes = self.scale(means)
+        d_products = ops.broadcast_to(ops.expand_dims(dout, 1), sides.shape) * sides
+        d_means = self.scale.bprop(means, prototypes, self.mm_tb(y, d_products))[0] / self.length
+        dy = self.mm(ops.concat((prototypes, d_means), 2), ops.concat((d_products, shares), 1))
+        return dy, ops.zeros_like(sides), ops.zeros_like(shares)
+
+
+class Scale(nn.Cell):
+    """``factor x``. Inputs, outputs: (…) float32."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor):
+        """Gradient of the output -> gradient of x."""
+        return (dout * self.factor,)
+
+
+class Normalize(nn.Cell):
+    """``length x / max(|x|, 1e-6)`` over axis 1. Inputs, outputs: (B, d, n) float32.
+
+    The gradient is written out because automatic differentiation keeps several more maps of this size.
+    """
+
+    def __init__(self, length: float):
+        super().__init__()
+        self.length = length
+        self.on_cpu = mindspore.get_context("device_target") == "CPU"
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x * ops.broadcast_to(self._factor(x), x.shape)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor):
+        """Gradient of the output -> gradient of x, without its part along x where x is longer than 1e-6."""
+        factor = self._factor(x)
+        is_long = (factor < self.length / MIN_NORM * (1 - 1e-6)).astype("float32")
+        along = self._sum(out * dout) * is_long / self.length**2
+        return ((dout - out * ops.broadcast_to(along, out.shape)) * ops.broadcast_to(factor, out.shape),)
+
+    def _factor(self, x: Tensor) -> Tensor:
+        return self.length * ops.rsqrt(ops.maximum(self._sum(x * x), MIN_NORM**2))
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """(B, d, n) -> (B, 1, n). On the CPU a product with ones is some ten times as fast as a sum."""
+        if self.on_cpu:
+            return ops.BatchMatMul()(ops.ones((x.shape[0], 1, x.shape[1]), mindspore.float32), x)
+        return ops.ReduceSum(keep_dims=True)(x, 1)
+
+
+def _nearest(mask: Tensor, height: int, width: int) -> Tensor:
+    """Mask (B, H, W) -> (B, height, width) float32, 0 or 1, from source index floor(i H / height)."""
+    rows = Tensor(np.arange(height) * mask.shape[1] // height)
+    columns = Tensor(np.arange(width) * mask.shape[2] // width)
+    return (ops.gather(ops.gather(mask, rows, 1), columns, 2) > 0.5).astype("float32")
