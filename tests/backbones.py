@@ -12,7 +12,7 @@ import torch
 from mindspore import Tensor, nn
 from transformers.utils import import_utils
 
-import_utils._torchvision_available = False  # not needed, and one that does not fit torch would break the next lines
+import_utils._torchvision_available = False  # not needed; a torchvision that does not match torch would fail to import
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel  # noqa: E402
 from transformers.models.swin.modeling_swin import SwinSelfAttention  # noqa: E402
 
@@ -33,7 +33,7 @@ _SWIN = [
 def random_swin(
     *, image_size: int, window: int, embed_dim: int, depths: list[int], heads: list[int], drop_path_rate: float = 0.0
 ) -> SwinModel:
-    """SwinModel whose window is the map where the map is smaller, as in the official code."""
+    """SwinModel whose window is at most the map, as in the official code."""
     config = SwinConfig(
         image_size=image_size,
         patch_size=4,
@@ -53,7 +53,7 @@ def random_swin(
 
 
 def swin_weights(model: SwinModel) -> dict[str, np.ndarray]:
-    """Its weights under the names of the official Swin checkpoint, in MindSpore's dialect."""
+    """Weights with the names of the official Swin checkpoint and the suffixes of MindSpore."""
     weights = {}
     for name, value in _trained(model):
         for theirs, ours in _SWIN:
@@ -85,14 +85,14 @@ def random_bert(*, vocab_size: int, dim: int, layers: int, heads: int, max_posit
 
 
 def bert_weights(model: BertModel) -> dict[str, np.ndarray]:
-    """Its weights under their own names, in MindSpore's dialect."""
+    """Weights with their own names and the suffixes of MindSpore."""
     return {
         re.sub(r"(_embeddings)\.weight", r"\1.embedding_table", _norms(name)): value for name, value in _trained(model)
     }
 
 
 def set_weights(cell: nn.Cell, weights: dict[str, np.ndarray]) -> None:
-    """Sets every parameter; the names must be the same on both sides."""
+    """Sets every parameter. Names must be equal on both sides."""
     parameters = cell.parameters_dict()
     assert sorted(weights) == sorted(parameters)
     for name, value in weights.items():
@@ -113,7 +113,7 @@ def _norms(name: str) -> str:
 
 
 def _randomise(model: torch.nn.Module) -> torch.nn.Module:
-    """Random values, exact in float32, in every weight: none stays 0 or 1 and hides a term."""
+    """Sets every weight to random values that float32 represents exactly, so that no 0 or 1 hides a term."""
     generator = torch.Generator().manual_seed(0)
     model = model.double().eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Runs graphs until a signal comes, and prints which: a program for test_signals.py."""
+"""Program for test_signals.py: runs graphs until a signal arrives, and prints its name."""
 
 from __future__ import annotations
 

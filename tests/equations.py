@@ -12,7 +12,7 @@ Weights = dict[str, np.ndarray]
 
 
 def under(w: Weights, prefix: str) -> Weights:
-    """The weights below `prefix`, by the rest of their names."""
+    """Weights whose names start with ``prefix``, by the rest of their names."""
     return {name[len(prefix) + 1 :]: value for name, value in w.items() if name.startswith(prefix + ".")}
 
 
@@ -31,7 +31,7 @@ def layer_norm(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
 
 
 def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int) -> np.ndarray:
-    """Of one sample: query (L, D), key and value (S, D) -> (L, D), head after head."""
+    """Multi-head attention of one sample: query (L, D), key and value (S, D) -> (L, D)."""
     results = []
     for q, k, v in zip(*(np.split(x, heads, axis=-1) for x in (query, key, value))):
         results.append(softmax(q @ k.T / np.sqrt(q.shape[-1])) @ v)
@@ -39,14 +39,16 @@ def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int)
 
 
 def gate(f: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
-    """Eq 6, and its first factor."""
+    """Eq 6, and the gate."""
     opening = np.tanh(linear(np.maximum(linear(f, w, "fc1"), 0), w, "fc2"))
     return opening * f, opening
 
 
 def word_pixel_alignment(pixels: np.ndarray, words: np.ndarray, token_mask: np.ndarray, w: Weights):
-    """Eq 1, 2, 4, 5 with the sums of Eq 3: V + L', L + V', both attentions, and the mean magnitudes of
-    the gates' openings; in one direction V' and its gate's opening are 0."""
+    """Eq 1, 2, 4, 5: V + L', L + V', both attentions, and the mean magnitude of both gates.
+
+    In one direction V' and its gate are 0.
+    """
     fused_pixels, fused_words = pixels.copy(), words.copy()
     over_words = np.zeros((len(pixels), pixels.shape[1], words.shape[1]))
     over_pixels = np.zeros((len(pixels), words.shape[1], pixels.shape[1]))
@@ -71,7 +73,7 @@ def word_pixel_alignment(pixels: np.ndarray, words: np.ndarray, token_mask: np.n
 def cross_attention(
     pixels: np.ndarray, words: np.ndarray, token_mask: np.ndarray, heads: int, w: Weights
 ) -> np.ndarray:
-    """Eq 7, 8: self-attention over pixels and real words, of which the pixels' rows are kept."""
+    """Eq 7, 8: self-attention over pixels and real words; the rows of the pixels are kept."""
     results = []
     for v_o, l_o, real in zip(pixels, words, token_mask == 1):
         image = linear(v_o, w, "image_proj") + w["position_embedding"][0]
@@ -82,7 +84,7 @@ def cross_attention(
 
 
 def mask_generator(pixels: np.ndarray, layers: int, heads: int, w: Weights) -> np.ndarray:
-    """Eq 9: a post-norm transformer decoder on the learnt queries."""
+    """Eq 9: a post-norm transformer decoder on the learned queries."""
 
     def attend(q, source, names):
         projected = linear(q, names, "query"), linear(source, names, "key"), linear(source, names, "value")
@@ -101,7 +103,7 @@ def mask_generator(pixels: np.ndarray, layers: int, heads: int, w: Weights) -> n
 
 
 def convolution(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
-    """(B, C, h, w) -> (B, C', h, w): cross-correlation with a kernel of odd size, zeros around."""
+    """(B, C, h, w) -> (B, C', h, w): cross-correlation with a kernel of odd size and zero padding."""
     kernel, (height, width) = w[f"{name}.weight"], x.shape[2:]
     reach = kernel.shape[-1] // 2
     padded = np.pad(x, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
@@ -114,7 +116,7 @@ def convolution(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
 
 
 def batch_norm(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
-    """With the moving statistics."""
+    """Batch normalisation with the moving statistics."""
     mean, variance, gamma, beta = (
         w[f"{name}.{part}"][:, None, None] for part in ("moving_mean", "moving_variance", "gamma", "beta")
     )
@@ -122,7 +124,7 @@ def batch_norm(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
 
 
 def upsample(x: np.ndarray, factor: int) -> np.ndarray:
-    """Bilinear, half-pixel centres, edges repeated: linear interpolation along the rows, then the columns."""
+    """Bilinear with half-pixel centres and clamped edges: linear interpolation along rows, then columns."""
     for axis in (2, 3):
         size = x.shape[axis]
         centres = (np.arange(size * factor) + 0.5) / factor - 0.5

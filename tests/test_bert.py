@@ -1,4 +1,4 @@
-"""The text encoder against Hugging Face's, in float64 with all weights random."""
+"""The text encoder against that of Hugging Face in float64, with random weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKEN_MASK = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0
 
 @pytest.fixture(scope="module")
 def encoders():
-    """The same encoder twice and its words: every layer's output by Hugging Face, ours, the words."""
+    """The outputs of every layer by Hugging Face, our encoder with the same weights, and the words."""
     theirs = random_bert(**SIZES)
     ours = BertModel(**SIZES, dropout=0.1).set_train(False)
     set_weights(ours, bert_weights(theirs))

@@ -1,4 +1,4 @@
-"""The whole model against Hugging Face's encoders, stage by stage, with the paper's equations between them."""
+"""The whole model against the encoders of Hugging Face coupled by the equations of the paper."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_the_model_is_eq_1_to_12(make, switches):
     "switches", [{}, {"wpa_direction": "uni", "wpa_stages": [2], "sma": False}], ids=["everything", "without"]
 )
 def test_methods_and_modes_agree(make, switches):
-    """What training and pictures see is what the model gives, compiled or not."""
+    """All methods return the same values, compiled or not."""
     case = make(load_config(overrides={**SMALLEST, **switches}))
     logits, pixels, *_ = case.model.predict_all(*case.tensors())
     for each, same in zip(case.model.training_outputs(*case.tensors()), (logits, pixels), strict=True):
@@ -148,7 +148,7 @@ def test_methods_and_modes_agree(make, switches):
 
 
 def test_neither_padding_nor_the_rest_of_the_batch_nor_dropout_matters(make):
-    """A sample has the same logits in another batch and with other ids as padding; in training it has not."""
+    """Logits depend neither on the batch nor on the ids of padding. In training, dropout changes them."""
     case = make(load_config(overrides=TINY))
     image, token_ids, token_mask = case.inputs
     logits = case.model(*case.tensors()).asnumpy()
@@ -164,7 +164,7 @@ def test_neither_padding_nor_the_rest_of_the_batch_nor_dropout_matters(make):
 
 @pytest.mark.parametrize("sma", [True, False])
 def test_a_narrow_model_starts_at_logits_near_0(sma):
-    """With its last layer started as the others are, they would begin near 10."""
+    """With the last layer initialised as the others, first logits would be near 10."""
     mindspore.set_seed(1)
     model = build_model(load_config(overrides={**SMALLEST, "linear_init_std": 0.0, "sma": sma})).set_train(False)
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Dropout: a hash that behaves as independent draws, and depends on the step, the layer and the sample's place alone."""
+"""Dropout masks look like independent draws, and depend only on step, layer and sample index."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHAPE = (64, 6, 500)
 
 
 class Two(nn.Cell):
-    """Two dropouts of the same input."""
+    """Two dropout layers with the same input."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -25,7 +25,7 @@ class Two(nn.Cell):
 
 @pytest.fixture(scope="module")
 def masks():
-    """``masks(rate, seed, step, first, batch)``: what both layers of Two keep, (batch, places) bool each."""
+    """``masks(rate, seed, step, first, batch)``: kept elements of both layers of Two, (batch, elements) bool each."""
     cells = {}
 
     def make(rate: float, seed: int = 0, step: int = 0, first: int = 0, batch: int = SHAPE[0]):
@@ -45,7 +45,7 @@ def masks():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_masks_are_those_of_independent_draws(masks, rate):
-    """Sums and products over elements that should not be related stay within 5 standard deviations of chance."""
+    """Sums and products of unrelated elements stay within 5 standard deviations of chance."""
     total = []
     for step in range(8):
         one, other = (mask - (1 - rate) for mask in masks(rate, step=step))

@@ -1,4 +1,4 @@
-"""Names and shapes of all parameters, which checkpoints depend on, written out from the specification of the model."""
+"""Names and shapes of all parameters, written out from the specification. Checkpoints depend on them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def conv(name: str, out_dim: int, in_dim: int, kernel: int) -> Shapes:
 
 
 def swin(c: Any) -> Shapes:
-    """The official Swin checkpoint."""
+    """Names of the official Swin checkpoint."""
     dim = c.swin_embed_dim
     shapes = {**conv("patch_embed.proj", dim, 3, 4), **norm("patch_embed.norm", dim)}
     for i, (depth, heads) in enumerate(zip(c.swin_depths, c.swin_num_heads)):
@@ -47,7 +47,7 @@ def swin(c: Any) -> Shapes:
 
 
 def bert(c: Any) -> Shapes:
-    """Hugging Face's BertModel without its pooler."""
+    """Names of BertModel of Hugging Face without its pooler."""
     dim = c.bert_hidden_size
     shapes = {
         "embeddings.word_embeddings.embedding_table": (c.bert_vocab_size, dim),
@@ -65,7 +65,7 @@ def bert(c: Any) -> Shapes:
 
 
 def fusion(c: Any) -> Shapes:
-    """Everything between and after the encoders."""
+    """Names of all modules between and after the encoders."""
     text, joint = c.bert_hidden_size, c.wpa_dim
     widths = [c.swin_embed_dim * 2**i for i in range(4)]
     shapes = {}
@@ -95,7 +95,7 @@ def fusion(c: Any) -> Shapes:
 
 
 def proposals(c: Any) -> Shapes:
-    """Mask generator and Sentence-Mask Alignment."""
+    """Names of the mask generator and of Sentence-Mask Alignment."""
     dim = c.decoder_dim
     shapes = {"mask_generator.queries": (c.num_queries, dim)}
     shapes |= dense("mask_generator.memory_proj", dim, 8 * c.swin_embed_dim)
@@ -145,7 +145,7 @@ def test_the_papers_model_has_229_5_million_parameters():
 
 
 def test_every_norm_has_its_epsilon():
-    """Features of common size would not tell 1e-12 from 1e-5; a pretrained encoder's rare small ones would."""
+    """Features of usual size do not distinguish 1e-12 from 1e-5, but rare small ones of pretrained encoders do."""
     with no_init_parameters():
         model = build_model(load_config(overrides=TINY))
     found = {}

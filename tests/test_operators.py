@@ -19,14 +19,14 @@ from coupalign.model.dropout import connect_dropout
 from tests.conftest import SMALLEST
 
 PLATFORMS = {"Ascend", "GPU", "CPU"}
-# What a graph consists of besides operators: parameters, tuples, the order of side effects, loops.
+# Nodes of a graph that are not operators: parameters, tuples, the order of side effects, loops.
 NO_OPERATORS = {"Load", "UpdateState", "Depend", "MakeTuple", "TupleGetItem", "Switch", "Partial"}
-# How MindSpore spells public functions inside; these operators have no page of their own.
-SPELLINGS = {"MatMulExt": "matmul", "Muls": "mul", "Divs": "div"}
+# Internal names of public functions; these operators have no documentation of their own.
+SPELLINGS = {"MatMulExt": "matmul", "SumExt": "sum", "Muls": "mul", "Divs": "div"}
 
 
 class Training(nn.Cell):
-    """All that is computed from a batch, dropout and losses included, and the N masks."""
+    """Everything computed from a batch, including dropout, losses and the N masks."""
 
     def __init__(self):
         super().__init__()
@@ -40,21 +40,26 @@ class Training(nn.Cell):
 
 
 class Gradient(nn.Cell):
-    """The auxiliary loss's gradient, which is written by hand; MindSpore makes all others from the operators above."""
+    """The gradients of the auxiliary loss that are written by hand; all others follow from the operators above."""
 
-    def __init__(self, normalize: bool):
+    def __init__(self, normalize: bool, on_cpu: bool):
         super().__init__()
-        self.comparisons = PixelContrastiveLoss(normalize=normalize).comparisons
+        self.loss = PixelContrastiveLoss(normalize=normalize)
+        for _, cell in self.loss.cells_and_names():
+            cell.on_cpu = on_cpu
 
-    def construct(self, features: Tensor, sides: Tensor, values: Tensor, gradient: Tensor):
-        return self.comparisons.bprop(features, sides, (values, values), (gradient, gradient))
+    def construct(self, y: Tensor, sides: Tensor, values: Tensor):
+        loss, referent = self.loss, sides[:, 0]
+        negatives = loss.negative_terms.bprop(y, referent, values, loss.negative_terms(y, referent))
+        positives = loss.positive_terms.bprop(y, sides, sides, values, values)
+        return negatives, positives, loss.scale.bprop(y, loss.scale(y), y)
 
 
 class Spelled(nn.Cell):
     """The public functions of SPELLINGS, two of them with a number."""
 
     def construct(self, x: Tensor) -> Tensor:
-        return ops.matmul(x, x) * 3.0 / 7.0
+        return ops.matmul(x, x).sum(0) * 3.0 / 7.0
 
 
 def operators(cell: nn.Cell, inputs: list[Tensor], directory: Path) -> set[str]:
@@ -96,9 +101,10 @@ def test_every_operator_runs_on_every_platform(tmp_path):
     assert {operator: platforms(operator) for operator in found} == dict.fromkeys(found, PLATFORMS)
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_every_operator_of_the_written_gradient(normalize, tmp_path):
-    shapes = (2, 4, 3, 5), (2, 2, 15), (2, 15), (2, 15)
-    found = operators(Gradient(normalize), [Tensor(np.zeros(shape, np.float32)) for shape in shapes], tmp_path)
+def test_every_operator_of_the_written_gradient(normalize, on_cpu, tmp_path):
+    inputs = [Tensor(np.zeros(shape, np.float32)) for shape in ((2, 4, 15), (2, 2, 15), (2, 15))]
+    found = operators(Gradient(normalize, on_cpu), inputs, tmp_path)
     assert {"BatchMatMul", "Exp", "Sort", "Gather"} <= found
     assert {operator: platforms(operator) for operator in found} == dict.fromkeys(found, PLATFORMS)

@@ -1,4 +1,4 @@
-"""Precision: what is computed in float16, and what is not, seen in what overflows and what is rounded away."""
+"""Which steps are computed in float16 and which in float32, shown by overflow and rounding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import SMALLEST, assert_close
 
 
 class Function(nn.Cell):
-    """A function as a Cell, the unit that MindSpore compiles."""
+    """A function as a Cell, because MindSpore compiles Cells."""
 
     def __init__(self, function):
         super().__init__()
@@ -37,7 +37,7 @@ def _graph_mode(_mode):
 
 
 def half(random, *shape, scale=1.0):
-    """Random values that float16 holds exactly, float32 and as a float16 Tensor."""
+    """Random values that float16 represents exactly: as a float32 array and as a float16 Tensor."""
     value = (random.standard_normal(shape) * scale).astype(np.float16)
     return value.astype(np.float64), Tensor(value)
 
@@ -91,13 +91,13 @@ def test_norms_take_values_whose_squares_are_beyond_float16():
     (_, x), (residual, r) = half(random, 2, 3, 4), half(random, 2, 3, 6, scale=3e4)
     output = cell(x, r)
     assert output.dtype == mindspore.float32
-    # The linear layer adds less than 1 to residuals that are thousands.
+    # The linear layer adds less than 1 to residuals of several thousand.
     centred = residual - residual.mean(-1, keepdims=True)
     assert_close(output, centred / residual.std(-1, keepdims=True), relative=1e-3)
 
 
 class Gradients(nn.Cell):
-    """A Swin block's output, and the gradients of the sum of its squares by all parameters and by its input."""
+    """Output of a Swin block, and gradients of the sum of its squares for all parameters and the input."""
 
     def __init__(self, block):
         super().__init__()
@@ -113,7 +113,7 @@ class Gradients(nn.Cell):
 
 @pytest.mark.slow
 def test_gradients_of_a_block():
-    """In float16 near those in float32; recomputed, the same, with the same branches dropped."""
+    """float16 is near float32. Recomputation changes nothing, and drops the same branches."""
     random = np.random.default_rng(0)
     x = Tensor(random.standard_normal((4, 64, 8)).astype(np.float32))
     found, weights = {}, None
@@ -140,7 +140,7 @@ def test_gradients_of_a_block():
 
 @pytest.mark.slow
 def test_a_model_in_float16_is_near_that_in_float32(random_cell):
-    """Near, but not too near: what its linear layers put out has eleven bits."""
+    """The logits are near those of float32 but not equal: outputs of linear layers have eleven bits."""
     outputs = []
     for precision in ("fp32", "fp16"):
         config = load_config(overrides={**SMALLEST, "precision": precision})

@@ -8,7 +8,7 @@ import os
 import random
 import resource
 import signal
-from types import SimpleNamespace
+from dataclasses import make_dataclass
 
 import mindspore
 import numpy as np
@@ -22,6 +22,7 @@ from coupalign.checkpoints.state import (
     find_state,
     fingerprint,
     read_state,
+    save_state,
     set_parameters,
 )
 from coupalign.config import ConfigError, config_keys, load_config
@@ -30,7 +31,7 @@ from coupalign.training.run_directory import STEP_COLUMNS, RunDirectory
 from coupalign.training.stopping import Stopped, StopRequest
 from tests.conftest import SMALLEST
 
-SPLIT = SimpleNamespace(name="train", records={"token_ids": np.arange(24, dtype=np.int32).reshape(6, 4)})
+DATA = fingerprint(np.arange(24, dtype=np.int32).reshape(6, 4))
 
 
 def parameters(step: int) -> dict[str, Parameter]:
@@ -45,7 +46,7 @@ def parameters(step: int) -> dict[str, Parameter]:
 def progress(config, step: int) -> Progress:
     return Progress(
         config.as_dict(),
-        fingerprint(SPLIT),
+        DATA,
         step=step,
         epochs=step // 4,
         learning_rate=0.1,
@@ -165,7 +166,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_or_holds_the_same(run):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_auto_takes_the_one_before_a_damaged_checkpoint_and_says_so(run, damage, capsys):
+def test_auto_takes_the_one_before_a_damaged_checkpoint_and_says_so(run, damage, caplog):
     config, directory = run
     for name in ("last.ckpt", "step_00000006.ckpt"):
         content = (directory / name).read_bytes()
@@ -180,7 +181,7 @@ def test_auto_takes_the_one_before_a_damaged_checkpoint_and_says_so(run, damage,
         )
     path, _, at = find_state(going_on(config))
     assert (path.name, at.step) == ("step_00000004.ckpt", 4)
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    warnings = [record.getMessage() for record in caplog.records]
     assert "last.ckpt" in warnings[0] and "step_00000006.ckpt" in warnings[1]
     resumed = RunDirectory(going_on(config), find_state(going_on(config)))
     resumed.save(parameters(5), progress(config, 5))
@@ -189,8 +190,25 @@ def test_auto_takes_the_one_before_a_damaged_checkpoint_and_says_so(run, damage,
     (directory / "last.ckpt").write_bytes(b"")
     for older in directory.glob("step_*"):
         older.unlink()
-    with pytest.raises(UserError, match="holds checkpoints, but none to go on from: .*last.ckpt"):
+    with pytest.raises(UserError, match="no checkpoint in .* can be resumed: .*last.ckpt"):
         find_state(going_on(config))
+
+
+@pytest.mark.parametrize("changed", ["fewer", "more"])
+def test_a_checkpoint_of_another_version(run, changed, caplog):
+    """Missing required fields are refused, and skipped by auto. Other differences are tolerated."""
+    config, directory = run
+    at = progress(config, 9)
+    fields = {**vars(at), "temperature": 3} if changed == "more" else {"config": at.config, "step": 9}
+    saved = make_dataclass("Other", fields)(**fields)
+    (directory / "last.ckpt").unlink()
+    save_state(directory / "last.ckpt", parameters(9), saved)
+    if changed == "more":
+        assert find_state(going_on(config))[2] == at and "temperature" in caplog.text
+    else:
+        with pytest.raises(UserError, match="another version.* lacks data.*--init_checkpoint"):
+            read_state(directory / "last.ckpt")
+        assert find_state(going_on(config))[0].name == "step_00000006.ckpt" and "lacks data" in caplog.text
 
 
 def test_going_on_from_a_checkpoint_by_name(run, tmp_path):
@@ -205,7 +223,7 @@ def test_going_on_from_a_checkpoint_by_name(run, tmp_path):
     assert (tmp_path / "branch/steps.csv").read_text().splitlines()[-1].startswith("4,")
     with pytest.raises(UserError, match="already holds a run"):
         find_state(branch)
-    with pytest.raises(UserError, match="best.ckpt holds no training state.*give it as --init_checkpoint instead"):
+    with pytest.raises(UserError, match="best.ckpt holds no training state.*--init_checkpoint instead"):
         find_state(going_on(config, resume=str(directory / "best.ckpt"), output_dir=str(tmp_path / "other")))
     with pytest.raises(ConfigError, match="resume and init_checkpoint are both"):
         going_on(config, resume=older, init_checkpoint=older)
@@ -228,7 +246,7 @@ def test_what_decides_the_training_may_not_change(run):
     }
     for key, value in values.items():
         with pytest.raises(UserError, match=f"^{key} is .*, but was .*last.ckpt"):
-            check_unchanged(last, at, going_on(config, **{key: value}), SPLIT)
+            check_unchanged(last, at, going_on(config, **{key: value}), DATA)
     others = {
         "output_dir": "o",
         "data_dir": "d",
@@ -238,8 +256,8 @@ def test_what_decides_the_training_may_not_change(run):
         "eval_every": 9,
     }
     assert all(config_keys()[key].may_change for key in others)
-    check_unchanged(last, at, going_on(config, **others), SPLIT)
-    other = SimpleNamespace(name="train", records={"token_ids": SPLIT.records["token_ids"][::-1]})
+    check_unchanged(last, at, going_on(config, **others), DATA)
+    other = fingerprint(np.arange(24, dtype=np.int32).reshape(6, 4)[::-1])
     with pytest.raises(UserError, match="split train of .* is not the one that the run of .*last.ckpt was trained on"):
         check_unchanged(last, at, going_on(config), other)
 

@@ -1,4 +1,4 @@
-"""The image encoder against Hugging Face's, in float64 with all weights random."""
+"""The image encoder against that of Hugging Face in float64, with random weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coupalign.model.windows import WindowLayout
 from tests.backbones import random_swin, set_weights, swin_weights
 from tests.conftest import SMALLEST, assert_close
 
-# image, window: sides of the four maps
+# Image size, window: sizes of the four maps.
 CASES = {
     "window 7, whole windows, the last map is the window: 56 28 14 7": (224, 7),
     "window 7, padded 24 12, smaller than the window 6 3": (96, 7),
@@ -27,7 +27,7 @@ SIZES = {"embed_dim": 8, "depths": [2, 3, 2, 2], "heads": [1, 2, 2, 4]}
 
 
 def pair(image_size: int, window: int):
-    """The same encoder twice: Hugging Face's and ours."""
+    """The same encoder by Hugging Face and by us."""
     theirs = random_swin(image_size=image_size, window=window, **SIZES)
     ours = SwinTransformer(image_size=image_size, window=window, drop_path_rate=0.3, **SIZES).set_train(False)
     set_weights(ours, swin_weights(theirs))
@@ -49,7 +49,7 @@ def test_every_stage_equals_hugging_face(image_size, window):
 
 
 def test_gradients_equal_hugging_face():
-    """Padded and shifted: the permutations of the tokens have gradients of their own."""
+    """A padded map with shifted windows. The permutations of the tokens have hand-written gradients."""
     theirs, ours, image = pair(96, 7)
     weight = np.random.default_rng(2).standard_normal((2, 9, 64)).astype(np.float32)
     parameters = ours.trainable_params()
@@ -63,7 +63,9 @@ def test_gradients_equal_hugging_face():
             parameter.copy_(parameter.grad)
     expected = swin_weights(theirs)
     for parameter, found in zip(parameters, of_weights, strict=True):
-        if parameter.name.endswith("qkv.bias"):  # a key's bias adds the same to all scores: no gradient but rounding
+        if parameter.name.endswith(
+            "qkv.bias"
+        ):  # key biases shift all scores equally, so their gradient is only rounding
             query, key, value = np.split(found.asnumpy(), 3)
             assert np.abs(key).max() < 1e-5 * np.abs(value).max()
             expected[parameter.name] = np.delete(expected[parameter.name].reshape(3, -1), 1, 0)
@@ -80,7 +82,7 @@ def test_graph_mode_agrees():
 
 @pytest.mark.parametrize("mode", [mindspore.PYNATIVE_MODE, mindspore.GRAPH_MODE])
 def test_residual_branches_are_dropped_independently_and_only_in_training(mode):
-    """Attention adds 1, the MLP 10; what is kept counts twice where half is dropped."""
+    """Attention adds 1 and the MLP 10. With half of the branches dropped, kept ones count twice."""
     mindspore.set_context(mode=mode)
     block = SwinBlock(dim=4, heads=1, layout=WindowLayout(2, 2), shifted=False, drop_path=0.5)
     for name, parameter in block.parameters_dict().items():
@@ -105,7 +107,7 @@ def test_drop_path_grows_as_hugging_face_has_it():
 
 
 def test_each_head_may_start_by_looking_at_another_neighbour():
-    """Where queries and keys say nothing, attention is a Gaussian of the places around one neighbour."""
+    """With equal queries and keys, attention is a Gaussian around one neighbour."""
     config = load_config(
         "default_config.yaml",
         {

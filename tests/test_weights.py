@@ -1,4 +1,4 @@
-"""Conversions of whole files: the encoders they make against Hugging Face's, and what is said and refused."""
+"""Conversions of whole files: the resulting encoders against those of Hugging Face."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from coupalign.checkpoints.naming import bert_naming
 from coupalign.checkpoints.source import read_weights
 from coupalign.config import load_config
 from coupalign.data.tokenizer import Tokenizer
+from coupalign.errors import UserError
 from coupalign.model.bert import BertModel
 from coupalign.model.layers import padding_bias
 from coupalign.model.swin import SwinTransformer
@@ -61,13 +62,13 @@ def test_swin_in_each_naming_gives_hugging_faces_output(tmp_path, swin):
     torch.save(hugging_face_classifier(theirs), tmp_path / "classifier.bin")
     found = []
     for name, label in {
-        "official.pth": "the official",
-        "timm.bin": "timm's",
-        "base.safetensors": "Hugging Face's",
-        "classifier.bin": "Hugging Face's",
+        "official.pth": "official",
+        "timm.bin": "timm",
+        "base.safetensors": "Hugging Face",
+        "classifier.bin": "Hugging Face",
     }.items():
         report = convert(config_of(size, window), output, swin=tmp_path / name)
-        assert f"with {label} names" in report.summary()
+        assert f"names of {label}," in report.summary()
         found.append(part(output, "image_encoder"))
     ours = SwinTransformer(image_size=size, window=window, drop_path_rate=0.0, **SWIN).set_train(False)
     set_weights(ours, found[0])
@@ -114,7 +115,7 @@ def test_a_swin_of_another_window_keeps_all_but_its_bias_tables(tmp_path, source
         expected = torch.nn.functional.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
         assert_close(found[name].T.reshape(expected.shape), expected.numpy(), relative=1e-6)
         resized += old != new
-    assert resized and f"({resized} resized or cut)" in report.summary()
+    assert resized and f"{resized} resized" in report.summary()
 
 
 @pytest.fixture(scope="module")
@@ -172,28 +173,38 @@ def test_a_real_bert_by_the_command_line(tmp_path, capsys, words):
         )
     )
     output = tmp_path / "start.ckpt"
-    assert (
-        main(
-            [
-                "--config",
-                str(tmp_path / "config.yaml"),
-                "--bert",
-                str(MINILM / "model.safetensors"),
-                "--output",
-                str(output),
-            ]
-        )
-        == 0
-    )
+    arguments = ["--config", tmp_path / "config.yaml", "--bert", MINILM / "model.safetensors", "--output", output]
+    assert main([str(each) for each in arguments]) == 0
     printed = capsys.readouterr().out
-    assert "104 tensors with Hugging Face's names, 69 used (1 resized or cut), 35 ignored" in printed
+    assert "69 used (1 resized or cut), 35 ignored" in printed
     assert "32 beyond bert_num_layers 4" in printed
     compare_hidden_states(part(output, "text_encoder"), 4, 64, words)
     report = Path(f"{output}.report.txt").read_text()
     assert "position_embeddings.embedding_table, the first 64 of 512 positions" in report
 
 
-@pytest.mark.parametrize("prefix", ["", "bert."])
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.backbone."])
+def test_swin_inside_another_model(tmp_path, prefix):
+    theirs = random_swin(image_size=224, window=7, **SWIN)
+    state = {prefix + name: value for name, value in official(theirs).items() if not name.startswith("head.")}
+    torch.save({"state_dict": {**state, "decode_head.conv.weight": torch.ones(3)}}, tmp_path / "swin.pth")
+    report = convert(config_of(), tmp_path / "start.ckpt", swin=tmp_path / "swin.pth")
+    assert "decode_head.conv.weight" in report.taken[0].ignored
+    found = part(tmp_path / "start.ckpt", "image_encoder")
+    for name, value in swin_weights(theirs).items():
+        np.testing.assert_array_equal(found[name], value.astype(np.float32), err_msg=name)
+
+
+def test_a_swin_without_its_final_norm_is_refused_with_the_reason(tmp_path):
+    """Backbones of detection models have norm0 to norm3 instead."""
+    state = official(random_swin(image_size=224, window=7, **SWIN))
+    state = {name: value for name, value in state.items() if not name.startswith("norm.")}
+    torch.save({**state, "norm3.weight": torch.ones(64)}, tmp_path / "swin.pth")
+    with pytest.raises(UserError, match="lacks the final norm norm.bias, norm.weight.*ImageNet checkpoint"):
+        convert(config_of(), tmp_path / "start.ckpt", swin=tmp_path / "swin.pth")
+
+
+@pytest.mark.parametrize("prefix", ["", "bert.", "module.bert."])
 @pytest.mark.parametrize("norms", [("weight", "bias"), ("gamma", "beta")])
 @pytest.mark.parametrize("ending", ["bin", "safetensors"])
 def test_bert_in_each_naming(tmp_path, prefix, norms, ending):

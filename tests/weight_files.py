@@ -1,4 +1,4 @@
-"""Small encoders of Hugging Face's under each of the names that files have, and checkpoints as arrays."""
+"""Small encoders of Hugging Face with the names of each project, and checkpoints as arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.backbones import SwinModel, swin_weights
 
 
 def official(model: SwinModel) -> dict[str, torch.Tensor]:
-    """What the official code saves of this encoder in a classifier."""
+    """State dict of the official code for a classifier with this encoder."""
     state = {
         re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name)): torch.from_numpy(value).float()
         for name, value in swin_weights(model).items()
@@ -25,7 +25,7 @@ def official(model: SwinModel) -> dict[str, torch.Tensor]:
 
 
 def timm(model: SwinModel) -> dict[str, torch.Tensor]:
-    """What timm 1.0 saves: patch merging at the start of a stage, no buffers, its own name of the head."""
+    """State dict of timm 1.0: patch merging starts a stage, no buffers, another name of the head."""
     after = {f"layers.{i}.downsample": f"layers.{i + 1}.downsample" for i in range(3)}
     return {
         re.sub(r"layers\.\d\.downsample", lambda stage: after[stage[0]], name).replace("head.", "head.fc."): value
@@ -35,12 +35,12 @@ def timm(model: SwinModel) -> dict[str, torch.Tensor]:
 
 
 def hugging_face(model: SwinModel) -> dict[str, torch.Tensor]:
-    """What SwinModel saves."""
+    """State dict of SwinModel."""
     return {name: value.float() if value.is_floating_point() else value for name, value in model.state_dict().items()}
 
 
 def hugging_face_classifier(model: SwinModel) -> dict[str, torch.Tensor]:
-    """What SwinForImageClassification saves."""
+    """State dict of SwinForImageClassification."""
     return {f"swin.{name}": value for name, value in hugging_face(model).items()} | {"classifier.bias": torch.ones(10)}
 
 
@@ -48,6 +48,8 @@ def converted(path: Path) -> dict[str, np.ndarray]:
     return {name: parameter.asnumpy() for name, parameter in mindspore.load_checkpoint(str(path)).items()}
 
 
-def part(path: Path, room: str) -> dict[str, np.ndarray]:
-    """Parameters of one room, under the names they have in the encoder alone."""
-    return {name.removeprefix(f"{room}."): value for name, value in converted(path).items() if name.startswith(room)}
+def part(path: Path, module: str) -> dict[str, np.ndarray]:
+    """Parameters of one module, with the names they have in the module alone."""
+    return {
+        name.removeprefix(f"{module}."): value for name, value in converted(path).items() if name.startswith(module)
+    }

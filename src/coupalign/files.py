@@ -102,6 +102,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem[:100]}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # MindSpore writes files that only their owner can read
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         apply_umask(temporary)

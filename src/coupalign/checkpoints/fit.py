@@ -1,4 +1,4 @@
-"""Tables of positions brought to the size that another image, window or text asks for."""
+"""Position tables resized for another image size, window size or text length."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import numpy as np
 
 
 def fit(name: str, value: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
-    """A parameter's value in the shape that the model has for it, and what was done to it ("" for nothing).
+    """Fits the value of a parameter to the shape that the model has.
 
-    Relative position bias and the position embedding of the cross attention are resized, bicubically as is usual for
-    Swin; of BERT's positions the first ones are kept. Everything else fits or does not: None.
+    Relative position biases and the position embedding of the cross attention are resized bicubically, as is usual
+    for Swin. Of BERT's positions the first are kept. Other parameters must have the right shape.
+
+    Returns:
+        The value and what was done to it ("" for nothing); None if it does not fit.
     """
     if value.shape == shape:
         return value, ""
     if value.ndim != len(shape):
         return None
     if name.endswith("relative_position_bias_table") and value.shape[1] == shape[1]:
-        # (2 window - 1)^2 rows: no window has an even side.
-        return _resized(value, shape) if len(value) % 2 else None
+        # (2 window - 1)^2 rows, so their root is odd.
+        return _resize(value, shape) if len(value) % 2 else None
     if name.endswith("position_embedding") and (value.shape[0], value.shape[2]) == (1, shape[2]):
-        resized = _resized(value[0], shape[1:])
+        resized = _resize(value[0], shape[1:])
         return resized and (resized[0][None], resized[1])
     if name.endswith("position_embeddings.embedding_table") and value.shape[1] == shape[1] and len(value) > shape[0]:
         return value[: shape[0]], f"the first {shape[0]} of {len(value)} positions"
@@ -31,7 +34,7 @@ def fit(name: str, value: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarra
 def bicubic_matrix(old: int, new: int) -> np.ndarray:
     """Weights (new, old) of bicubic resizing along one axis, float64.
 
-    Half-pixel centres, clamped edges and a = -0.75: PyTorch's ``interpolate(mode="bicubic", align_corners=False)``.
+    Half-pixel centres, clamped edges and a = -0.75, as ``interpolate(mode="bicubic", align_corners=False)`` of PyTorch.
     """
     position = (np.arange(new) + 0.5) * old / new - 0.5
     first = np.floor(position).astype(int)
@@ -42,14 +45,14 @@ def bicubic_matrix(old: int, new: int) -> np.ndarray:
 
 
 def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
-    """Keys' convolution kernel at distances x of at most 2."""
+    """Convolution kernel of Keys at distances x of at most 2."""
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
     return np.where(x <= 1, near, far)
 
 
-def _resized(grid: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
-    """Rows of a square map (n * n, C), resized to shape (m * m, C); None where either is no square."""
+def _resize(grid: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
+    """Rows of a square map (n * n, C), resized to shape (m * m, C); None if either is not square."""
     old, new = math.isqrt(len(grid)), math.isqrt(shape[0])
     if old**2 != len(grid) or new**2 != shape[0] or old == 0:
         return None

@@ -1,4 +1,4 @@
-"""How files name the tensors of Swin and BERT, and what in them CoupAlign has no place for."""
+"""Names of Swin and BERT tensors in other projects' files, and which of their tensors CoupAlign does not use."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from functools import partial
 
 @dataclass(frozen=True)
 class Naming:
-    """The names of one scheme.
+    """A naming scheme.
 
     Attributes:
-        label: whose names they are.
-        sources: the parameter of the encoder -> the tensors it is made of, one below the other.
-        ignored: patterns of tensors that have no place, with the reason.
+        label: Project that uses the names.
+        sources: Maps a parameter of the encoder to the tensors that are concatenated to it.
+        ignored: Patterns of tensors that are not used, each with the reason.
     """
 
     label: str
@@ -23,14 +23,14 @@ class Naming:
     ignored: tuple[tuple[str, str], ...]
 
     def reason(self, name: str) -> str | None:
-        """Why a tensor is ignored, or None where nothing explains it."""
+        """Why a tensor is ignored; None if no pattern matches it."""
         return next((reason for pattern, reason in self.ignored if re.search(pattern, name)), None)
 
 
 _SWIN_IGNORED = (
     (r"\.relative_position_index$", "the model computes it"),
     (r"\.attn_mask$", "the model computes it"),
-    (r"^(head|classifier)\.", "classification head"),
+    (r"^(module\.)?(head|classifier)\.", "classification head"),
 )
 _HUGGING_FACE_SWIN = (
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
@@ -47,46 +47,53 @@ _HUGGING_FACE_SWIN = (
 
 
 def swin_naming(names: Collection[str]) -> Naming | None:
-    """Whose names these are: the official code's, timm's or Hugging Face's; None where they are not of a Swin."""
-    if "patch_embed.proj.weight" in names:
-        # timm since 0.9 has a stage begin with what ends the one before in the official code and in older timm.
-        if "layers.3.downsample.reduction.weight" in names:
-            return Naming("timm's", _timm_swin, _SWIN_IGNORED)
-        return Naming("the official", lambda name: (_pytorch(name),), _SWIN_IGNORED)
-    prefix = _prefix(names, "swin.", "embeddings.patch_embeddings.projection.weight")
-    return None if prefix is None else Naming("Hugging Face's", partial(_hugging_face_swin, prefix), _SWIN_IGNORED)
+    """The scheme of a Swin file: the official code, timm or Hugging Face; None if it is none of them."""
+    prefix = _prefix(names, "patch_embed.proj.weight")
+    if prefix is not None:
+        start = prefix
+        # Since 0.9, timm has patch merging at the start of a stage; the official code has it at the end of the previous.
+        is_timm = f"{prefix}layers.3.downsample.reduction.weight" in names
+        label, rename = ("timm", _timm_swin) if is_timm else ("official", _pytorch)
+        return Naming(label, lambda name: (start + rename(name),), (*_SWIN_IGNORED, *_outside(prefix)))
+    prefix = _prefix(names, "embeddings.patch_embeddings.projection.weight")
+    if prefix is None:
+        return None
+    return Naming("Hugging Face", partial(_hugging_face_swin, prefix), (*_SWIN_IGNORED, *_outside(prefix)))
 
 
 def bert_naming(names: Collection[str], layers: int) -> Naming | None:
-    """Which of Hugging Face's names these are, with `layers` layers wanted; None where they are not of a BERT."""
-    prefix = _prefix(names, "bert.", "embeddings.word_embeddings.weight")
+    """The scheme of a BERT file of Hugging Face, for a model of ``layers`` layers; None if it is no BERT."""
+    prefix = _prefix(names, "embeddings.word_embeddings.weight")
     if prefix is None:
         return None
-    # TensorFlow's checkpoints had gamma and beta, which the first files of Hugging Face's kept.
+    # The first files of Hugging Face kept gamma and beta, the names of TensorFlow.
     rename = _pytorch_embedding if f"{prefix}embeddings.LayerNorm.gamma" in names else _pytorch
     start = "^" + re.escape(prefix)
     wanted = "|".join(map(str, range(layers)))
     ignored = (
         (rf"{start}embeddings\.position_ids$", "the numbers 0, 1, 2, …"),
-        (rf"{start}pooler\.", "pooler, which CoupAlign has none of"),
+        (rf"{start}pooler\.", "pooler, which CoupAlign does not have"),
         (r"^(cls|classifier|qa_outputs)\.", "head of another task"),
         (rf"{start}encoder\.layer\.(?!({wanted})\.)\d+\.", f"beyond bert_num_layers {layers}"),
+        *_outside(prefix),
     )
-    return Naming("Hugging Face's", lambda name: (prefix + rename(name),), ignored)
+    return Naming("Hugging Face", lambda name: (prefix + rename(name),), ignored)
 
 
-def own_naming(rooms: Collection[str]) -> Naming:
-    """CoupAlign's own names, which are in these rooms; whatever else is in the file is not the model's."""
-    return Naming(
-        "CoupAlign's",
-        lambda name: (name,),
-        ((rf"^(?!(?:{'|'.join(sorted(rooms))})\.)", "state of a training, not of the model"),),
-    )
+def own_naming(prefixes: Collection[str]) -> Naming:
+    """The names of CoupAlign, which start with ``prefixes``."""
+    pattern = rf"^(?!(?:{'|'.join(sorted(prefixes))})\.)"
+    return Naming("CoupAlign", lambda name: (name,), ((pattern, "state of a training, not of the model"),))
 
 
-def _prefix(names: Collection[str], prefix: str, name: str) -> str | None:
-    """`prefix` or "", whichever makes `name` one of the names; None where neither does."""
-    return next((start for start in (prefix, "") if start + name in names), None)
+def _prefix(names: Collection[str], name: str) -> str | None:
+    """What precedes ``name`` in the names of a file, for example "", "module.", "backbone." or "swin."."""
+    prefixes = [each[: -len(name)] for each in names if each.endswith(name)]
+    return min((each for each in prefixes if not each or each.endswith(".")), key=len, default=None)
+
+
+def _outside(prefix: str) -> tuple[tuple[str, str], ...]:
+    return ((f"^(?!{re.escape(prefix)})", "outside the encoder"),) if prefix else ()
 
 
 def _pytorch_embedding(name: str) -> str:
@@ -97,10 +104,9 @@ def _pytorch(name: str) -> str:
     return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", _pytorch_embedding(name)))
 
 
-def _timm_swin(name: str) -> tuple[str, ...]:
-    return (
-        re.sub(r"^layers\.(\d)\.downsample\.", lambda stage: f"layers.{int(stage[1]) + 1}.downsample.", _pytorch(name)),
-    )
+def _timm_swin(name: str) -> str:
+    name = _pytorch(name)
+    return re.sub(r"^layers\.(\d)\.downsample\.", lambda stage: f"layers.{int(stage[1]) + 1}.downsample.", name)
 
 
 def _hugging_face_swin(prefix: str, name: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A file of weights as tensors by name, whoever wrote it."""
+"""Reads the tensors of a weight file: PyTorch, safetensors or CoupAlign."""
 
 from __future__ import annotations
 
@@ -27,15 +27,21 @@ _TYPES = {
     "BOOL": "?",
 }
 _NOT_WEIGHTS = {
-    b"<": "is a web page: download the file itself, not the page about it",
-    b"version https://git-lfs": "is Git LFS's note about a file: fetch the file itself (git lfs pull, or download it)",
+    b"<": "is a web page: download the file itself",
+    b"version https://git-lfs": "is a Git LFS pointer: fetch the file itself (git lfs pull, or download it)",
     b"\x1f\x8b": "is compressed with gzip: unpack it",
 }
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a file holds: tensors by name, in the types they were saved in, and the names of what is beside them."""
+    """The content of a weight file.
+
+    Attributes:
+        path: The file.
+        tensors: Tensors by name, in their saved dtype (bfloat16 as float32).
+        beside: Names of other content, which was not read.
+    """
 
     path: Path
     tensors: dict[str, np.ndarray]
@@ -43,9 +49,10 @@ class Source:
 
 
 def read_weights(path: str | os.PathLike) -> Source:
-    """Reads a file of PyTorch's (.pth, .pt, .bin) or of safetensors; which of them shows its content, not its name.
+    """Reads a PyTorch file (.pth, .pt, .bin) or a safetensors file. The content decides, not the name.
 
-    Raises: UserError where it is missing, broken, something else, or asks to run anything.
+    Raises:
+        UserError: If the file is missing, damaged or of another kind, or contains code.
     """
     path = find_file(path)
     try:
@@ -60,18 +67,14 @@ def read_weights(path: str | os.PathLike) -> Source:
     for beginning, message in _NOT_WEIGHTS.items():
         if start.lstrip().startswith(beginning):
             raise UserError(f"{path} {message}")
-    raise UserError(
-        f"{path} is neither a checkpoint of PyTorch's nor of safetensors, or its beginning is damaged: fetch it again"
-    )
+    raise UserError(f"{path} is neither a PyTorch nor a safetensors file, or is damaged: download it again")
 
 
 def read_own_checkpoint(path: str | os.PathLike) -> Source:
-    """Reads a whole checkpoint of CoupAlign. Raises: UserError where it is none."""
+    """Reads a whole checkpoint of CoupAlign. Raises: UserError."""
     parameters = read_checkpoint(path)
     if CONVERTED in parameters:
-        raise UserError(
-            f"{path} holds encoders only: convert the files that it was made of again, with this configuration"
-        )
+        raise UserError(f"{path} holds encoders only: convert the files it was made from with this configuration")
     return Source(find_file(path), {name: parameter.asnumpy() for name, parameter in parameters.items()}, [])
 
 
@@ -79,13 +82,13 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         entries = deserialize(path.read_bytes())
     except SafetensorError as error:
-        raise UserError(f"{path} is no file of safetensors, or a damaged one ({error}): fetch it again") from error
+        raise UserError(f"{path} is a damaged safetensors file ({error}): download it again") from error
     tensors = {}
     for name, entry in sorted(entries):
         if entry["dtype"] not in _TYPES:
-            raise UserError(f"{path} holds {name} as {entry['dtype']}, which is not read: give the file in float32")
+            raise UserError(f"{path} holds {name} as {entry['dtype']}, which is not supported: save it as float32")
         values = np.frombuffer(entry["data"], _TYPES[entry["dtype"]])
         tensors[name] = (widen_bfloat16(values) if entry["dtype"] == "BF16" else values).reshape(entry["shape"])
     if not tensors:
-        raise UserError(f"{path} holds no tensors: give another file")
+        raise UserError(f"{path} holds no tensors: choose another file")
     return tensors

@@ -1,11 +1,11 @@
-"""PyTorch's files, read without PyTorch and without running what is in them.
+"""Reads PyTorch files without PyTorch, and without running code that they contain.
 
-A .pth or .bin file holds a pickle, and a pickle can ask to run anything. This reader knows ordered dictionaries,
-tensors and parameters, and refuses the file for whatever else it asks, before that is looked up. It reads where
-PyTorch is installed, too: a second way, ``torch.load(weights_only=True)``, would have other rules in every version, and
-refuse the configurations that official training scripts save beside the weights.
+A .pth or .bin file holds a pickle, which can run any function. This reader only builds ordered dictionaries, tensors
+and parameters, and refuses a file that names anything else. It stays because no maintained package reads these files
+without PyTorch, which is far larger than this project. ``torch.load(weights_only=True)`` is not used even if PyTorch is
+installed: its rules differ between versions, and it refuses the configurations that training scripts save.
 
-Both of PyTorch's formats are read: the zip archive it writes since 1.6, and the row of pickles and storages before.
+Both formats are supported: the zip archive of PyTorch 1.6 and later, and the sequence of pickles before.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# What training scripts save beside the weights. Nothing is built of it: an empty object takes its place.
+# Configurations that training scripts save beside the weights. They become empty objects.
 _BESIDE = frozenset({("yacs.config", "CfgNode"), ("argparse", "Namespace")})
-_TOO_MUCH = (
-    "which weights have no need of: do not trust the file, fetch it from its authors' own place; or if it is "
-    "your own, save nothing but the model's state_dict()"
+_UNTRUSTED = (
+    "which weights do not need: do not trust the file; download it from its authors, or if it is your own, save only "
+    "the state_dict() of the model"
 )
 
 
@@ -63,7 +63,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def array(self, storage: np.ndarray) -> np.ndarray:
-        """The tensor in its storage, not copied. NumPy checks that it lies within."""
+        """The tensor as a view of its storage. NumPy checks the bounds."""
         if math.prod(self.shape) > len(storage):
             raise ValueError("a tensor larger than its storage")
         return np.ndarray(
@@ -76,12 +76,13 @@ class _Tensor:
 
 
 def read_torch_file(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The tensors of a file of PyTorch's: those under "model" or "state_dict" where there is one, else all.
+    """Reads the tensors of a PyTorch file: those under "model" or "state_dict" if there is one, else all.
 
-    Returns: tensors by name (bfloat16 as float32, others in their own type), and the names of what is beside them.
+    Returns:
+        Tensors by name (bfloat16 as float32, others in their own dtype), and the names of other content.
 
-    Raises: UserError for a file that is broken, holds something else, or asks to run anything; nothing of it has been
-        run then.
+    Raises:
+        UserError: If the file is damaged, holds no tensors by name, or contains code, which is not run.
     """
     try:
         with open(path, "rb") as file:
@@ -92,9 +93,9 @@ def read_torch_file(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], lis
     except UserError as error:
         raise UserError(f"{path} {error}") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}): fetch it again") from error
-    except Exception as error:  # a damaged pickle or archive raises nearly anything
-        raise UserError(f"{path} is no checkpoint of PyTorch's, or a damaged one ({error}): fetch it again") from error
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): download it again") from error
+    except Exception as error:  # a damaged pickle or archive can raise any exception
+        raise UserError(f"{path} is a damaged PyTorch file ({error}): download it again") from error
 
 
 def _read_zip(file: BinaryIO) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -102,7 +103,7 @@ def _read_zip(file: BinaryIO) -> tuple[dict[str, np.ndarray], list[str]]:
         entries = {entry.filename: entry for entry in archive.infolist()}
         roots = [name.partition("/")[0] for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise UserError("is a zip archive, but none of PyTorch's: give the checkpoint itself")
+            raise UserError("is a zip archive, but not a PyTorch file: choose the checkpoint itself")
 
         def read(name: str) -> bytes:
             entry = entries[f"{roots[0]}/{name}"]
@@ -141,10 +142,10 @@ def _read_legacy(file: BinaryIO) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
-    """The pickle that begins where the file stands, and the storages it names; the file then stands behind it."""
+    """Loads the pickle at the current position, and moves behind it. Returns its content and the storages it names."""
     start = file.tell()
     for opcode, argument, position in pickletools.genops(file):
-        # The memo grows to any index it is told, which can be all the memory there is.
+        # The memo of a pickle grows to any index that an opcode names, up to all memory.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > (position or 0) - start:
             raise ValueError("a memo larger than the pickle")
     end = file.tell()
@@ -157,7 +158,7 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO):
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
-        # A class of this pickle's own, for what it sets on a class must not reach the next.
+        # A class of its own, because a pickle can set attributes on it.
         self._beside = type("Beside", (_Beside,), {})
 
     def find_class(self, module: str, name: str) -> Any:
@@ -171,23 +172,22 @@ class _Unpickler(pickle.Unpickler):
             return _Call(lambda tensor, *_: tensor)
         if (module, name) in _BESIDE:
             return self._beside
-        raise UserError(f"asks to run {module}.{name}, {_TOO_MUCH}")
+        raise UserError(f"contains code ({module}.{name}), {_UNTRUSTED}")
 
     def persistent_load(self, saved: Any) -> _Storage:
         kind, dtype, key, _, length, *view = saved
         if kind != "storage" or dtype not in _STORAGES.values() or any(view):
             raise UserError(
-                f"holds a {kind} of a kind that is not read: save the model's state_dict() again with "
-                "PyTorch 1.6 or later"
+                f"holds an unsupported {kind}: save the state_dict() of the model again with PyTorch 1.6 or later"
             )
         storage = self.storages.setdefault(key, _Storage(key, dtype, length))
         if storage != _Storage(key, dtype, length):
-            raise ValueError(f"storage {key} is described twice")
+            raise ValueError(f"storage {key} is declared twice")
         return storage
 
 
 class _Call:
-    """A function that a pickle may call, but cannot set anything on."""
+    """A function that a pickle can call but not modify."""
 
     __slots__ = ("_function",)
     _function: Callable
@@ -203,7 +203,7 @@ class _Call:
 
 
 class _Beside:
-    """Stands for an object whose content is not wanted: takes whatever a pickle fills it with, and keeps nothing."""
+    """Takes the place of a configuration: accepts any content of a pickle and keeps none."""
 
     __slots__ = ()
 
@@ -221,19 +221,17 @@ class _Beside:
 
 
 def _tensors(content: Any, read: Callable[[_Storage], bytes]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The tensors that are the model's, and the names of what is beside them."""
+    """The tensors of the model, and the names of other content."""
     if not isinstance(content, dict):
-        raise UserError("holds no tensors by name: save the model's state_dict()")
+        raise UserError("holds no tensors by name: save the state_dict() of the model")
     inside = next((key for key in ("model", "state_dict") if isinstance(content.get(key), dict)), None)
     tensors = content if inside is None else content[inside]
     beside = [] if inside is None else [str(key) for key in content if key != inside]
-    strange = [name for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, _Tensor))]
-    if strange or not tensors:
-        raise UserError(
-            f"holds no tensors by name ({strange[0]!r} is none): save the model's state_dict()"
-            if strange
-            else "holds no tensors"
-        )
+    if not tensors:
+        raise UserError("holds no tensors")
+    for name, value in tensors.items():
+        if not (isinstance(name, str) and isinstance(value, _Tensor)):
+            raise UserError(f"holds {name!r}, which is not a tensor: save only the state_dict() of the model")
     storages = {
         storage: _values(storage, read(storage)) for storage in dict.fromkeys(each.storage for each in tensors.values())
     }
@@ -242,13 +240,13 @@ def _tensors(content: Any, read: Callable[[_Storage], bytes]) -> tuple[dict[str,
 
 def _values(storage: _Storage, content: bytes) -> np.ndarray:
     if len(content) != storage.length * _dtype(storage).itemsize:
-        raise ValueError(f"storage {storage.key} has not the length it should have")
+        raise ValueError(f"storage {storage.key} has the wrong length")
     values = np.frombuffer(content, _dtype(storage))
     return widen_bfloat16(values) if storage.dtype == "bfloat16" else values
 
 
 def widen_bfloat16(values: np.ndarray) -> np.ndarray:
-    """The bits of bfloat16 numbers, uint16, as float32: they are its upper half."""
+    """bfloat16 numbers, given as uint16 bits, as float32: the bits are its upper half."""
     return (values.astype(np.uint32) << 16).view(np.float32)
 
 

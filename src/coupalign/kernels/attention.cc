@@ -1,4 +1,4 @@
-// Multi-head attention, head by head in a core's cache, and its gradient: of a batch, and inside windows.
+// Multi-head attention and its gradient, for a batch of sequences and for windows. Each head is computed in the cache of a core.
 #include <cmath>
 
 #include "matrix.h"
@@ -12,20 +12,20 @@ using kernels::Matrix;
 using kernels::padded;
 using kernels::Scratch;
 
-constexpr int64_t kItems = 16;  // of a part; sums over items follow from it, whatever the threads
+constexpr int64_t kItems = 16;  // in a part. It does not depend on the number of threads, so neither do sums over items
 
-// Where queries, keys or values stand: heads side by side in rows of `stride` floats, a bias still to be added or null.
+// Queries, keys or values: heads side by side in rows of `stride` floats; a bias to be added, or null.
 struct Side {
   const float *data, *bias;
   int64_t stride;
 };
 
-// What attention is over: `items` (images and their windows, or expressions), in each n queries of m keys.
+// Attention over `items` (windows of images, or expressions), each with n queries and m keys.
 struct Attention {
   int64_t items, heads, width, n, m;  // width: of a head
   Side sides[3];                      // queries, keys, values
-  const float *table;                 // added to the scores of each item, (heads, n, m), or null
-  const float *pairs, *keys;          // added to those of items in turn, (count, n, m) or (count, m), or null
+  const float *table;                 // bias of the scores of every item, (heads, n, m), or null
+  const float *pairs, *keys;          // biases of item i % count, (count, n, m) or (count, m), or null
   int64_t count;
 
   int64_t dim() const { return heads * width; }
@@ -42,7 +42,7 @@ struct Attention {
     });
   }
 
-  // What every item adds to a head's scores, with padding that softmax makes 0.
+  // Bias of a head's scores that all items share. Softmax makes its padding 0.
   Matrix added(int64_t head, Scratch *scratch) const {
     const Matrix result = scratch->matrix(n, m);
     for (int64_t i = 0; i < n; ++i) {
@@ -53,7 +53,7 @@ struct Attention {
     return result;
   }
 
-  // One side of a head in an item.
+  // Copies one side of a head of an item, with bias and scale.
   void gather(int side, int64_t head, int64_t item, Matrix to) const {
     const Side &of = sides[side];
     const float *from = of.data + item * rows(side) * of.stride + head * width, by = factor(side);
@@ -70,7 +70,7 @@ struct Attention {
     }
   }
 
-  // The weights of a head in an item, (n, m).
+  // Computes the attention weights of a head of an item, (n, m).
   void weigh(int64_t item, Matrix query, Matrix keys_across, Matrix added, float *of_rows, Matrix weights) const {
     multiply(n, width, padded(m), query, keys_across, weights);
     for (int64_t i = 0; i < n; ++i) {
@@ -86,7 +86,7 @@ struct Attention {
     softmax(n, weights, of_rows);
   }
 
-  // What both directions begin with: the sides of an item, and the weights. across is overwritten.
+  // First step of forward and backward pass: the sides and the weights of an item. Overwrites `across`.
   void begin(int64_t head, int64_t item, const Matrix &query, const Matrix &keys, const Matrix &values,
              const Matrix &across, const Matrix &added, float *of_rows, const Matrix &weights) const {
     gather(0, head, item, query);
@@ -116,8 +116,8 @@ int attend(const Attention &of, float *out) {
   return 0;
 }
 
-// From dout, the gradient of attend's output, those of the sides, which stand as the sides do; and where wanted of their
-// biases, (3, dim), and of the table.
+// From dout, the gradient of the output of attend: gradients of the sides, in the layout of the sides, and, unless null,
+// of their biases, (3, dim), and of the table.
 int attend_gradient(const Attention &of, const float *dout, float *const dsides[3], float *dbiases, float *dtable) {
   const int64_t n = of.n, m = of.m, width = of.width, dim = of.dim(), scores = of.heads * n * m;
   std::vector<float> biases(dbiases ? of.chunks() * 3 * dim : 0), tables(dtable ? of.chunks() * scores : 0);
@@ -134,7 +134,7 @@ int attend_gradient(const Attention &of, const float *dout, float *const dsides[
       for (int64_t i = 0; i < n; ++i) std::copy_n(from + i * dim, width, dresult.row(i));
       transpose(m, width, values, across);
       multiply(n, width, padded(m), dresult, across, dscores);
-      for (int64_t i = 0; i < n; ++i) {  // through the softmax: from the gradient of weights to that of scores
+      for (int64_t i = 0; i < n; ++i) {  // gradient of the softmax: from weights to scores
         const float *weight = weights.row(i);
         float *row = dscores.row(i), sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
@@ -171,8 +171,8 @@ int attend_gradient(const Attention &of, const float *dout, float *const dsides[
   return 0;
 }
 
-// (windows n, 3 dim) product of a linear layer; its bias, (3 dim,); what is added to all windows' scores, (heads, n, n);
-// and to those of an image's windows in turn, (count, n, n), or (1,) for nothing.
+// Inputs: output of a linear layer without its bias (windows n, 3 dim); the bias (3 dim,); bias of the scores of all
+// windows (heads, n, n); biases of the windows of an image (count, n, n), or (1,) for none.
 Attention in_windows(const Arguments &arguments) {
   const int64_t heads = arguments.shapes[2][0], n = arguments.shapes[2][1], dim = arguments.columns(1) / 3;
   const float *product = arguments.floats(0), *bias = arguments.floats(1);
@@ -185,8 +185,8 @@ Attention in_windows(const Arguments &arguments) {
   return of;
 }
 
-// (B, L, dim) queries; (B, S, dim) keys; values of the same shape; what is added to the scores of a key, (B or 1, 1, S),
-// or (1,) for nothing; and anything of shape (heads,).
+// Inputs: queries (B, L, dim); keys and values (B, S, dim); biases of the keys (B or 1, 1, S), or (1,) for none; any
+// tensor of shape (heads,).
 Attention in_batch(const Arguments &arguments) {
   const int64_t *query = arguments.shapes[0], dim = query[2], heads = arguments.shapes[4][0];
   Attention of{query[0], heads, dim / heads, query[1], arguments.shapes[1][1], {}, nullptr, nullptr, nullptr, 1};
@@ -200,13 +200,13 @@ Attention in_batch(const Arguments &arguments) {
 
 }  // namespace
 
-// -> (windows n, dim)
+// Inputs of in_windows -> (windows n, dim).
 extern "C" int window_attention(int, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
   const Arguments arguments{data, ranks, shapes};
   return attend(in_windows(arguments), arguments.floats(4));
 }
 
-// And the gradient of the output -> gradients of the first three inputs.
+// The same inputs and the gradient of the output -> gradients of the first three inputs.
 extern "C" int window_attention_gradient(int, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
   const Arguments arguments{data, ranks, shapes};
   const Attention of = in_windows(arguments);
@@ -214,13 +214,13 @@ extern "C" int window_attention_gradient(int, void **data, int *ranks, int64_t *
   return attend_gradient(of, arguments.floats(4), sides, arguments.floats(6), arguments.floats(7));
 }
 
-// -> (B, L, dim)
+// Inputs of in_batch -> (B, L, dim).
 extern "C" int attention(int, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
   const Arguments arguments{data, ranks, shapes};
   return attend(in_batch(arguments), arguments.floats(5));
 }
 
-// And the gradient of the output -> gradients of the first three inputs.
+// The same inputs and the gradient of the output -> gradients of the first three inputs.
 extern "C" int attention_gradient(int, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
   const Arguments arguments{data, ranks, shapes};
   float *const sides[] = {arguments.floats(6), arguments.floats(7), arguments.floats(8)};

@@ -1,14 +1,14 @@
-"""The shared library of the kernels: compiled once on each kind of machine, and kept in the user's cache."""
+"""Compiles the kernels to a shared library, once per kind of machine, in the user's cache directory."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shlex
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +17,10 @@ import mindspore
 from coupalign.errors import UserError
 from coupalign.files import atomic_path
 
+logger = logging.getLogger(__name__)
+
 SOURCES = Path(__file__).parent
-# Without errno and traps compilers turn square roots and conditions into vector instructions; values stay the same.
+# Without errno and traps, compilers vectorise square roots and conditions. Values stay the same.
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -34,10 +36,10 @@ FLAGS = (
 
 @cache
 def library() -> Path | None:
-    """Path of the library, or None where it cannot be had, which is said once.
+    """Path of the library; None, with one warning, if it cannot be compiled.
 
-    Compiled by ``$CXX``, or g++, into ``$XDG_CACHE_HOME/coupalign``, or ``~/.cache/coupalign``. Its threads are as many
-    as MindSpore's.
+    ``$CXX`` (default: g++) compiles it into ``$XDG_CACHE_HOME/coupalign`` (default: ``~/.cache/coupalign``). It uses as
+    many threads as MindSpore.
     """
     try:
         compiler = shlex.split(os.environ.get("CXX", "g++"))
@@ -48,12 +50,10 @@ def library() -> Path | None:
         loaded = ctypes.CDLL(str(path))
         loaded.set_threads(min(len(os.sched_getaffinity(0)), mindspore.get_context("runtime_num_threads")))
     except (OSError, RuntimeError, UserError, subprocess.SubprocessError) as error:
-        reason = " ".join(str(error).split())
-        print(
-            f"warning: no kernels for the CPU, so MindSpore's own operators are used, which are slower ({reason}); "
-            "they need g++ 9 or newer (or another compiler, named by CXX) and a cache directory that can be written",
-            file=sys.stderr,
-            flush=True,
+        logger.warning(
+            "no kernels for the CPU (%s): slower operators of MindSpore are used. Kernels need g++ 9 or newer, or another "
+            "compiler named by CXX, and a writable cache directory",
+            " ".join(str(error).split()),
         )
         return None
     return path
@@ -64,7 +64,7 @@ def _cache() -> Path:
 
 
 def _digest(compiler: list[str]) -> str:
-    """Of all that the library follows from: sources, flags, compiler, and what the processor can do."""
+    """Digest of sources, flags, compiler and instruction sets of the processor."""
     digest = hashlib.sha256(repr((FLAGS, _run([*compiler, "--version"]), platform.machine(), _processor())).encode())
     for file in sorted((*SOURCES.glob("*.cc"), *SOURCES.glob("*.h"))):
         digest.update(file.read_bytes())
@@ -72,7 +72,7 @@ def _digest(compiler: list[str]) -> str:
 
 
 def _processor() -> list[str]:
-    """Its model and instruction sets, as Linux names them on x86-64 and on ARM."""
+    """Model and instruction sets of the processor as Linux reports them on x86-64 and ARM."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = ("model name", "flags", "CPU implementer", "CPU part", "Features")
     return sorted({line for line in lines if line.split(":")[0].strip() in names})

@@ -1,4 +1,4 @@
-"""Cells that compute on the CPU, in float32, what others of the model compute, each by a kernel of its own."""
+"""Cells that compute the same as Cells of the model, with kernels, in float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from coupalign.model.swin import SwinBlock, WindowAttention
 
 
 def operator(library: Path, function: str, *like: int, parts: int = 1) -> ops.Custom:
-    """The operator of a kernel in the library.
+    """An operator that calls a kernel of the library.
 
     Args:
-        like: for each output the input whose shape and type it has,
-        parts: but for the last axis of the only one, which is a part of that.
+        library: Path of the library.
+        function: Name of the kernel.
+        like: For each output, the index of the input that has its shape and dtype.
+        parts: Divisor of the last axis, if there is one output.
     """
 
     def types(*inputs):
@@ -31,7 +33,7 @@ def operator(library: Path, function: str, *like: int, parts: int = 1) -> ops.Cu
 
 
 class BiasGelu(nn.Cell):
-    """``gelu(x + b)``, exact to rounding. Inputs: x (…, n); b (n,). Outputs: (…, n)."""
+    """``gelu(x + b)``, exact up to rounding. Inputs: x (…, n); b (n,). Outputs: (…, n)."""
 
     def __init__(self, library: Path):
         super().__init__()
@@ -66,10 +68,11 @@ class Norm(nn.Cell):
 class Residual(nn.Cell):
     """``x + scale (a + b)``. Inputs: x, a (B, L, n); b (n,); scale (B,) or (1,). Outputs: (B, L, n).
 
-    The scale gets no gradient: it says which samples' branches are dropped.
+    The scale drops branches (stochastic depth) and has no gradient.
 
     Args:
-        drops: whether it says that; else it is a 1.
+        library: Path of the library.
+        drops: Whether branches are dropped; otherwise the scale is 1.
     """
 
     def __init__(self, library: Path, drops: bool):
@@ -88,9 +91,9 @@ class Residual(nn.Cell):
 
 
 class ResidualNorm(nn.Cell):
-    """A ``Residual`` and the layer normalisation of what it gives.
+    """A ``Residual`` followed by layer normalisation.
 
-    Inputs: as of ``Residual``, then gamma, beta (n,). Outputs: the sum, and that normalised, (B, L, n) each.
+    Inputs: those of ``Residual``; gamma, beta (n,). Outputs: the sum and the normalised sum, (B, L, n) each.
     """
 
     def __init__(self, library: Path, epsilon: float, drops: bool):
@@ -104,7 +107,7 @@ class ResidualNorm(nn.Cell):
         return self.add(x, a, bias, scale, gamma, beta, self.epsilon)
 
     def bprop(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor, gamma: Tensor, beta: Tensor, out, dout):
-        """Gradients (B, L, n) of both outputs -> gradients of all inputs but the scale."""
+        """Gradients (B, L, n) of both outputs -> gradients of all inputs except the scale."""
         dx, dgamma, dbeta, dbias = self.gradient(out[0], gamma, self.epsilon, scale, dout[0], dout[1])
         da = dx * scale.reshape(-1, 1, 1) if self.drops else dx
         return dx, da, dbias, ops.zeros_like(scale), dgamma, dbeta
@@ -116,15 +119,15 @@ def last_axis(x, *_):
 
 
 def first(x, *_):
-    """Type of the first input."""
+    """Dtype of the first input."""
     return x
 
 
 class FusedWindowAttention(nn.Cell):
-    """What a ``WindowAttention`` does between its two linear layers.
+    """The part of a ``WindowAttention`` between its two linear layers.
 
-    Inputs: product of the first, without its bias, (B, L, 3 dim), window by window; that bias (3 dim,); scores' biases
-    (heads, n, n), of all windows of n tokens; and (count, n, n), of the windows of an image, or (1,) for none.
+    Inputs: output of the first linear layer without its bias, (B, L, 3 dim), window by window; its bias (3 dim,);
+    relative position bias (heads, n, n), n tokens in a window; mask of shifted windows (count, n, n), or (1,) for none.
     Outputs: (B, L, dim).
     """
 
@@ -139,30 +142,33 @@ class FusedWindowAttention(nn.Cell):
     def bprop(
         self, product: Tensor, bias: Tensor, relative: Tensor, shift_attention_mask: Tensor, out: Tensor, dout: Tensor
     ):
-        """Gradient (B, L, dim) of out -> gradients of the first three inputs; the fourth has none."""
+        """Gradient (B, L, dim) of out -> gradients of the first three inputs."""
         gradients = self.gradient(product, bias, relative, shift_attention_mask, dout)
         return gradients[0], gradients[1], gradients[2], ops.zeros_like(shift_attention_mask)
 
 
 class KernelMultiHeadAttention(nn.Cell):
-    """A ``MultiHeadAttention``, which does the work where weights are to be dropped. Inputs, outputs: as its own, float32."""
+    """A ``MultiHeadAttention`` with a kernel, except if dropout is active. Inputs and outputs are float32."""
 
     def __init__(self, library: Path, heads: MultiHeadAttention):
         super().__init__(auto_prefix=False)
-        self.plain = heads
+        self.fallback = heads
         self.drops = heads.has_dropout and heads.dropout.dropped > 0
-        self.heads = ops.ones(heads.heads)  # only its length counts
-        self.nothing = ops.zeros(1)
+        self.heads = ops.ones(heads.heads)  # only its shape matters
+        self.no_bias = ops.zeros(1)
         self.attention = FusedAttention(library)
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         if self.drops and self.training:
-            return self.plain(query, key, value, bias)
-        return self.attention(query, key, value, self.nothing if bias is None else bias, self.heads)
+            return self.fallback(query, key, value, bias)
+        return self.attention(query, key, value, self.no_bias if bias is None else bias, self.heads)
 
 
 class FusedAttention(nn.Cell):
-    """What a ``MultiHeadAttention`` computes. Inputs: as its own, then any tensor of shape (heads,). Outputs: as its own."""
+    """Multi-head attention as one operator.
+
+    Inputs: those of ``MultiHeadAttention``; any tensor of shape (heads,). Outputs: (B, L, D).
+    """
 
     def __init__(self, library: Path):
         super().__init__()
@@ -173,13 +179,13 @@ class FusedAttention(nn.Cell):
         return self.attention(query, key, value, bias, heads)
 
     def bprop(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, heads: Tensor, out: Tensor, dout: Tensor):
-        """Gradient (B, L, D) of out -> gradients of query, key and value; the others have none."""
+        """Gradient (B, L, D) of out -> gradients of query, key and value."""
         gradients = self.gradient(query, key, value, bias, heads, dout)
         return gradients[0], gradients[1], gradients[2], ops.zeros_like(bias), ops.zeros_like(heads)
 
 
 class KernelGelu(nn.Cell):
-    """A ``Gelu`` that also adds the bias of the linear layer before it. Inputs, outputs: (…, n) float32."""
+    """A ``Gelu`` that also adds the bias of the preceding linear layer. Inputs, outputs: (…, n) float32."""
 
     def __init__(self, library: Path, bias: Parameter):
         super().__init__(auto_prefix=False)
@@ -191,7 +197,7 @@ class KernelGelu(nn.Cell):
 
 
 class KernelNorm(nn.Cell):
-    """An ``nn.LayerNorm`` over the last axis, with its parameters. Inputs, outputs: (…, n) float32."""
+    """An ``nn.LayerNorm`` over the last axis with a kernel. Inputs, outputs: (…, n) float32."""
 
     def __init__(self, library: Path, norm: nn.LayerNorm):
         super().__init__(auto_prefix=False)
@@ -203,7 +209,7 @@ class KernelNorm(nn.Cell):
 
 
 class KernelWindowAttention(nn.Cell):
-    """A ``WindowAttention``, with its parameters, whose scores never leave the cache. Inputs, outputs: (B, L, dim)."""
+    """A ``WindowAttention`` whose scores stay in the cache. Inputs, outputs: (B, L, dim)."""
 
     def __init__(self, library: Path, attention: WindowAttention):
         super().__init__(auto_prefix=False)
@@ -222,7 +228,7 @@ class KernelWindowAttention(nn.Cell):
 
 
 class KernelSwinBlock(nn.Cell):
-    """A ``SwinBlock``, with its Cells, that adds both residuals by kernels. Inputs, outputs: (B, L, dim) float32."""
+    """A ``SwinBlock`` that adds both residuals with kernels. Inputs, outputs: (B, L, dim) float32."""
 
     def __init__(self, library: Path, block: SwinBlock):
         super().__init__(auto_prefix=False)
@@ -232,7 +238,7 @@ class KernelSwinBlock(nn.Cell):
         self.is_padded = block.is_padded
         if self.is_padded:
             self.padding_mask = block.padding_mask
-        self.whole = ops.ones(1)
+        self.one = ops.ones(1)
         self.add_norm = ResidualNorm(library, block.norm2.epsilon, block.drop_path1.rate > 0)
         self.add = Residual(library, block.drop_path2.rate > 0)
 
@@ -247,12 +253,12 @@ class KernelSwinBlock(nn.Cell):
 
     def _scale(self, x: Tensor, drop_path: DropPath) -> Tensor:
         if drop_path.rate == 0.0 or not self.training:
-            return self.whole
+            return self.one
         return drop_path.scales(x.shape[0], x.dtype)
 
 
 class KernelClip(nn.Cell):
-    """A ``Clip``, in one operator instead of four for each gradient. Inputs, outputs: as its own, float32."""
+    """A ``Clip`` as one operator instead of four per gradient. Inputs and outputs are those of ``Clip``, float32."""
 
     def __init__(self, library: Path, limit: float):
         super().__init__(auto_prefix=False)
@@ -269,5 +275,5 @@ class KernelClip(nn.Cell):
 
 
 def with_norm(limit, *gradients):
-    """Shapes, or types, of the outputs of ``clip``: those of its inputs, since the norm has that of the limit."""
+    """Shapes, or dtypes, of the outputs of ``clip``: those of its inputs; the norm is like the limit."""
     return (limit, *gradients)

@@ -1,4 +1,4 @@
-// The norm of many tensors together, and the tensors scaled down to a largest norm.
+// Global norm of many tensors, and clipping of the tensors to a largest norm.
 #include <cmath>
 #include <vector>
 
@@ -6,7 +6,7 @@
 
 namespace {
 
-// So many floats of a tensor, from one of its places on.
+// `count` floats of a tensor, starting at `first`.
 struct Piece {
   int tensor;
   int64_t first, count;
@@ -46,7 +46,7 @@ extern "C" int global_norm(int count, void **data, int *ranks, int64_t **shapes,
   return 0;
 }
 
-// The largest norm, (1,); tensors of any shapes -> their norm, (1,); the tensors, scaled down to the largest norm.
+// Largest norm (1,); tensors of any shapes -> their norm (1,); the tensors, scaled to at most the largest norm.
 extern "C" int clip(int count, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
   const int tensors = (count - 2) / 2;
   void **inputs = data + 1, **outputs = data + tensors + 2;

@@ -1,4 +1,4 @@
-// GELU of a linear layer's product, its bias included: gelu(x + b), and its gradient.
+// gelu(x + b), for the output x and the bias b of a linear layer, and its gradient.
 #include <cmath>
 #include <vector>
 
@@ -10,8 +10,8 @@ namespace {
 using kernels::Arguments;
 using kernels::exp_negative;
 
-// Phi(x), the standard normal distribution function, given e^(-x^2/2). Its tail is that times a polynomial of
-// t = 1 / (1 + .35 |x|), fitted for the least largest error: 8e-9, far below rounding.
+// Phi(x), the standard normal distribution function, from e^(-x^2/2) and x. The tail is e^(-x^2/2) times a minimax
+// polynomial of t = 1 / (1 + .35 |x|), whose largest error is 8e-9, far below rounding.
 inline float distribution(float x, float bell) {
   const float t = 1.0f / (1.0f + 0.35f * std::fabs(x));
   float p = 0.0341925942f;
@@ -45,7 +45,7 @@ extern "C" int gelu(int, void **data, int *ranks, int64_t **shapes, const char *
   return 0;
 }
 
-// (…, n) x; (n,) b; (…, n) gradient of the output -> those of x and b.
+// (…, n) x; (n,) b; (…, n) gradient of the output -> gradients of x and b.
 extern "C" int gelu_gradient(int, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
   const Arguments arguments{data, ranks, shapes};
   const int64_t rows = arguments.rows(0), n = arguments.columns(0);

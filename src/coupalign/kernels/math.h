@@ -1,4 +1,4 @@
-// Functions of numbers, or of vectors of them.
+// Functions of floats and of vectors of floats.
 #pragma once
 
 #include <cstdint>
@@ -6,11 +6,11 @@
 
 namespace kernels {
 
-// e^x for x <= 0, to 1e-7 of it; below -87 as if it were -87, which gives 1.6e-38. Cephes' polynomial.
+// e^x for x <= 0 with a relative error of 1e-7, by the polynomial of Cephes. Below -87, e^-87 = 1.6e-38 is returned.
 template <typename Float = float, typename Integer = int32_t>
 inline Float exp_negative(Float x) {
   x = x < -87.0f ? -87.0f : x;
-  Float n = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the integer nearest to x / log 2 in the lowest bits
+  Float n = x * 1.44269504f + 12582912.0f;  // adding 1.5 * 2^23 rounds x / log 2 to an integer in the lowest bits
   Integer bits;
   std::memcpy(&bits, &n, sizeof bits);
   n -= 12582912.0f;

@@ -1,5 +1,5 @@
-// Small matrices that stay in a core's cache: products, transposes, softmax. Written with GCC's vectors, which any
-// processor has: eight floats are one AVX register or two of SSE or NEON.
+// Products, transposes and softmax of small matrices that fit into the cache of a core. They use the vector extension of
+// GCC, which any processor supports: eight floats are one AVX register, or two of SSE or NEON.
 #pragma once
 
 #include <vector>
@@ -22,7 +22,7 @@ inline Vector load(const float *from) {
 
 inline void store(Vector vector, float *to) { std::memcpy(to, &vector, sizeof vector); }
 
-// Rows of contiguous floats, padded to whole vectors in both directions; a column's elements are `stride` apart.
+// Row-major floats, padded to whole vectors in both directions; `stride` is the distance between rows.
 struct Matrix {
   float *data;
   int64_t stride;
@@ -30,7 +30,7 @@ struct Matrix {
   float *row(int64_t i) const { return data + i * stride; }
 };
 
-// Memory for matrices. Zeros at first, so that padding adds nothing to sums.
+// Memory for matrices, initially zero, so that padding adds nothing to sums.
 class Scratch {
  public:
   Matrix matrix(int64_t rows, int64_t columns) {
@@ -42,7 +42,7 @@ class Scratch {
   std::vector<std::vector<float>> memory_;
 };
 
-// How the left matrix of a product is read: element (i, k) at data[i * row + k * column].
+// The left matrix of a product; element (i, k) is data[i * row + k * column].
 struct Left {
   const float *data;
   int64_t row, column;
@@ -55,7 +55,7 @@ struct Left {
   }
 };
 
-// R rows and V vectors of a product, whose sums stay in registers.
+// R rows and V vectors of a product. The sums stay in registers.
 template <int R, int V>
 inline void tile(int64_t depth, const float *a, int64_t row, int64_t column, const float *b, int64_t b_stride, float *c,
                  int64_t c_stride) {
@@ -76,17 +76,17 @@ inline void strip(int64_t rows, int64_t depth, Left a, const float *b, int64_t b
     tile<4, V>(depth, a.data + i * a.row, a.row, a.column, b, b_stride, c + i * c_stride, c_stride);
 }
 
-// c = a b, for the first `rows` of c, whole fours of them, and `columns`, whole vectors.
+// c = a b for `rows` of c, rounded up to a multiple of four, and `columns`, a multiple of the vector width.
 inline void multiply(int64_t rows, int64_t depth, int64_t columns, Left a, Matrix b, Matrix c) {
   for (int64_t j = 0; j < columns;) {
     const int64_t left = columns - j;
-    const int64_t now = left >= 24 && left != 32 ? 24 : left >= 16 ? 16 : 8;  // of 32, halves are faster
+    const int64_t now = left >= 24 && left != 32 ? 24 : left >= 16 ? 16 : 8;  // for 32 columns, 16 + 16 is faster than 24 + 8
     (now == 24 ? strip<3> : now == 16 ? strip<2> : strip<1>)(rows, depth, a, b.data + j, b.stride, c.data + j, c.stride);
     j += now;
   }
 }
 
-// Swaps the blocks off the diagonal of each 2 Half x 2 Half square.
+// Swaps the off-diagonal blocks of each 2 Half x 2 Half square.
 template <int Half>
 inline void swap_blocks(Vector *rows) {
   Integers low, high;
@@ -124,7 +124,8 @@ inline float largest(Vector v) {
   return result;
 }
 
-// Softmax of each row, padding included, in place. Row by row each step would wait for the one before.
+// In-place softmax of each row, padding included. Each pass runs over all rows, since the steps of one row depend on each
+// other.
 inline void softmax(int64_t rows, Matrix scores, float *of_rows) {
   for (int64_t i = 0; i < rows; ++i) {
     Vector most = load(scores.row(i));

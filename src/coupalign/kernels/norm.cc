@@ -28,7 +28,7 @@ extern "C" int norm(int, void **data, int *ranks, int64_t **shapes, const char *
   return 0;
 }
 
-// (…, n) x; (n,) gamma; (1,) epsilon; (…, n) gradient of the output -> those of x, gamma and beta.
+// (…, n) x; (n,) gamma; (1,) epsilon; (…, n) gradient of the output -> gradients of x, gamma and beta.
 extern "C" int norm_gradient(int, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
   const Arguments arguments{data, ranks, shapes};
   const int64_t rows = arguments.rows(0), n = arguments.columns(0);

@@ -1,5 +1,5 @@
-// What a linear layer's product becomes in a residual block: its bias added, scaled, added to the residual; and the layer
-// normalisation of that, where one follows. One pass over memory instead of three or four.
+// End of a residual block: y = x + scale (a + bias), where a is the output of a linear layer without its bias, and the
+// layer normalisation of y if one follows. One pass over memory instead of three or four.
 #include <vector>
 
 #include "statistics.h"
@@ -10,7 +10,7 @@ namespace {
 using kernels::Arguments;
 using kernels::Statistics;
 
-// Scale of the sample that a row belongs to: scales (B,), or (1,) for all, of B * length rows.
+// Scale of the sample of a row: scales (B,), or (1,) for all, of B * length rows.
 struct Scales {
   const float *values;
   int64_t length;
@@ -43,7 +43,7 @@ extern "C" int residual(int, void **data, int *ranks, int64_t **shapes, const ch
   return 0;
 }
 
-// (…, n) gradient of y; (B,) or (1,) scale -> (n,) that of the bias.
+// (…, n) gradient of y; (B,) or (1,) scale -> (n,) gradient of the bias.
 extern "C" int residual_bias_gradient(int, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
   const Arguments arguments{data, ranks, shapes};
   const int64_t rows = arguments.rows(0), n = arguments.columns(0);
@@ -82,8 +82,8 @@ extern "C" int residual_norm(int, void **data, int *ranks, int64_t **shapes, con
   return 0;
 }
 
-// (…, n) y; (n,) gamma; (1,) epsilon; (B,) or (1,) scale; gradients of y and of what is normalised
-// -> those of x, gamma, beta and the bias; a's is scale times that of x.
+// (…, n) y; (n,) gamma; (1,) epsilon; (B,) or (1,) scale; gradients of y and of the normalised y
+// -> gradients of x, gamma, beta and the bias. The gradient of a is scale times that of x.
 extern "C" int residual_norm_gradient(int, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) {
   const Arguments arguments{data, ranks, shapes};
   const int64_t rows = arguments.rows(0), n = arguments.columns(0);

@@ -1,4 +1,4 @@
-// What layer normalisation needs to know of a row.
+// Statistics of a row for layer normalisation.
 #pragma once
 
 #include <cmath>
@@ -20,12 +20,12 @@ inline Statistics statistics(const float *x, int64_t n, float epsilon) {
   return {mean, 1.0f / std::sqrt(squares / n + epsilon)};
 }
 
-// Means over a row that the gradient of every element needs.
+// Means over a row for the gradient of each element.
 struct NormSums {
   float gradient, product;
 };
 
-// Adds a row's share to the gradients of gamma and beta. dy: gradient of the normalised x.
+// Also adds the row's part to the gradients of gamma and beta. dy: gradient of the normalised x.
 inline NormSums norm_sums(const float *x, const float *gamma, const float *dy, Statistics of, int64_t n, float *to_gamma,
                           float *to_beta) {
   float sum = 0.0f, product = 0.0f;
@@ -40,7 +40,7 @@ inline NormSums norm_sums(const float *x, const float *gamma, const float *dy, S
   return {sum / n, product / n};
 }
 
-// Gradient of an element.
+// Gradient of an element of x.
 inline float norm_slope(float x, float gamma, float dy, Statistics of, NormSums means) {
   const float normed = (x - of.mean) * of.scale;
   return of.scale * (dy * gamma - means.gradient - normed * means.product);

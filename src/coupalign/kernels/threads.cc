@@ -1,4 +1,4 @@
-// How many threads share the work of a kernel, this one included.
+// Sets the number of threads that share the work of a kernel, including the calling one.
 #include "threads.h"
 
 extern "C" void set_threads(int threads) { kernels::Pool::instance().resize(threads); }

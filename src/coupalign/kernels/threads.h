@@ -1,4 +1,4 @@
-// Threads that share the work of a kernel, and what all kernels need of their arguments.
+// Thread pool of the kernels, and access to their arguments.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace kernels {
 
-// Arguments as MindSpore's Custom operators get them: inputs, then outputs.
+// Arguments of a Custom operator of MindSpore: inputs, then outputs.
 struct Arguments {
   void **data;
   int *ranks;
@@ -26,7 +26,7 @@ struct Arguments {
   }
 };
 
-// A thread for each further core, asleep between kernels, and never joined: the process may end while they sleep.
+// One thread per further core. Threads sleep between kernels and are never joined; the process may end while they sleep.
 class Pool {
  public:
   static Pool &instance() {
@@ -39,8 +39,8 @@ class Pool {
     for (; threads_ < threads; ++threads_) std::thread(&Pool::serve, this).detach();
   }
 
-  // work(part) for each part, in any order, here and in the other threads. Where they are at work for another kernel,
-  // all is done here.
+  // Calls work(part) for each part, in any order, on all threads; on the calling thread only, if the others are busy with
+  // another kernel.
   void run(int64_t parts, const std::function<void(int64_t)> &work) {
     std::unique_lock<std::mutex> owner(busy_, std::defer_lock);
     if (parts == 1 || threads_ == 1 || !owner.try_lock()) {
@@ -83,9 +83,9 @@ class Pool {
   int threads_ = 1;
 };
 
-constexpr int64_t kFloats = 32768;  // of a part: some ten microseconds, and small enough for a core's own cache
+constexpr int64_t kFloats = 32768;  // in a part: about ten microseconds of work, and small enough for the cache of a core
 
-// Rows of `columns` floats in a part. It does not depend on the threads, and so neither do sums over parts.
+// Rows of `columns` floats in a part. It does not depend on the number of threads, so neither do sums over parts.
 inline int64_t rows_of_part(int64_t columns) { return std::max<int64_t>(1, kFloats / columns); }
 
 inline int64_t parts_of(int64_t rows, int64_t columns) {
@@ -93,7 +93,7 @@ inline int64_t parts_of(int64_t rows, int64_t columns) {
   return (rows + part - 1) / part;
 }
 
-// work(part, first row, row after the last) for all parts of `rows`.
+// Calls work(part, first row, row after the last) for all parts of `rows`.
 template <typename Work>
 void over_rows(int64_t rows, int64_t columns, const Work &work) {
   const int64_t each = rows_of_part(columns);
@@ -102,7 +102,7 @@ void over_rows(int64_t rows, int64_t columns, const Work &work) {
   });
 }
 
-// Sums of n floats that each part has made, added up in double precision.
+// Adds the sums of n floats of all parts in double precision.
 inline void add_parts(const std::vector<float> &sums, int64_t n, float *totals) {
   std::vector<double> exact(n);
   for (size_t i = 0; i < sums.size(); ++i) exact[i % n] += sums[i];

@@ -1,4 +1,4 @@
-"""Which Cells of a model compute by kernels."""
+"""Replaces Cells of a model by Cells that call kernels."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from coupalign.model.swin import Mlp, SwinBlock, WindowAttention
 
 
 def use_kernels(model: nn.Cell, config: Config) -> nn.Cell:
-    """Lets a model compute norms, GELUs, attention and residuals by kernels, in float32 on the CPU, if so configured.
+    """Makes norms, GELUs, attention and residuals use kernels if ``cpu_kernels`` is set, in float32 on the CPU.
 
-    To be called once, after the model is built, and before it is compiled or anything in it is recomputed. Parameters
-    stay the same ones, names included. What is exported does not go through here: it consists of MindSpore's operators.
+    Call it once after building the model, before it is compiled or set to recompute. Parameters and their names stay
+    the same. Exported models do not use kernels.
 
-    Returns: the model.
+    Returns:
+        The model.
     """
     path = _library(config)
     if path:
-        # The blocks first, so that what they are made of is found in what stands for them.
+        # Blocks come first, so that the Cells inside their replacements are replaced as well.
         for _, parent in list(model.cells_and_names()):
             for name, child in list(parent.name_cells().items()):
                 if isinstance(child, SwinBlock):
@@ -53,7 +54,7 @@ def use_kernels(model: nn.Cell, config: Config) -> nn.Cell:
 
 
 def use_kernels_in_update(update: nn.Cell, config: Config) -> None:
-    """Likewise the clipping of gradients, ``update.clip``, of an ``Update``."""
+    """Makes the gradient clipping ``update.clip`` of an ``Update`` use a kernel, under the same conditions."""
     path = _library(config)
     if path:
         update.insert_child_to_cell("clip", KernelClip(path, update.clip.limit))

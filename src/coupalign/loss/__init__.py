@@ -1,4 +1,8 @@
-"""Losses of CoupAlign (paper, 3.4)."""
+"""Losses of CoupAlign (paper, 3.4).
+
+Eq 13 segmentation.py; Eq 14 to 16 contrastive.py, whose negatives are in negatives.py; Eq 17 is ``Objective`` in
+coupalign.training.step.
+"""
 
 from coupalign.loss.contrastive import PixelContrastiveLoss
 from coupalign.loss.segmentation import SegmentationLoss

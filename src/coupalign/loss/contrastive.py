@@ -120,7 +120,7 @@ class Normalize(nn.Cell):
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor):
         """Gradient of the output -> gradient of x, without its part along x where x is longer than 1e-6."""
         factor = self._factor(x)
-        is_long = (factor < self.length / MIN_NORM * (1 - 1e-6)).astype("float32")
+        is_long = (factor < Tensor(self.length / MIN_NORM * (1 - 1e-6), mindspore.float32)).astype("float32")
         along = self._sum(out * dout) * is_long / self.length**2
         return ((dout - out * ops.broadcast_to(along, out.shape)) * ops.broadcast_to(factor, out.shape),)
 

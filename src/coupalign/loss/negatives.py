@@ -86,7 +86,7 @@ class NegativeTerms(nn.Cell):
         if self.on_cpu:
             return self.mm_tb(exponentials, negatives).squeeze(2), self.mm(valid, exponentials).squeeze(1)
         # Products with one column are slow on devices.
-        return (exponentials * negatives).sum(2), (exponentials * valid.swapaxes(1, 2)).sum(1)
+        return ops.reduce_sum(exponentials * negatives, 2), ops.reduce_sum(exponentials * valid.swapaxes(1, 2), 1)
 
     def _d_scores(
         self, scores: Tensor, index: Tensor, valid: Tensor, negatives: Tensor, log_sums: Tensor, d_log_sums: Tensor
@@ -112,7 +112,7 @@ class NegativeTerms(nn.Cell):
         """
         batch, length = referent.shape
         positives = ops.reduce_sum(referent, 1)
-        anchors = ops.where(ops.expand_dims(2 * positives <= length, 1), referent, 1.0 - referent)
+        anchors = ops.where(ops.expand_dims(positives <= length - positives, 1), referent, 1.0 - referent)
         # Sorted as floats, which are exact here, because Ascend sorts integers on the host.
         order, _ = ops.sort(Tensor(np.arange(length, dtype=np.float32)) + (1.0 - anchors) * length)
         most = ops.ReduceMax()(ops.minimum(positives, length - positives))
@@ -124,7 +124,7 @@ class NegativeTerms(nn.Cell):
         batch, length = order.shape
         height = _tile_length(batch, length, self.on_cpu, self.tile)
         index = ops.gather(order, Tensor(np.arange(height, dtype=np.int32)) + tile * height, 1)
-        valid = index < length
+        valid = index < Tensor(length, mindspore.int32)
         return ops.where(valid, index, index - length), valid.astype("float32")
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from coupalign import devices
-from coupalign.checkpoints.loading import start_from
-from coupalign.checkpoints.state import save_weights
+from coupalign.checkpoints.loading import save_weights, start_from
 from coupalign.config import Config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter
 
-from coupalign.checkpoints.state import Progress, State, checkpoints, save_state, save_weights
+from coupalign.checkpoints.loading import save_weights
+from coupalign.checkpoints.state import Progress, State, checkpoints, save_state
 from coupalign.config import Config
 from coupalign.errors import UserError
 from coupalign.files import atomic_path, make_directory

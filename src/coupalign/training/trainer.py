@@ -85,15 +85,15 @@ class Trainer:
                 f"split {settings.train_split} has fewer samples than batch_size {settings.batch_size}: "
                 "lower batch_size"
             )
-        state = find_state(config)
+        state, data = find_state(config), fingerprint(self.split.records["token_ids"])
         if state:
-            check_unchanged(state[0], state[2], config, self.split)
+            check_unchanged(state[0], state[2], config, data)
         self.model = build_model(config)
         if settings.init_checkpoint and not state:
             self._log(start_from(settings.init_checkpoint, self.model))
         self._weights = self.model.parameters_dict()  # before the step adds the random draws of dropout
         self.step = build_step(config, self.model, self.steps_per_epoch, self._micro_batch)
-        self.progress = Progress(config=config.as_dict(), data=fingerprint(self.split))
+        self.progress = Progress(config=config.as_dict(), data=data)
         if state:
             path, parameters, self.progress = state
             set_parameters(path, self.step.state(), parameters)
