@@ -30,21 +30,6 @@ from coupalign.files import REPOSITORY, atomic_path, find_file
 
 DEFAULT_FILE = REPOSITORY / "default_config.yaml"
 
-__all__ = [
-    "Config",
-    "ConfigError",
-    "DataConfig",
-    "EvaluationConfig",
-    "Key",
-    "LossConfig",
-    "ModelConfig",
-    "RunConfig",
-    "TrainingConfig",
-    "config_keys",
-    "load_config",
-    "load_inference_config",
-]
-
 
 @dataclass(frozen=True)
 class Config:
