@@ -1,4 +1,4 @@
-"""Whatever is in the files: the readers succeed, or say in one line what is wrong."""
+"""Damaged annotation files: the readers succeed, or say in one line what is wrong."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PLAIN = st.recursive(
     ),
     max_leaves=8,
 )
-EXAMPLES = settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

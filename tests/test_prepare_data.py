@@ -326,6 +326,7 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(arguments, tmp_path):
     assert _rows(tmp_path / "data", 30) == _rows_of_a_fresh_directory(arguments, tmp_path, 30)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_content(handmade, arguments, tmp_path):
     # Several files of drawn scenes a split, so that there is something to go on with.
     random.seed(0)

@@ -1,4 +1,4 @@
-"""Splits made by prepare_data.py, as mindspore.dataset pipelines."""
+"""Pipelines of mindspore.dataset over splits made by prepare_data.py."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class Split:
     """One split of a prepared data set. A row is one expression of one referent.
 
     Attributes:
-        records: the columns of expressions, in row order: name -> (rows, …) array. ref_id, image_id, ann_id, sent_id
+        records: The columns of expressions, in row order: name -> (rows, ...) array. ref_id, image_id, ann_id, sent_id
             int64; height, width int32; expression, family, category str; token_ids, token_mask (rows, T) int32;
             image_row, mask_row int64, in the files of images and masks; baselines (rows, 4) int64, pixels of the image:
             intersection and union of the target with all objects of its class, and with the image's largest object.
 
-    Raises: UserError if the split is missing, or was made for other words.
+    Raises:
+        UserError: The split is missing, or was made for another vocabulary or length.
     """
 
     def __init__(self, config: Config, split: str):
@@ -52,10 +53,10 @@ class Split:
         return len(self.records["ref_id"])
 
     def indices(self, sentences: str, seed: int = 0) -> np.ndarray:
-        """Row numbers, ascending, int64.
+        """Returns row numbers, ascending, int64.
 
         Args:
-            sentences: "all"; "first" of each referent; or "random", one of each referent drawn by `seed`.
+            sentences: "all"; "first" of each referent; or "random", one per referent, drawn with `seed`.
         """
         if sentences == "all":
             return np.arange(len(self))
@@ -69,11 +70,11 @@ class Split:
         raise ValueError(f"sentences is all, first or random, not {sentences!r}")
 
     def train_batches(self, indices: Sequence[int] | np.ndarray, batch_size: int, num_workers: int) -> ds.Dataset:
-        """Rows in the order of `indices`, in batches; a last one that is not full is left out.
+        """Returns rows in the order of `indices`, in batches; an incomplete last batch is dropped.
 
         Args:
-            indices: row numbers.
-            num_workers: threads; more than there are processors is the same as all of them.
+            indices: Row numbers.
+            num_workers: Number of threads, at most the number of processors.
 
         Columns: image (B, 3, S, S) float32; token_ids, token_mask (B, T) int32; mask (B, S, S) float32, 0 or 1.
         """
@@ -87,7 +88,7 @@ class Split:
         return data.batch(batch_size, drop_remainder=True)
 
     def samples(self, indices: Sequence[int] | np.ndarray, num_workers: int) -> Iterator[dict[str, np.ndarray]]:
-        """Rows in the order of `indices`, one by one; arguments as of `train_batches`.
+        """Returns rows in the order of `indices`, one by one; arguments as in `train_batches`.
 
         Yields: image (3, S, S) float32; token_ids, token_mask (T,) int32; target (h, w) bool at the image's own size;
             input_target (S, S) bool.
@@ -99,19 +100,19 @@ class Split:
         return data.create_dict_iterator(num_epochs=1, output_numpy=True)
 
     def pictures(self, indices: Sequence[int] | np.ndarray, num_workers: int) -> Iterator[dict[str, np.ndarray]]:
-        """Rows in the order of `indices`, at the image's own size: image (h, w, 3) uint8, RGB; target (h, w) bool."""
+        """Yields rows in the order of `indices`, at the image's own size: image (h, w, 3) uint8, RGB; target (h, w) bool."""
         data = self._rows(indices, num_workers, [])
         data = _map(data, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers, ["target"])
         return data.project(["image", "target"]).create_dict_iterator(num_epochs=1, output_numpy=True)
 
     def areas(self, num_workers: int) -> np.ndarray:
-        """Share of its image that each referent covers, (referents,) float64, in the order of their rows."""
+        """Returns the share of its image that each referent covers: (referents,) float64, in the order of their rows."""
         masks = self._read(MASKS, ["mask"], np.arange(self._counts[MASKS]), num_workers)
         masks = _map(masks, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers)
         return np.array([row["mask"].mean() for row in masks.create_dict_iterator(num_epochs=1, output_numpy=True)])
 
     def _rows(self, indices: Sequence[int] | np.ndarray, num_workers: int, transform: list) -> ds.Dataset:
-        """Rows with the image decoded and transformed, and the mask as it is in the file."""
+        """Returns rows with the image decoded and transformed, and the mask still encoded."""
         rows = np.asarray(indices)
         images = self._read(IMAGES, ["image"], self.records["image_row"][rows], num_workers)
         images = _map(images, [vision.Decode(), *transform], "image", num_workers)
@@ -119,7 +120,7 @@ class Split:
         return ds.zip((images, words, self._read(MASKS, ["mask"], self.records["mask_row"][rows], num_workers)))
 
     def _read(self, part: str, columns: list[str], rows: np.ndarray, num_workers: int) -> ds.Dataset:
-        # A sampler may name a row twice, but no more rows than there are: naming the file again raises that number.
+        # A sampler may repeat rows but not draw more than the file has; listing the file several times raises that limit.
         times = math.ceil(len(rows) / self._counts[part])
         return ds.MindDataset(
             [self._files[part]] * times,
@@ -130,7 +131,7 @@ class Split:
 
 
 def _columns(file: str) -> dict[str, np.ndarray]:
-    """All rows of a MindRecord file, column by column."""
+    """Reads all rows of a MindRecord file, column by column."""
     data = ds.MindDataset(file, shuffle=False, num_parallel_workers=1).batch(1024)
     blocks = list(data.create_dict_iterator(num_epochs=1, output_numpy=True))
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

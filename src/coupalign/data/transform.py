@@ -1,4 +1,4 @@
-"""What happens to images and masks between the file and the model."""
+"""Transforms of images and masks before and after the model."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ STD = tuple(255 * value for value in (0.229, 0.224, 0.225))
 
 
 def image_transforms(image_size: int) -> list:
-    """Operators from decoded RGB (H, W, 3) uint8 to what the model takes: (3, S, S) float32.
+    """Returns the operators from decoded RGB (H, W, 3) uint8 to the model's input (3, S, S) float32.
 
-    Bilinear to the square without keeping the aspect, ImageNet mean and standard deviation.
+    Bilinear resize to the square without keeping the aspect ratio; ImageNet mean and standard deviation.
     """
     return [vision.Resize((image_size, image_size), vision.Inter.LINEAR), vision.Normalize(MEAN, STD), vision.HWC2CHW()]
 
 
 def mask_decoding() -> list:
-    """Operators from the bytes of a mask's PNG to (H, W) uint8, 0 or 255."""
+    """Returns the operators from the bytes of a mask's PNG to (H, W) uint8, 0 or 255."""
     return [vision.Decode(), vision.ConvertColor(vision.ConvertMode.COLOR_RGB2GRAY)]
 
 
 def mask_resizing(image_size: int) -> list:
-    """Operators from (H, W) uint8 to (S, S) uint8, by nearest neighbour."""
+    """Returns the operators from (H, W) uint8 to (S, S) uint8, by nearest neighbour."""
     return [vision.Resize((image_size, image_size), vision.Inter.NEAREST)]
 
 
 def foreground(dtype) -> transforms.Mask:
-    """Operator from a mask of 0 and 255 to one of 0 and 1, of the MindSpore type `dtype`."""
+    """Returns the operator from a mask of 0 and 255 to one of 0 and 1, of the MindSpore type `dtype`."""
     return transforms.Mask(transforms.Relational.GT, 127, dtype)
 
 
 def prepare_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
-    """An RGB image (H, W, 3) uint8 as the model takes it: (3, S, S) float32, equal to the pipeline's bit for bit."""
+    """Converts an RGB image (H, W, 3) uint8 to the model's input (3, S, S) float32, equal to the pipeline bit for bit."""
     for transform in image_transforms(image_size):
         rgb = transform(rgb)
     return rgb
 
 
 def restore_image(image: np.ndarray) -> np.ndarray:
-    """An image as the model takes it, (3, S, S) float32, back as RGB (S, S, 3) uint8."""
+    """Converts the model's input (3, S, S) float32 back to RGB (S, S, 3) uint8."""
     return (image.transpose(1, 2, 0) * STD + MEAN).round().clip(0, 255).astype(np.uint8)
 
 
 def probability_at(probability: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A probability map (S, S) float32 at an image's own size: (height, width) float32, bilinear."""
+    """Resizes a probability map (S, S) float32 to an image's own size: (height, width) float32, bilinear."""
     return cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -1,4 +1,4 @@
-"""RefShapes: a synthetic data set for referring image segmentation, made from a seed."""
+"""RefShapes: a synthetic data set for referring image segmentation, generated from a seed."""
 
 from __future__ import annotations
 

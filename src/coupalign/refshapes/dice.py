@@ -1,4 +1,4 @@
-"""Random choices that come out the same on every machine."""
+"""Random choices that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Item = TypeVar("Item")
 class Dice:
     """Choices drawn from NumPy's RandomState, whose stream is frozen (NEP 19).
 
-    Drawn are doubles and 32-bit integers: the default integer of randint differs between platforms.
+    It draws doubles and 32-bit integers only, because the default integer of randint differs between platforms.
 
     Args:
-        seed: integers that together name the stream.
+        seed: Integers that together select the stream.
     """
 
     def __init__(self, *seed: int):
         self._state = np.random.RandomState(seed)
 
     def below(self, limit: int) -> int:
-        """0 .. limit - 1."""
+        """Draws an integer from 0 to limit - 1."""
         return int(self._state.random_sample() * limit)
 
     def between(self, first: int, last: int) -> int:
-        """first .. last, both included."""
+        """Draws an integer from `first` to `last`, both included."""
         return first + self.below(last - first + 1)
 
     def chance(self, percent: int) -> bool:
@@ -37,12 +37,12 @@ class Dice:
         return items[self.below(len(items))]
 
     def some(self, items: Sequence[Item], count: int) -> list[Item]:
-        """`count` different items (or all, if fewer) in random order."""
+        """Draws `count` different items (or all, if there are fewer) in random order."""
         rest = list(items)
         return [rest.pop(self.below(len(rest))) for _ in range(min(count, len(rest)))]
 
     def weighted_order(self, weights: dict[Item, int]) -> list[Item]:
-        """The keys, each next one drawn from the rest by weight."""
+        """Returns the keys in an order in which each next one is drawn from the rest by weight."""
         rest = dict(weights)
         order = []
         while rest:
@@ -56,5 +56,5 @@ class Dice:
         return order
 
     def array(self, limit: int, shape: tuple[int, ...]) -> np.ndarray:
-        """int32 array of values 0 .. limit - 1."""
+        """Draws an int32 array of values from 0 to limit - 1."""
         return self._state.randint(limit, size=shape, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Shapes, patterns and backgrounds of RefShapes, drawn in integers so that no machine rounds differently."""
+"""Draws shapes, patterns and backgrounds of RefShapes in integers, so that no machine rounds differently."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLOURS = {
 }
 _BACKGROUNDS = ((128, 128, 128), (98, 108, 122), (160, 150, 132), (112, 120, 100), (134, 112, 98), (88, 86, 90))
 _TONES = 8
-_ROW = {"fill": 0, "mark": 3, "outline": 5}  # of a colour's six rows: three fills, two marks, one outline
+_ROW = {"fill": 0, "mark": 3, "outline": 5}  # of the six rows of a colour: three fills, two marks, one outline
 
 # Vertices on a disc of radius 1000, y down.
 _TRIANGLE = ((0, -1000), (1000, 760), (-1000, 760))
@@ -38,7 +38,7 @@ _HEART_TIP = ((-940, -150), (0, 950), (940, -150), (0, -420))
 
 
 def palette() -> np.ndarray:
-    """(96, 3) uint8: eight tones of each background, then six rows of each colour."""
+    """Returns (96, 3) uint8: eight tones of each background, then six rows of each colour."""
     rows = [
         [np.clip(part + 6 * (tone - _TONES // 2), 0, 255) for part in base]
         for base in _BACKGROUNDS
@@ -50,7 +50,7 @@ def palette() -> np.ndarray:
 
 
 def background(height: int, width: int, dice: Dice) -> np.ndarray:
-    """A textured background: (H, W) uint8 rows of the palette."""
+    """Draws a textured background: (H, W) uint8, rows of the palette."""
     cell = dice.pick((3, 6, 10, 16))
     coarse = dice.array(4, (height // cell + 1, width // cell + 1))
     coarse = coarse.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width]
@@ -61,8 +61,8 @@ def background(height: int, width: int, dice: Dice) -> np.ndarray:
 
 
 def shape_mask(shape: str, radius: int) -> np.ndarray:
-    """The pixels of a shape: (2 radius, 2 radius) bool. Its centre is the middle of the square."""
-    # Twice the distance of a pixel's centre from the middle: odd integers, so that shapes come out symmetric.
+    """Draws a shape: (2 radius, 2 radius) bool, centred in the square."""
+    # Twice the distance of a pixel's centre from the middle: odd integers, so that shapes are symmetric.
     axis = 2 * np.arange(2 * radius, dtype=np.int64) + 1 - 2 * radius
     v, u = axis[:, None], axis[None]
     full = 2 * radius
@@ -89,16 +89,16 @@ def shape_mask(shape: str, radius: int) -> np.ndarray:
 
 
 def paint(mask: np.ndarray, colour: str, pattern: str, slant: int, dice: Dice) -> np.ndarray:
-    """The inside of a shape: (h, w) uint8 rows of the palette, meaningful where `mask` (h, w) is true.
+    """Draws the inside of a shape: (h, w) uint8, rows of the palette; only pixels of `mask` (h, w) are valid.
 
     Args:
-        slant: direction of stripes: 0 along the rows, 1 along the columns, 2 and 3 along the diagonals.
+        slant: Direction of stripes: 0 along the rows, 1 along the columns, 2 and 3 along the diagonals.
     """
     size = len(mask)
     first = len(_BACKGROUNDS) * _TONES + list(COLOURS).index(colour) * 6
     y, x = np.arange(size)[:, None], np.arange(size)[None]
     fill = first + _ROW["fill"] + dice.array(3, mask.shape)
-    # Measured from the middle, so that the same kind looks the same wherever it stands.
+    # Measured from the middle, so that a kind looks the same at every place.
     y, x = y - size // 2, x - size // 2
     small = size < 28
     if pattern == "striped":

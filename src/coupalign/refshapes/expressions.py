@@ -1,4 +1,4 @@
-"""Families of expressions: meanings that need all they say, and their words."""
+"""Generates expressions of six families: meanings without redundant parts, and their words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from coupalign.refshapes.meaning import (
 from coupalign.refshapes.scene import Thing
 from coupalign.refshapes.wording import word
 
-# How often a family comes first where all can be had; some can be had seldom.
+# How often a family comes first if all are possible; some seldom are.
 _WEIGHTS = {"attribute": 60, "extreme": 11, "ordinal": 26, "relation": 44, "relation_ordinal": 50, "negation": 14}
 _TRIES = 60
 _MOST_WORDS = 17
@@ -35,7 +35,7 @@ class Expression:
 
 
 def make_expressions(things: Sequence[Thing], index: int, count: int, dice: Dice) -> list[Expression]:
-    """At most `count` expressions of different families, each of which names the thing `index` and nothing else."""
+    """Returns at most `count` expressions of different families; each refers to the thing `index` and nothing else."""
     made = []
     for family in dice.weighted_order(_WEIGHTS):
         for _ in range(_TRIES):
@@ -52,31 +52,31 @@ def make_expressions(things: Sequence[Thing], index: int, count: int, dice: Dice
 
 
 def propose(family: str, things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
-    """A meaning of a family, if one is found, which may name the thing `index`, others, several, or be unclear."""
+    """Proposes a meaning of a family, or None; it may refer to the thing `index`, to others, or be unclear."""
     return _PROPOSE[family](things, index, dice)
 
 
 def _description(thing: Thing, dice: Dice, fewest: int, most: int) -> Described:
-    """Some of the looks of a thing, mostly with its shape."""
+    """Describes a thing by some of its looks, mostly with its shape."""
     factors = dice.some(("colour", "size", "pattern"), dice.between(fewest, most))
     return Described(looks_of(thing.kind, factors + ["shape"] * dice.chance(75)))
 
 
 def _group(things: Sequence[Thing], index: int, dice: Dice, fewest: int) -> Described | None:
-    """A description of the thing that fits `fewest` things or more, so that it alone does not tell."""
+    """Describes the thing such that at least `fewest` things fit."""
     group = _description(things[index], dice, 0, 2)
     return group if len(group.named(things)) >= fewest else None
 
 
 def _anchor(things: Sequence[Thing], index: int, dice: Dice) -> tuple[int, Described] | None:
-    """Another thing, and a description that names it with no look to spare."""
+    """Picks another thing and describes it uniquely, without redundant looks."""
     other = dice.pick([i for i in range(len(things)) if i != index])
     anchor = _description(things[other], dice, 0, 2)
     return (other, anchor) if refers_to(anchor, things, other) and not _wordy(anchor, things) else None
 
 
 def _wordy(meaning: Described, things: Sequence[Thing]) -> bool:
-    """Whether a description names as few things with one of its looks left out."""
+    """Whether a description fits as few things if one of its looks is left out."""
     count = len(meaning.named(things))
     return any(
         len(Described(tuple(look for look in meaning.looks if look != left_out)).named(things)) == count
@@ -87,7 +87,7 @@ def _wordy(meaning: Described, things: Sequence[Thing]) -> bool:
 
 def _attribute(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
     meaning = _description(things[index], dice, 1, 3)
-    # People say more than they need; sometimes so do we.
+    # People often say more than necessary.
     return meaning if dice.chance(15) or not _wordy(meaning, things) else None
 
 
@@ -115,7 +115,7 @@ def _ordinal(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
 
 
 def _later_rank(group: Described | Related, things: Sequence[Thing], index: int, dice: Dice) -> Ranked | None:
-    """The group's member `index` by its rank, if it is neither first nor last nor beyond the fourth."""
+    """Refers to the group's member `index` by its rank, unless it is first, last or beyond the fourth."""
     direction = dice.pick(list(DIRECTIONS))
     try:
         last = len(group.named(things))
@@ -136,7 +136,7 @@ def _relation(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None
 
 
 def _tells_apart(group: Described, anchor: int, things: Sequence[Thing]) -> bool:
-    """Whether leaving the anchor aside is enough to know which of the group is meant."""
+    """Whether only one member of the group remains without the anchor."""
     return len(set(group.named(things)) - {anchor}) < 2
 
 
@@ -156,7 +156,7 @@ def _relation_ordinal(things: Sequence[Thing], index: int, dice: Dice) -> Meanin
 
 
 def _ranked_anchor(things: Sequence[Thing], index: int, dice: Dice) -> tuple[int, Ranked] | None:
-    """Another thing, and its place among its like."""
+    """Picks another thing and refers to it by its rank among similar things."""
     other = dice.pick([i for i in range(len(things)) if i != index])
     group = _group(things, other, dice, 2)
     ranked = group and _ranked(group, things, other, dice)
@@ -164,7 +164,7 @@ def _ranked_anchor(things: Sequence[Thing], index: int, dice: Dice) -> tuple[int
 
 
 def _ranked(group: Described | Related, things: Sequence[Thing], index: int, dice: Dice) -> Ranked | None:
-    """The group's member `index` by its place among two or more, half of the time as an extreme."""
+    """Refers to the group's member `index` by its rank among two or more; half of the time as an extreme."""
     if dice.chance(50):
         return _later_rank(group, things, index, dice)
     ranked = Ranked(group, dice.pick(list(DIRECTIONS)), 1)

@@ -1,7 +1,7 @@
-"""What expressions mean: functions from the things of a scene to the things they name.
+"""Meanings of expressions: functions from the things of a scene to the things they refer to.
 
-A meaning either names things that any observer would name, or raises Unclear where a position is too close to
-call; so the picture bears out every expression, also after it is squashed to a square.
+A meaning refers to things on which all observers agree, or raises Unclear if positions are too close. So every
+expression is true in the picture, also after it has been resized to a square.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from coupalign.refshapes.dice import Dice
 from coupalign.refshapes.scene import FACTORS, Kind, Thing
 
-MARGIN = 16  # half pixels: positions closer than this are not told apart
-# Distances are told apart when one is 1.3 times the other: more than a 144 x 112 picture made square distorts them.
+MARGIN = 16  # half pixels: closer positions are not distinguished
+# Distances are distinguished if one is 1.3 times the other, which exceeds the distortion of a 144 x 112 picture made square.
 _FARTHER = (13, 10)
 
-# Which way a direction looks, as factors of x and y; "left" grows to the left.
+# Directions as factors of x and y; "left" grows to the left.
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 
 
 class Unclear(Exception):
-    """Whether a thing is meant cannot be told from the picture."""
+    """The picture does not show clearly whether a thing is meant."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """Things by their looks.
+    """Things described by their looks.
 
     Attributes:
         looks: (factor, value) pairs that hold, no factor twice.
@@ -37,7 +37,7 @@ class Described:
     without: tuple[tuple[str, str], ...] = ()
 
     def fits(self, kind: Kind) -> bool:
-        # Most of the time of making a data set is spent here: plain loops take half of what all() and any() do.
+        # Generating a data set spends most of its time here; plain loops take half the time of all() and any().
         for factor, value in self.looks:
             if getattr(kind, factor) != value:
                 return False
@@ -47,25 +47,25 @@ class Described:
         return True
 
     def named(self, things: Sequence[Thing]) -> list[int]:
-        """Indices of the things named, in ascending order."""
+        """Returns the indices of the things, in ascending order."""
         return [i for i, thing in enumerate(things) if self.fits(thing.kind)]
 
 
 @dataclass(frozen=True)
 class Related:
-    """The things of a description that lie in a direction from the one thing that an anchor names."""
+    """The described things that lie in a direction from an anchor, which is one thing."""
 
     of: Described
     direction: str
     anchor: Described | Ranked
 
     def named(self, things: Sequence[Thing]) -> list[int]:
-        """Indices of the things named. Raises Unclear."""
+        """Returns the indices of the things. Raises: Unclear."""
         anchor = only(self.anchor, things)
         return [i for i in self.of.named(things) if i != anchor and self._holds(things[i], things[anchor])]
 
     def _holds(self, thing: Thing, anchor: Thing) -> bool:
-        """Clearly true if well ahead in the direction and not too far aside, clearly false if not ahead at all."""
+        """True if clearly ahead in the direction and not too far aside, False if not ahead at all; else raises Unclear."""
         x, y = (a - b for a, b in zip(thing.centre, anchor.centre, strict=True))
         dx, dy = DIRECTIONS[self.direction]
         ahead, aside = x * dx + y * dy, abs(x * dy) + abs(y * dx)
@@ -78,14 +78,14 @@ class Related:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The thing that is number `rank` (from 1) in a direction among others."""
+    """The thing with number `rank` (from 1) in a direction among others."""
 
     of: Described | Related
     direction: str
     rank: int
 
     def named(self, things: Sequence[Thing]) -> list[int]:
-        """The index of the thing, or nothing. Raises Unclear."""
+        """Returns the index of the thing, if it exists. Raises: Unclear."""
         order = self.order(things)
         if self.rank > len(order):
             return []
@@ -98,20 +98,20 @@ class Ranked:
         return [here]
 
     def order(self, things: Sequence[Thing]) -> list[int]:
-        """Indices of the things ranked, first to last. Raises Unclear."""
+        """Returns the indices of the ranked things, first to last. Raises: Unclear."""
         return sorted(self.of.named(things), key=lambda i: -_along(things[i].centre, self.direction))
 
 
 @dataclass(frozen=True)
 class Closest:
-    """The thing that is number `rank` (from 1) in distance from the one thing that an anchor names."""
+    """The thing with number `rank` (from 1) by distance from an anchor, which is one thing."""
 
     of: Described
     anchor: Described
     rank: int = 1
 
     def named(self, things: Sequence[Thing]) -> list[int]:
-        """The index of the thing, or nothing. Raises Unclear."""
+        """Returns the index of the thing, if it exists. Raises: Unclear."""
         anchor = only(self.anchor, things)
         ax, ay = things[anchor].centre
         square = {
@@ -136,7 +136,7 @@ Meaning = Described | Related | Ranked | Closest
 
 
 def parts_of(meaning: Meaning, things: Sequence[Thing]) -> tuple[list[int], list[int], list[int]]:
-    """Indices of the things that a meaning is about before it says where; that it starts from; that it ranks, in order.
+    """Returns indices of the described group, of the anchors, and of the ranked things in order.
 
     Raises: Unclear.
     """
@@ -150,7 +150,7 @@ def parts_of(meaning: Meaning, things: Sequence[Thing]) -> tuple[list[int], list
 
 
 def direction_of(thing: Thing, anchor: Thing, dice: Dice) -> str:
-    """A direction in which `thing` lies from `anchor`."""
+    """Returns a direction in which `thing` lies from `anchor`."""
     x, y = (a - b for a, b in zip(thing.centre, anchor.centre, strict=True))
     across, down = "left" if x < 0 else "right", "top" if y < 0 else "bottom"
     if abs(x) >= 2 * abs(y):
@@ -159,7 +159,7 @@ def direction_of(thing: Thing, anchor: Thing, dice: Dice) -> str:
 
 
 def only(meaning: Meaning, things: Sequence[Thing]) -> int:
-    """The index of the one thing that `meaning` names. Raises Unclear if it names none or several."""
+    """Returns the index of the one thing of `meaning`. Raises: Unclear if there is no or more than one thing."""
     named = meaning.named(things)
     if len(named) != 1:
         raise Unclear
@@ -167,7 +167,7 @@ def only(meaning: Meaning, things: Sequence[Thing]) -> int:
 
 
 def refers_to(meaning: Meaning, things: Sequence[Thing], index: int) -> bool:
-    """Whether `meaning` names the thing `index`, clearly and nothing else."""
+    """Whether `meaning` refers to the thing `index` clearly and to nothing else."""
     try:
         return only(meaning, things) == index
     except Unclear:
@@ -175,7 +175,7 @@ def refers_to(meaning: Meaning, things: Sequence[Thing], index: int) -> bool:
 
 
 def looks_of(kind: Kind, factors: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """The (factor, value) pairs of a kind, in the order of FACTORS."""
+    """Returns (factor, value) pairs of a kind, in the order of FACTORS."""
     return tuple((factor, getattr(kind, factor)) for factor in FACTORS if factor in factors)
 
 
@@ -185,7 +185,7 @@ def _along(point: tuple[int, int], direction: str) -> int:
 
 
 def _clearly_ahead(first: Thing, second: Thing, direction: str) -> bool:
-    """Whether the middle is further in a direction by the margin, and both edges too: large things start early."""
+    """Whether the middle is further in a direction by MARGIN, and both edges are further as well."""
     return _along(first.centre, direction) - _along(second.centre, direction) >= MARGIN and all(
         _along(a, direction) > _along(b, direction) for a, b in zip(first.corners, second.corners, strict=True)
     )

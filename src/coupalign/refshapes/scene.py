@@ -1,4 +1,4 @@
-"""Scenes of RefShapes: which objects there are, where they are, and what is seen of them."""
+"""Generates scenes of RefShapes: the objects, their places, and what is visible of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "size": ("small", "large"),
     "pattern": ("solid", "striped", "dotted"),
 }
-# Colour-shape pairs that only testA shows, and there refers to: one of each shape and of each colour.
+# Colour-shape pairs that occur only in testA, as its referents: one of each shape and of each colour.
 HELD_OUT = frozenset((FACTORS["colour"][(3 * i + 1) % 8], shape) for i, shape in enumerate(FACTORS["shape"]))
-# The fewest and the most objects of a scene, by split.
+# Smallest and largest number of objects in a scene, by split.
 OBJECTS = {"train": (3, 8), "val": (3, 8), "testA": (3, 8), "testB": (9, 12)}
 
 _FACTOR_NAMES = tuple(FACTORS)
@@ -31,7 +31,7 @@ _BORDER = 2
 
 @dataclass(frozen=True)
 class Kind:
-    """What an object looks like."""
+    """Looks of an object."""
 
     shape: str
     colour: str
@@ -39,7 +39,7 @@ class Kind:
     pattern: str
 
     def differences(self, other: Kind) -> list[str]:
-        """The factors in which two kinds differ."""
+        """Returns the factors in which two kinds differ."""
         return [factor for factor in FACTORS if getattr(self, factor) != getattr(other, factor)]
 
     @property
@@ -69,12 +69,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is on it.
+    """A picture and its objects.
 
     Attributes:
         image: (H, W) uint8, rows of the palette.
-        labels: (H, W) int16, index of the thing seen at a pixel, -1 for the background.
-        things: in the order of drawing, later ones in front.
+        labels: (H, W) int16, index of the visible thing, -1 for the background.
+        things: In the order of drawing, later ones in front.
     """
 
     image: np.ndarray
@@ -82,7 +82,7 @@ class Scene:
     things: tuple[Thing, ...]
 
     def referents(self, unseen_pairs: bool) -> list[int]:
-        """Things worth referring to: with a distractor of their class, and one that differs in a single factor.
+        """Returns things with a distractor of their class and one that differs in a single factor.
 
         With `unseen_pairs`, only things whose colour-shape pair is held out from training.
         """
@@ -97,7 +97,7 @@ class Scene:
 
 
 def make_scene(dice: Dice, count: tuple[int, int], unseen_pairs: bool) -> Scene:
-    """A scene of `count` (fewest, most) objects with at least one worth referring to.
+    """Generates a scene of `count` (smallest, largest number) objects, at least one of which can be a referent.
 
     Held-out colour-shape pairs occur only with `unseen_pairs`.
     """
@@ -110,7 +110,7 @@ def make_scene(dice: Dice, count: tuple[int, int], unseen_pairs: bool) -> Scene:
 
 
 def _kinds(dice: Dice, count: int, unseen_pairs: bool) -> list[Kind]:
-    """Kinds in random order that resemble each other: one has a distractor of its class and a near twin."""
+    """Draws similar kinds in random order: one has a distractor of its class and a near twin."""
 
     def random_kind() -> Kind:
         return Kind(**{factor: dice.pick(values) for factor, values in FACTORS.items()})
@@ -145,7 +145,7 @@ def _kinds(dice: Dice, count: int, unseen_pairs: bool) -> list[Kind]:
 
 
 def _place(dice: Dice, kinds: list[Kind], height: int, width: int) -> Scene | None:
-    """Draws the kinds one over the other, or gives up (None) when one finds no place."""
+    """Draws the kinds on top of each other; returns None if there is no place for one."""
     image = background(height, width, dice)
     labels = np.full((height, width), -1, np.int16)
     full_areas: list[int] = []

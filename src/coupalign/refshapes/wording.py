@@ -1,4 +1,4 @@
-"""From meanings to words, in several ways."""
+"""Turns meanings into words, in several ways."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _INVERSE = {"left": "to its right", "right": "to its left", "top": "below it", "
 
 
 def word(meaning: Meaning, dice: Dice) -> str:
-    """An expression in lower case, with or without an article in front."""
+    """Returns an expression in lower case, with or without an article."""
     text = _noun_phrase(meaning, dice)
     return text if dice.chance(40) else f"the {text}"
 

@@ -1,4 +1,4 @@
-"""RefShapes as files, in the layout of the REFER tool."""
+"""Writes RefShapes in the layout of the REFER tool."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from coupalign.refshapes.drawing import palette
 from coupalign.refshapes.expressions import make_expressions
 from coupalign.refshapes.scene import FACTORS, OBJECTS, make_scene
 
-_VERSION = 1  # of what is drawn and said: another one is another data set
+_VERSION = 1  # of drawing and wording; another version is another data set
 _SETTINGS_FILE = "refshapes.json"
 _SPLITS = ("train", "val", "testA", "testB")
 _SCENES_AT_ONCE = 16
@@ -34,11 +34,11 @@ _SCENES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class RefShapesSettings:
-    """What a RefShapes data set is made from.
+    """Settings of a RefShapes data set.
 
     Attributes:
-        expressions: number in train; each other split has a tenth.
-        seed: of all random choices.
+        expressions: Number in train; each other split has a tenth.
+        seed: Seed of all random choices.
     """
 
     expressions: int = 20000
@@ -55,12 +55,16 @@ class RefShapesSettings:
 
 
 def write_refshapes(directory: Path, settings: RefShapesSettings, workers: int = 1) -> bool:
-    """Makes the data set of `settings` in `directory`: images/, instances.json, refs(refshapes).p.
+    """Writes the data set of `settings` to `directory`: images/, instances.json, refs(refshapes).p.
 
-    The files are the same, byte for byte, on every machine and with any number of workers. A finished data set of
-    the same settings is left as it is; one of other settings is replaced; the directory appears only when complete.
+    Pixels, annotations and expressions are the same on every machine and with any number of workers. A complete data set
+    of the same settings is kept; one of other settings is replaced; the directory appears only once it is complete.
 
-    Returns: whether it was made anew. Raises: UserError if `directory` holds something else.
+    Returns:
+        Whether files were written.
+
+    Raises:
+        UserError: `directory` holds something else.
     """
     recipe = _json({"version": _VERSION, **asdict(settings)})
     if directory.exists():
@@ -127,9 +131,9 @@ def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> 
 
 
 def _records(split: str, settings: RefShapesSettings, workers: int) -> Iterator[dict]:
-    """Scenes in order until they hold exactly the expressions wanted; the last one may lose some of its own."""
+    """Yields scenes until they have exactly the required number of expressions; the last may lose some."""
     left = settings.count(split)
-    # Chunks, because a scene is drawn faster than it is sent.
+    # In chunks, because drawing a scene takes less time than sending it between processes.
     chunks = ((split, range(start, start + _SCENES_AT_ONCE), settings.seed) for start in count(0, _SCENES_AT_ONCE))
     drawn = map_in_order(_chunk, chunks, workers)
     with closing(drawn), tqdm(total=left, desc=f"RefShapes {split}", unit=" expressions", disable=None) as progress:
@@ -153,7 +157,7 @@ def _chunk(job: tuple[str, range, int]) -> list[dict]:
 
 
 def _record(split: str, number: int, seed: int) -> dict:
-    """One scene: its picture, its annotations, and (index of a thing, [(family, text), …]) for its referents."""
+    """Returns a scene: picture, annotations, and (index of a thing, [(family, text), ...]) for its referents."""
     dice = Dice(seed, _SPLITS.index(split), number)
     scene = make_scene(dice, OBJECTS[split], unseen_pairs=split == "testA")
     refs = []
@@ -198,7 +202,7 @@ def _json(value: object) -> str:
 
 
 def _pickle(value: object) -> bytes:
-    """Protocol 2 without memo, which would make the bytes depend on which equal strings are one object."""
+    """Pickles with protocol 2 and without a memo, so that the bytes do not depend on object identity."""
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=2)
     pickler.fast = True
