@@ -22,6 +22,8 @@ from tests import equations
 from tests.conftest import SMALLEST, assert_close
 from tests.equations import softmax, under
 
+pytestmark = pytest.mark.slow
+
 CONFIG = load_config(overrides={**SMALLEST, "max_tokens": 10})
 EXPRESSION = "the hexagonal dog's ring"
 WORDS = [("[CLS]", [0]), ("the", [1]), ("hexagonal", [2, 3, 4]), ("dog's", [5, 6, 7]), ("ring", [8]), ("[SEP]", [9])]
@@ -111,7 +113,6 @@ def test_the_picture_has_the_values_of_eq_4_to_6(predictor, found):
         np.testing.assert_allclose(over_pixels.sum((1, 2)), 1, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_one_direction_is_explained_too(make_checkpoint, tmp_path):
     """In graph mode and with the CPU kernels, where a graph may not return None."""
     config = load_config(overrides={**SMALLEST, "wpa_direction": "uni"})
