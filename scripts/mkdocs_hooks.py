@@ -1,5 +1,6 @@
 """Hooks of mkdocs.yml: pages that are generated or come from outside docs/, so that each text exists once."""
 
+import html
 import json
 import os
 import re
@@ -60,7 +61,7 @@ def _key_tables() -> str:
         lines += [f"## {title}", "", "| key | default | values | |", "|---|---|---|---|"]
         for key in keys:
             default = list(key.default) if isinstance(key.default, tuple) else key.default
-            text = f"{key.help} {'*Resumable.*' if key.may_change else ''}"
+            text = f"{html.escape(key.help)}{' *Resumable.*' if key.may_change else ''}"
             lines.append(f"| `{key.name}` | `{json.dumps(default)}` | {key.expected} | {text} |")
         lines.append("")
     return "\n".join(lines)
