@@ -1,4 +1,4 @@
-"""RefShapes' scenes with what is to be seen at each place of them, and descriptions, to pretrain a small model on."""
+"""RefShapes scenes with a label per pixel and a description, to pretrain a small model on."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from coupalign.refshapes.scene import FACTORS, OBJECTS, Scene, Thing, make_scene
 from coupalign.refshapes.wording import word
 
 COLUMNS = ("image", "token_ids", "token_mask", "mask", "labels")  # of a batch
-# What is told of a thing, and how many values each has: its looks, and its part in the description.
+# Labels of an object, with their numbers of values: its attributes, and its part in the description.
 VALUES = {**{factor: len(values) for factor, values in FACTORS.items()}, "group": 2, "anchor": 2, "rank": 6}
 
-_STREAM = 4  # of scenes; those of the four splits are 0 to 3
-_REFERRING = 50  # per cent of the descriptions: expressions like those of train
-_POSITIONS = 75  # per cent of the others
-_POSITIONAL = {"extreme": 2, "ordinal": 8, "relation": 7, "relation_ordinal": 7}  # how often each comes first
-_TRIES = 25  # of each
-_NEGATIONS = 50  # per cent of the descriptions by looks that could have one
-_NOTHING = [-1] * len(VALUES) + [0, 0]
+_STREAM = 4  # random stream of the scenes; those of the four splits are 0 to 3
+_REFERRING = 50  # per cent of the descriptions that are expressions as in train
+_POSITIONS = 75  # per cent of the others that name a position
+_POSITIONAL = {"extreme": 2, "ordinal": 8, "relation": 7, "relation_ordinal": 7}  # weights of the families among these
+_TRIES = 25  # per family
+_NEGATIONS = 50  # per cent of the descriptions by attributes that can have a negation
+_BACKGROUND = [-1] * len(VALUES) + [0, 0]
 
 
 class LabelledScenes:
-    """Scenes of train's kind that are in no split, made as they are asked for.
+    """Scenes like those of train that are in no split, generated on access.
 
     Args:
-        numbers: which of the scenes that follow from the seed.
-        seed: of all of them.
+        numbers: Numbers of the scenes. A scene follows from its number and the seed.
+        seed: Seed of all scenes.
         size: S, side of the image.
-        tokenizer: of the descriptions.
+        tokenizer: Tokenizer of the descriptions.
 
-    Item: image (3, S, S) float32, as the model takes it; token_ids, token_mask (T,) int32, of a description by looks or
-    by place, which fits one thing or several; mask (S, S) float32, 1 on the things that it fits, else 0; labels
-    (9, S/4, S/4) float32: where a thing is seen, its places in VALUES, and x and y of its centre, from -1 to 1 across the
-    image; elsewhere -1, ..., -1, 0, 0. Places are nearest neighbours: of the image's (i, j) for the mask, of its
-    (4 i + 2, 4 j + 2) for the labels.
+    Item: image (3, S, S) float32, as the model takes it; token_ids, token_mask (T,) int32 of a description by attributes
+    or position, which fits one or several objects; mask (S, S) float32, 1 on these objects, else 0; labels
+    (9, S/4, S/4) float32. Labels of an object's pixel are the indices of its VALUES and the x and y of its centre, from
+    -1 to 1 across the image; elsewhere they are -1, ..., -1, 0, 0. Both are sampled by nearest neighbour: the mask at
+    the image's (i, j), the labels at its (4 i + 2, 4 j + 2).
 
-    A group is the things that a description is about before it says where, an anchor the thing that it starts from, and
-    a rank, from 1 to 4 and 5 for all beyond, the place of a thing in the order that it counts by, 0 out of it: with "the
-    second ring from the left of those below the star", all rings are of the group, the star is the anchor, and the rings
-    below it have ranks from the left.
+    The group is the set of objects that a description is about before it names a position. The anchor is the object that
+    the position refers to. The rank is the place of an object in the order that the description counts by, 5 for all
+    beyond 4 and 0 outside the order. In "the second ring from the left of those below the star", all rings are the
+    group, the star is the anchor, and the rings below it have ranks from the left.
     """
 
     def __init__(self, numbers: Sequence[int] | np.ndarray, seed: int, size: int, tokenizer: Tokenizer):
@@ -64,8 +64,8 @@ class LabelledScenes:
         meaning = describe(scene, dice)
         height, width = scene.labels.shape
         y, x = (np.arange(self._size) * side // self._size for side in (height, width))
-        thing = scene.labels[y][:, x]  # its index, or -1, which finds the last row of the labels
-        labels = np.array([*_labels(scene.things, meaning, height, width), _NOTHING], np.float32)
+        thing = scene.labels[y][:, x]  # index of the object, or -1, which selects the last row of the labels
+        labels = np.array([*_labels(scene.things, meaning, height, width), _BACKGROUND], np.float32)
         return (
             prepare_image(self._palette[scene.image], self._size),
             *self._tokenizer.encode(word(meaning, dice)),
@@ -75,8 +75,11 @@ class LabelledScenes:
 
 
 def describe(scene: Scene, dice: Dice) -> Meaning:
-    """Half of the time what names one referent, in train's proportions of families; else what fits one thing or more for
-    sure: three times of four places, where the scene has some to tell of."""
+    """Draws a description of a scene.
+
+    Half of them name one referent, with the families of train. The others fit one object or more; three of four of these
+    name a position if the scene allows it.
+    """
     things = scene.things
     if dice.chance(_REFERRING):
         for expression in make_expressions(things, dice.pick(scene.referents(unseen_pairs=False)), 1, dice):
@@ -94,7 +97,7 @@ def describe(scene: Scene, dice: Dice) -> Meaning:
 
 
 def _by_looks(things: Sequence[Thing], dice: Dice) -> Described:
-    """One to three looks of one of the things, at times one of them by what others have instead."""
+    """One to three attributes of an object, at times with one negated value that other objects have."""
     kind = dice.pick(things).kind
     first, *factors = dice.some(tuple(FACTORS), dice.between(1, 3))
     rest = Described(looks_of(kind, factors))
@@ -107,13 +110,18 @@ def _by_looks(things: Sequence[Thing], dice: Dice) -> Described:
 def labelled_batches(
     numbers: Sequence[int] | np.ndarray, seed: int, image_size: int, tokenizer: Tokenizer, batch_size: int, workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """LabelledScenes in order, in batches; a last one that is not full is left out.
+    """Batches of LabelledScenes in order. An incomplete last batch is left out.
 
     Args:
-        workers: processes that draw; 1 is this one.
+        numbers, seed, image_size, tokenizer: See LabelledScenes.
+        batch_size: Scenes in a batch.
+        workers: Processes that generate scenes; 1 for this process only.
 
-    Yields: by COLUMNS, the items' parts, one upon another.
-    Raises: UserError where a process was killed.
+    Yields:
+        Stacked items, by COLUMNS.
+
+    Raises:
+        UserError: A process was killed.
     """
     scenes = LabelledScenes(numbers, seed, image_size, tokenizer)
     jobs = ((scenes, range(start, start + batch_size)) for start in range(0, len(scenes) - batch_size + 1, batch_size))
