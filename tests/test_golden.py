@@ -7,8 +7,8 @@ import csv
 import numpy as np
 import pytest
 
+from coupalign.commands import prepare_data
 from coupalign.config import load_config
-from coupalign.data.prepare import Source, prepare
 from coupalign.devices import set_up
 from coupalign.files import REPOSITORY
 from coupalign.training import train
@@ -28,8 +28,9 @@ class Enough(Exception):
 def test_the_first_losses_of_the_quickstart(tmp_path, monkeypatch):
     overrides = {"data_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "run"), "tensorboard": False}
     overrides |= {"train_families": "attribute", "epochs": 4, "decay_epochs": 4}
-    config = load_config(REPOSITORY / "configs/refshapes_tiny.yaml", overrides)
-    prepare(config, tmp_path / "data", Source(), workers=2)
+    file = REPOSITORY / "configs/refshapes_tiny.yaml"
+    config = load_config(file, overrides)
+    assert prepare_data.main(["--config", str(file), "--output", str(tmp_path / "data")]) == 0
     log_step = RunDirectory.log_step
 
     def log_and_stop(run, figures):

@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
+from types import SimpleNamespace
 
 import mindspore
 import numpy as np
@@ -39,6 +40,7 @@ from tests.refshapes_files import Item
 from tests.test_run_logs import read_events
 
 VOCABULARY = "assets/refshapes-vocab.txt"
+SAVE_WEIGHTS = pretraining.save_weights
 
 
 def scenes(numbers: range, size: int = 32) -> LabelledScenes:
@@ -335,7 +337,7 @@ class RecordingStep:
     """In place of TrainStep: records the scenes of each micro batch and whether weights are averaged when saved."""
 
     def __init__(self):
-        self.scenes, self.inside, self.objective = [], False, None
+        self.scenes, self.inside, self.objective = [], False, SimpleNamespace(objective=None)
 
     def set_train(self):
         return self
@@ -354,12 +356,12 @@ class RecordingStep:
 
 def record_steps(config_file, output, monkeypatch, rank=0, ranks=1, **overrides):
     """Pretrains with RecordingStep as rank `rank` of `ranks`; gives its step."""
-    step, save = RecordingStep(), pretraining.save_weights
+    step = RecordingStep()
     monkeypatch.setattr(devices, "_ranks", (rank, ranks))
     monkeypatch.setattr(pretraining, "build_model", lambda _: nn.Dense(2, 2))
     monkeypatch.setattr(pretraining, "build_step", lambda *_: step)
     monkeypatch.setattr(pretraining, "_accuracy", lambda *_: step.inside)
-    monkeypatch.setattr(pretraining, "save_weights", lambda *given: step.inside and save(*given))
+    monkeypatch.setattr(pretraining, "save_weights", lambda *given: step.inside and SAVE_WEIGHTS(*given))
     assert pretraining.pretrain(load_config(config_file, overrides), 19, output, progress=False), "averaged weights"
     return step
 
