@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -420,3 +424,15 @@ def test_warming_up_to_the_end_is_refused(tiny_config):
     config = load_config(overrides={**tiny_config.as_dict(), "warmup_steps": 25 * 4})
     with pytest.raises(UserError, match="warmup_steps 100 leaves none of the 100 steps of decay_epochs 25"):
         make_optimizer(config.training, build_model(config).trainable_params(), steps_per_epoch=4)
+
+
+def test_importing_mindformers_changes_neither_logging_nor_environment(tmp_path):
+    code = (
+        "import logging, os; logging.disable(logging.ERROR)\n"
+        "from coupalign.training.optimizer import _quiet_import\n"
+        "with _quiet_import():\n    import coupalign.training.adamw\n"
+        "assert logging.root.manager.disable == logging.ERROR and 'LOCAL_DEFAULT_PATH' not in os.environ\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_DEFAULT_PATH"}
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment).returncode == 0
+    assert not (tmp_path / "output").exists()
