@@ -69,7 +69,7 @@ prepare_environment() {
         [[ -x $(dirname "$python")/python ]] ||
             fail "$(dirname "$python")/python is missing: activate an environment, or name its bin/python in COUPALIGN_PYTHON"
         is_supported "$python" ||
-            fail "$python is $("$python" --version 2>&1): MindSpore 2.9 needs an environment with Python 3.10, 3.11 or 3.12"
+            fail "$python is $("$python" --version 2>&1): an environment with Python 3.11 or 3.12 is needed"
     fi
     PATH=$(dirname "$python"):$PATH
     # Usually nothing is missing: no lock and no network are needed.
@@ -116,19 +116,19 @@ install_requirements() {
 
 # Whether `$1` runs and is a Python that MindSpore 2.9 has packages for.
 is_supported() {
-    "$1" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
+    "$1" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
 }
 
 # Prints the name of a supported Python, first of all the version that the project is tested with.
 find_python() {
     local candidate
-    for candidate in python3.11 python3.12 python3.10 python3 python; do
+    for candidate in python3.11 python3.12 python3 python; do
         if is_supported "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    fail "no Python 3.10, 3.11 or 3.12 with venv: install one, or name that of an environment in COUPALIGN_PYTHON"
+    fail "no Python 3.11 or 3.12 with venv: install one, or name that of an environment in COUPALIGN_PYTHON"
 }
 
 # Usage: run_logged NAME PROGRAM ARGUMENT…; becomes the Python program, whose output is also kept in logs/.

@@ -117,6 +117,8 @@ def test_options_keys_and_files_exist(page):
             r"(?:src|tests|docs|scripts|benchmarks|configs|deploy|ascend310_infer|assets)/[\w./*-]*", span
         ):
             assert list(REPOSITORY.glob(span.rstrip("/"))), span
+        elif re.fullmatch(r"[\w/]+\.py", span):
+            assert any(f"/{file}".endswith(f"/{span}") for file in programs), span
         elif re.fullmatch(r"[a-z]+(?:_[a-z]+)+", span) and span != "dataset_sink_mode":  # that one is MindSpore's
             assert re.search(rf"\b{span}\b", text + (REPOSITORY / "default_config.yaml").read_text()), span
 
