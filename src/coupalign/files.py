@@ -82,13 +82,6 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def apply_umask(path: Path) -> None:
-    """Gives a file the mode of new files. MindSpore writes files that only their owner can read."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)
-
-
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields the name of a file beside `path`, with its suffix, that becomes `path` when the block succeeds.
@@ -107,7 +100,6 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~umask)  # MindSpore writes files that only their owner can read
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        apply_umask(temporary)
         os.replace(temporary, path)
     except OSError as error:
         # An error of another file is not ours to explain.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import mindspore
 from mindspore import Parameter, Tensor, nn
 
 from coupalign.errors import UserError
-from coupalign.files import atomic_path, find_file
+from coupalign.files import atomic_path, find_checkpoint
 
 # First parts of the names of all parameters that a model can have. Other names in a checkpoint, such as the state of
 # an optimizer, are ignored. A name with one of these prefixes that the model lacks means another configuration.
@@ -21,24 +20,6 @@ MODEL_PREFIXES = frozenset(
 CONVERTED = "converted_encoders"
 _OTHER_CONFIGURATION = "it was made with another configuration: pass its config.yaml with --config"
 _CONVERT_AGAIN = "it was converted for another configuration: run convert_weights.py with this one"
-
-
-def find_checkpoint(path: str | os.PathLike) -> Path:
-    """The checkpoint file that ``path`` means, which is not opened.
-
-    Raises:
-        UserError: If the file is missing or unreadable, or its name is not one of a MindSpore checkpoint.
-    """
-    path = find_file(path)
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}: check the path (train.py writes checkpoints to output_dir)")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"checkpoint {path} cannot be read: check its permissions")
-    if path.suffix != ".ckpt":
-        raise UserError(
-            f"{path} is not a MindSpore checkpoint (.ckpt): convert PyTorch or safetensors files with convert_weights.py"
-        )
-    return path
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Parameter]:

@@ -135,14 +135,13 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
         The accuracy on HELD_OUT further scenes.
 
     Raises:
-        UserError: Fewer scenes than a batch, keys that pretraining does not support, an ``init_checkpoint`` that does
+        UserError: Fewer scenes than a batch, an ``init_checkpoint`` that does
             not fit, an `output` that cannot be written, or ``max_skipped_steps`` steps in a row that were not finite.
     """
     settings, writes = config.training, devices.rank() == 0
     steps = count // settings.batch_size
     if steps == 0:
         raise UserError(f"{count} scenes are fewer than batch_size {settings.batch_size}: raise --scenes")
-    _check_supported(config)
     micro_batch = micro_batch_size(settings)
     output = check_writable(output)
     model = build_model(config)
@@ -192,17 +191,6 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
                         save_weights(output, weights)
     with step.averaged():
         return _accuracy(config, step.objective.objective, micro_batch, count)
-
-
-def _check_supported(config: Config) -> None:
-    """Raises UserError for keys that a training supports and pretraining does not."""
-    unsupported = {
-        "resume": (config.training.resume != "never", "pass the checkpoint written so far as --init_checkpoint"),
-        "profile": (config.training.profile > 0, "set it to 0"),
-    }
-    for key, (given, remedy) in unsupported.items():
-        if given:
-            raise UserError(f"{key} is not supported in pretraining: {remedy}")
 
 
 def _batches(config: Config, numbers: np.ndarray, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
