@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # Before MindSpore is imported anywhere: its warnings would bury what a failing test prints.
@@ -44,6 +46,32 @@ TINY = {
 }
 # One block and one layer of everything, where shifted windows are not the point: it compiles in half the time.
 SMALLEST = {**TINY, "swin_depths": [1, 1, 1, 1], "decoder_layers": 1}
+
+
+def refshapes_config(data_dir: str | Path, **overrides: Any) -> Config:
+    """The smallest model on the RefShapes data set in `data_dir`."""
+    return load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(data_dir), **overrides})
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a table by the names in its first line."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def refuses(tmp_path, capfd):
+    """``refuses(main, arguments)``: the line that a command prints for a mistake; it must change no file of tmp_path."""
+
+    def run(main: Any, arguments: list[str]) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        assert main([str(each) for each in arguments]) == 2
+        out, err = capfd.readouterr()
+        assert not out and err.startswith("error: ") and err.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
+
+    return run
 
 
 @pytest.fixture

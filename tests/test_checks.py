@@ -15,7 +15,7 @@ from PIL import Image
 from coupalign.checks import check_exists
 from coupalign.config import Config, config_keys, load_config
 from coupalign.files import REPOSITORY
-from tests.conftest import SMALLEST, TINY
+from tests.conftest import TINY, refshapes_config
 
 RUN_ALL = """
 import contextlib, importlib, io, json, os, sys
@@ -69,7 +69,17 @@ FAILURES = [
     (["data_card", "--data_dir", "nowhere"], "nowhere/meta.json"),
     (["prepare_data", "--annotations", "none", "--images", ".", "--dataset", "refcoco"], "none: check --annotations"),
     (["visualise", "alignment", *MODEL, "--image", "none.png", "--expression", "x"], "none.png: check --image"),
+    (["visualise", "alignment", *PREDICT[1:], "--output", "b.jpg"], "--output b.jpg"),
     (["visualise", "curves", "none"], "none: check the runs"),
+    ([*PREDICT, "--image", "run"], "run has no images"),
+    ([*PREDICT, "--expression", "  "], "expression"),
+    (["export", "--checkpoint", "a.png"], "a.png is not a MindSpore checkpoint"),
+    (["export", *MODEL, "--file_name", "graph.onnx"], "graph.onnx"),
+    (["export", *MODEL, "--export_batch_size", "0"], "--export_batch_size is 0"),
+    (["export", "--file_name", "a.mindir"], "--checkpoint"),
+    (["demo", "--engine", "lite"], "--engine lite and --mindir FILE belong together"),
+    (["demo", "--mindir", "x.mindir"], "--engine lite and --mindir FILE belong together"),
+    (["demo", "--engine", "lite", "--mindir", "x.mindir"], "no file or directory x.mindir"),
 ]
 
 
@@ -135,7 +145,7 @@ def test_commands_read_only_the_keys_they_offer(name, workplace, make_checkpoint
 
         monkeypatch.setattr(section, "__getattribute__", read_key, raising=False)
 
-    config = load_config(overrides={**SMALLEST, "dataset": "refshapes", "data_dir": str(tiny_data), "eval_limit": 4})
+    config = refshapes_config(tiny_data, eval_limit=4)
     checkpoint = str(make_checkpoint(config))
     for section in Config.__dataclass_fields__:
         reader(type(getattr(config, section)))

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 
-import demo
 from coupalign.config import load_config
 from coupalign.data.images import load_image
 from coupalign.data.tokenizer import Tokenizer
@@ -119,21 +118,6 @@ def test_another_threshold_is_another_mask_of_the_same_probability():
         assert found.mask(0, threshold).mean() == pytest.approx(1 - threshold, abs=1 / 64)
         assert (found.spotlight(0, threshold) == spotlight(rgb, probability > threshold)).all()
     assert (found.heat(0)[:, -1].astype(int) - found.heat(0)[:, 0]).mean() < -50  # dark is likely
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--engine", "lite"], "--engine lite and --mindir FILE belong together"),
-        (["--mindir", "x.mindir"], "--engine lite and --mindir FILE belong together"),
-        (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
-        (["--engine", "lite", "--mindir", "x.mindir"], "no file or directory x.mindir"),
-    ],
-)
-def test_mistakes_are_one_line(capsys, arguments, said):
-    assert demo.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and said in error and error.count("\n") == 1
 
 
 def test_without_gradio_it_says_what_to_install(monkeypatch):

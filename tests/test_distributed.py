@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import subprocess
@@ -20,8 +19,8 @@ from coupalign.devices import set_up
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY
 from coupalign.training import trainer
-from tests.conftest import SMALLEST, assert_close
-from tests.test_evaluate import SAMPLES, FakeSplit, Forward, config, rows_of
+from tests.conftest import assert_close, read_csv, refshapes_config
+from tests.test_evaluate import SAMPLES, FakeSplit, Forward, config
 from tests.tiny_model import TinyModel
 from tests.two_ranks import batch, evaluate, scaled
 
@@ -32,19 +31,15 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 def ranks(tiny_data, tmp_path_factory):
     """(directory with the results of two ranks, configuration)."""
     directory = tmp_path_factory.mktemp("ranks")
-    settings = load_config(
-        overrides={
-            **SMALLEST,
-            "dataset": "refshapes",
-            "data_dir": str(tiny_data),
-            "epochs": 1,
-            "decay_epochs": 1,
-            "batch_size": 50,
-            "learning_rate": 2e-3,
-            "eval_limit": 4,
-            "resume": "auto",
-            "output_dir": str(directory / "trained"),
-        }
+    settings = refshapes_config(
+        tiny_data,
+        epochs=1,
+        decay_epochs=1,
+        batch_size=50,
+        learning_rate=2e-3,
+        eval_limit=4,
+        resume="auto",
+        output_dir=str(directory / "trained"),
     )
     settings.save(directory / "config.yaml")
     mindspore.set_seed(3)
@@ -54,21 +49,10 @@ def ranks(tiny_data, tmp_path_factory):
         "PYTHONPATH": f"{REPOSITORY}/src{os.pathsep}{REPOSITORY}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
+    own = ["--worker_num=2", "--local_worker_num=2", f"--master_port={20000 + os.getpid() % 10000}"]
+    own += ["--cluster_time_out=300", f"--log_dir={directory}", "--join=True", str(REPOSITORY / "scripts/rank.py")]
     job = subprocess.run(
-        [
-            "msrun",
-            "--worker_num=2",
-            "--local_worker_num=2",
-            f"--master_port={20000 + os.getpid() % 10000}",
-            "--cluster_time_out=300",
-            f"--log_dir={directory}",
-            "--join=True",
-            str(REPOSITORY / "scripts/rank.py"),
-            str(directory),
-            "-m",
-            "tests.two_ranks",
-            str(directory),
-        ],
+        ["msrun", *own, str(directory), "-m", "tests.two_ranks", str(directory)],
         cwd=REPOSITORY,
         env=environment,
         timeout=240,
@@ -131,7 +115,10 @@ def test_two_ranks_train_like_one_process_even_if_one_is_stopped(ranks, tmp_path
     alone = load_config(overrides={**settings.as_dict(), "output_dir": str(tmp_path / "alone")})
     set_up(alone.run)
     trainer.train(alone, progress=False)
-    one, two = (_table(path / "steps.csv") for path in (tmp_path / "alone", directory / "trained"))
+    one, two = (
+        np.array([list(map(float, row.values())) for row in read_csv(path / "steps.csv")])
+        for path in (tmp_path / "alone", directory / "trained")
+    )
     assert one.shape == two.shape == (6, 6)
     np.testing.assert_allclose(two, one, rtol=1e-5)
     assert re.search("stopped by SIGTERM after step [345], saved", (directory / "worker_0.log").read_text())
@@ -146,7 +133,7 @@ def test_two_ranks_evaluate_like_one_process(ranks, tmp_path):
     assert files == ["val.csv", "val.json"]
     for name in files:
         assert (tmp_path / "alone" / name).read_bytes() == (directory / "evaluated" / name).read_bytes()
-    intersections = [int(row["intersection"]) for row in rows_of(tmp_path / "alone/val.csv")]
+    intersections = [int(row["intersection"]) for row in read_csv(tmp_path / "alone/val.csv")]
     assert len(intersections) == 29 and len(set(intersections)) > 5
 
 
@@ -169,11 +156,6 @@ def test_every_sample_is_evaluated_by_exactly_one_rank(monkeypatch, tmp_path, co
     own, shuffled = np.stack(counts[0::2]), np.stack(counts[1::2])
     for each in (own, shuffled):
         assert (np.count_nonzero(each[:, :, 1], 0) == 1).all()
-    expected = [[int(row["intersection"]), int(row["union"])] for row in rows_of(tmp_path / "val.csv")]
+    expected = [[int(row["intersection"]), int(row["union"])] for row in read_csv(tmp_path / "val.csv")]
     assert own.sum(0).tolist() == expected
     assert between == sorted(SAMPLES // (size * count) * list(range(count)))
-
-
-def _table(path: Path) -> np.ndarray:
-    with open(path, newline="", encoding="utf-8") as file:
-        return np.array([[float(each) for each in row] for row in list(csv.reader(file))[1:]])

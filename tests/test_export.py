@@ -168,27 +168,6 @@ def test_both_kinds_of_sentence_are_compared():
     assert (padded[0] != full[0]).asnumpy().any()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
-        (["--checkpoint", "text.ckpt"], "text.ckpt is not a MindSpore checkpoint"),
-        (["--checkpoint", "text.ckpt", "--file_name", "graph.onnx"], "graph.onnx"),
-        (["--checkpoint", "text.ckpt", "--export_batch_size", "0"], "--export_batch_size is 0"),
-        (["--checkpoint", "text.ckpt", "--export_batch_size", "two"], "--export_batch_size"),
-        (["--file_name", "a.mindir"], "--checkpoint"),
-    ],
-)
-def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capfd, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.ckpt").write_text("no checkpoint")
-    status = program.main(arguments)
-    out, err = capfd.readouterr()
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
-    assert os.listdir(tmp_path) == ["text.ckpt"]
-
-
 def test_a_checkpoint_of_another_configuration(stand_in, capfd):
     mindspore.save_checkpoint(
         [

@@ -19,7 +19,6 @@ from mindspore import Tensor
 
 from benchmarks.lite_latency import LiteWorker
 from coupalign.checkpoints.loading import load_checkpoint
-from coupalign.config import load_config
 from coupalign.data.dataset import Split
 from coupalign.data.images import load_image
 from coupalign.evaluation.evaluate import evaluate_split
@@ -27,7 +26,7 @@ from coupalign.files import REPOSITORY
 from coupalign.inference.deployment import INPUTS, score, write_inputs
 from coupalign.inference.predictor import Predictor
 from coupalign.model import build_model
-from tests.conftest import SMALLEST
+from tests.conftest import refshapes_config
 from tests.picture_files import write_picture_files
 from tests.test_tokenizer import VOCABULARY
 
@@ -85,15 +84,7 @@ class Deployed:
 
 @pytest.fixture(scope="module")
 def deployed(make_checkpoint, tiny_data, tmp_path_factory):
-    config = load_config(
-        overrides={
-            **SMALLEST,
-            "dataset": "refshapes",
-            "data_dir": str(tiny_data),
-            "eval_limit": SAMPLES,
-            "threshold": 0.65,
-        }
-    )
+    config = refshapes_config(tiny_data, eval_limit=SAMPLES, threshold=0.65)
     return Deployed(tmp_path_factory.mktemp("deployed"), make_checkpoint(config), config)
 
 

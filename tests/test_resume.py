@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -29,7 +28,7 @@ from coupalign.config import ConfigError, config_keys, load_config
 from coupalign.errors import UserError
 from coupalign.training.run_directory import STEP_COLUMNS, RunDirectory
 from coupalign.training.stopping import Stopped, StopRequest
-from tests.conftest import SMALLEST
+from tests.conftest import SMALLEST, read_csv, refshapes_config
 
 DATA = fingerprint(np.arange(24, dtype=np.int32).reshape(6, 4))
 
@@ -136,8 +135,7 @@ def test_a_table_of_an_older_version_is_taken_over_by_name(run):
     config, directory = run
     (directory / "curve.csv").write_bytes(b"epoch,oIoU,step\r\n1,0.5,4\r\n2,0.25,8\r\n3,0.1,12\r\n")
     RunDirectory(going_on(config), find_state(going_on(config)))
-    with open(directory / "curve.csv", encoding="utf-8") as file:
-        rows = [(row["epoch"], row["step"], row["oIoU"], row["loss"]) for row in csv.DictReader(file)]
+    rows = [(row["epoch"], row["step"], row["oIoU"], row["loss"]) for row in read_csv(directory / "curve.csv")]
     assert rows == [("1", "4", "0.5", ""), ("2", "8", "0.25", "")]
 
 
@@ -310,21 +308,17 @@ def test_a_request_to_stop_waits_where_it_should(number, code):
 @pytest.mark.slow
 def test_a_training_that_is_killed_and_stopped_ends_as_one_left_alone(tiny_data, tmp_path):
     """In processes of their own, with a real step but a tiny model; benchmarks/kill_and_resume.py does it with any."""
-    config = load_config(
-        overrides={
-            **SMALLEST,
-            "dataset": "refshapes",
-            "data_dir": str(tiny_data),
-            "epochs": 2,
-            "decay_epochs": 2,
-            "batch_size": 10,
-            "learning_rate": 2e-3,
-            "eval_limit": 4,
-            "checkpoint_every": 7,
-            "keep_checkpoints": 1,
-            "aux_loss_weight": 0.0,
-        }
-    )
+    keys = {
+        "epochs": 2,
+        "decay_epochs": 2,
+        "batch_size": 10,
+        "learning_rate": 2e-3,
+        "eval_limit": 4,
+        "checkpoint_every": 7,
+        "keep_checkpoints": 1,
+        "aux_loss_weight": 0.0,
+    }
+    config = refshapes_config(tiny_data, **keys)
     whole, killed = (Training(config, tmp_path / name, ["-m", "tests.tiny_training"]) for name in ("whole", "killed"))
     assert whole.run() == 0
     assert killed.run(signal.SIGKILL, after=10, writing=True) == -signal.SIGKILL

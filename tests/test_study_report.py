@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -14,6 +12,7 @@ from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
 from coupalign.study.plan import read_study
 from coupalign.study.report import difference, write_results
+from tests.conftest import read_csv
 from tests.study_runs import SMALL, leave_results, write
 
 
@@ -97,8 +96,7 @@ def test_gates_and_compute_are_reported(reported):
 
 
 def test_the_csv_has_a_line_for_each_row_seed_split_and_family(reported, tmp_path):
-    with open(tmp_path / "results.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = read_csv(tmp_path / "results.csv")
     assert len(lines) == 7 * 3
     (line,) = [each for each in lines if (each["row"], each["seed"], each["family"]) == ("uni", "2", "attribute")]
     assert float(line["oIoU"]) == 0.2 and float(line["mIoU"]) == 0.2 and line["n"] == "2"
@@ -154,9 +152,7 @@ def test_each_checkpoint_is_measured_with_its_own_weights(tiny_data, tmp_path):
         save_state(tmp_path / name, saved, Progress({}, "", step=step))
     config = load_config("benchmarks/smallest.yaml", {"data_dir": str(tiny_data), "train_families": "attribute"})
     alignment_over_training(PredictAll(Model()), config, tmp_path)
-    with open(tmp_path / "alignment.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row, (step, values) in zip(rows, scores.items(), strict=True):
+    for row, (step, values) in zip(read_csv(tmp_path / "alignment.csv"), scores.items(), strict=True):
         q_w = np.exp(values) / np.exp(values).sum()
         expected = {
             "step": step,
@@ -171,8 +167,8 @@ def test_each_checkpoint_is_measured_with_its_own_weights(tiny_data, tmp_path):
 
 def test_the_documents_table_is_what_the_kept_report_has():
     """docs/study.md against docs/study/refshapes.csv, row by row."""
-    with open(REPOSITORY / "docs/study/refshapes.csv", newline="", encoding="utf-8") as file:
-        found = [line for line in csv.DictReader(file) if (line["split"], line["family"]) == ("val", "attribute")]
+    lines = read_csv(REPOSITORY / "docs/study/refshapes.csv")
+    found = [line for line in lines if (line["split"], line["family"]) == ("val", "attribute")]
     names = {
         "no WPA": "no-wpa",
         "no auxiliary loss": "no-aux",

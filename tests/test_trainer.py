@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -15,7 +14,6 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from coupalign.checkpoints.state import read_state
-from coupalign.config import load_config
 from coupalign.errors import UserError
 from coupalign.training import build, trainer
 from coupalign.training.run_directory import RunDirectory
@@ -23,7 +21,7 @@ from coupalign.training.step import StepResult
 from coupalign.training.step_timer import TIME_COLUMNS
 from coupalign.training.stopping import Stopped
 from coupalign.training.update import Clip
-from tests.conftest import SMALLEST
+from tests.conftest import read_csv, refshapes_config
 
 EPOCHS, STEPS = 3, 5  # of 60 samples
 SCORES = {5: 0.2, 10: 0.6, 15: 0.4}  # oIoU by the step after which it is measured
@@ -96,20 +94,15 @@ def standing_in():
 
 
 def train(data, directory, **overrides):
-    config = load_config(
-        overrides={
-            **SMALLEST,
-            "dataset": "refshapes",
-            "data_dir": str(data),
-            "epochs": EPOCHS,
-            "decay_epochs": 1,
-            "batch_size": 60,
-            "checkpoint_every": 2,
-            "resume": "auto",
-            "output_dir": str(directory),
-            **overrides,
-        }
-    )
+    keys = {
+        "epochs": EPOCHS,
+        "decay_epochs": 1,
+        "batch_size": 60,
+        "checkpoint_every": 2,
+        "resume": "auto",
+        "output_dir": str(directory),
+    }
+    config = refshapes_config(data, **{**keys, **overrides})
     return trainer.train(config, progress=False)
 
 
@@ -129,8 +122,7 @@ def whole(standing_in, tiny_data, tmp_path_factory):
 
 
 def table(path):
-    with open(path, encoding="utf-8") as file:
-        return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in read_csv(path)]
 
 
 def log(path):
