@@ -1,4 +1,4 @@
-"""Small inputs that failed once, in the directory COUPALIGN_CASES; skipped where it is absent."""
+"""Small inputs that failed once, in the directory COUPALIGN_CASES, and random inputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+import predict
 import prepare_data
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
@@ -19,9 +20,11 @@ from coupalign.data.json_lines import read_json_lines
 from coupalign.data.masks import mask_from_file
 from coupalign.data.refer import read_refer
 from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
 from tests import fuzz_inputs
+from tests.test_deployment import lite, lite_predict, run_lite  # noqa: F401  (`lite` is a fixture)
 
-CASES = Path(os.environ.get("COUPALIGN_CASES", Path(__file__).parent.parent.parent / "shared/cases"))
+CASES = Path(os.environ.get("COUPALIGN_CASES", REPOSITORY.parent / "shared/cases"))
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="no directory COUPALIGN_CASES")
 
 
@@ -42,10 +45,15 @@ def _split(output: Path, split: str) -> list[dict]:
 
 
 @needs_cases
-def test_orientation(cases, tmp_path):
-    for name in ("tiff/o3.tif", "images/exif6.webp"):
-        expected = np.asarray(ImageOps.exif_transpose(Image.open(cases / name)).convert("RGB"))
-        np.testing.assert_array_equal(load_image(cases / name), expected)
+@pytest.mark.parametrize("name", ["images/motion_photo.jpg", "images/exif6.webp", "tiff/o3.tif"])
+def test_images_are_as_pillow_shows_them(name):
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(CASES / name)).convert("RGB"))
+    for load in (load_image, lite_predict.load_image):
+        np.testing.assert_array_equal(load(CASES / name), expected)
+
+
+@needs_cases
+def test_prepared_images_are_upright(cases, tmp_path):
     assert _prepare(cases / "tiff_o3.jsonl", tmp_path / "out") == 0
     (row,) = _split(tmp_path / "out", "train")
     red, green, blue = row["image"][row["target"]].mean(0)
@@ -53,9 +61,9 @@ def test_orientation(cases, tmp_path):
 
 
 @needs_cases
-@pytest.mark.parametrize("name", ["motion_photo.jpg", "no_eoi.jpg"])
-def test_jpegs_with_an_unusual_end_are_read(name):
-    assert load_image(CASES / "images" / name).shape == (120, 160, 3)
+def test_a_jpeg_without_end_marker_is_read():
+    path = CASES / "images/no_eoi.jpg"
+    np.testing.assert_array_equal(load_image(path), lite_predict.load_image(path))
 
 
 @needs_cases
@@ -110,6 +118,28 @@ def test_refer_files_of_python_2_and_with_float_sizes(name):
     assert "\u00c3" not in texts
     assert ("caf\u00e9" in texts) or name != "refer_py2_utf8"
     assert all(isinstance(image.width, int) and image.width == 120 for image in dataset.images.values())
+
+
+@needs_cases
+def test_requests_with_a_byte_order_mark_are_read(lite, tmp_path, capsys):  # noqa: F811
+    run_lite(tmp_path, requests=CASES / "requests/bom.jsonl")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines and all("image" in json.loads(line) for line in lines)
+
+
+@needs_cases
+def test_names_outside_ascii_get_a_file_each(tmp_path, capsys):
+    arguments = [
+        "--checkpoint",
+        str(REPOSITORY / "assets/refshapes/best.ckpt"),
+        "--image",
+        str(CASES / "names"),
+        "--expression",
+        "the red circle",
+    ]
+    assert predict.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 2 and len({line["mask"] for line in lines}) == 2 and len(os.listdir(tmp_path / "out")) == 4
 
 
 def test_random_inputs_end_well():

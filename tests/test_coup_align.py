@@ -134,6 +134,7 @@ def test_the_model_is_eq_1_to_12(make, switches):
                 assert_close(each, value, relative=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "switches", [{}, {"wpa_direction": "uni", "wpa_stages": [2], "sma": False}], ids=["everything", "without"]
 )
@@ -147,6 +148,7 @@ def test_methods_and_modes_agree(make, switches):
     assert_close(case.model(*case.tensors()), logits, relative=5e-6)
 
 
+@pytest.mark.slow
 def test_neither_padding_nor_the_rest_of_the_batch_nor_dropout_matters(make):
     """Logits depend neither on the batch nor on the ids of padding. In training, dropout changes them."""
     case = make(load_config(overrides=TINY))

@@ -22,17 +22,8 @@ from tests.picture_files import write_picture_files
 from tests.test_tokenizer import VOCABULARY, _sentences
 
 PROJECT = REPOSITORY / "ascend310_infer"
-FLAGS = [
-    "-std=c++17",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-O1",
-    "-g",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=undefined",
-    "-ffp-contract=off",
-]
+FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-ffp-contract=off"]
+FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 ROOT = Path(os.environ.get("OpenCV_ROOT", "/")) / "usr"
 OPENCV = ROOT / "include/opencv4"
 # Those of the system are found by themselves.
@@ -53,19 +44,9 @@ def environment():
 
 
 def _compile(target: Path, sources: list[str], environment: dict[str, str], *more: str) -> Path:
-    subprocess.run(
-        [
-            "g++",
-            *FLAGS,
-            f"-I{PROJECT}/inc",
-            *(str(PROJECT / "src" / name) for name in sources),
-            *more,
-            "-o",
-            str(target),
-        ],
-        check=True,
-        env=environment,
-    )
+    files = [str(PROJECT / "src" / name) for name in sources]
+    command = ["g++", *FLAGS, f"-I{PROJECT}/inc", *files, *more, "-o", str(target)]
+    subprocess.run(command, check=True, env=environment)
     return target
 
 
@@ -157,17 +138,9 @@ def prepare(tmp_path_factory, environment):
     """A function: image file, mask, side -> the finished process and its output directory."""
     directory = tmp_path_factory.mktemp("cpp")
     libraries = [f"-L{each}" for each in LIBRARIES] + [f"-Wl,-rpath-link,{each}" for each in LIBRARIES]
-    program = _compile(
-        directory / "prepare",
-        ["files.cc", "image_file.cc", "picture.cc", "prepare.cc"],
-        environment,
-        "-isystem",
-        str(OPENCV),
-        *libraries,
-        "-lopencv_imgcodecs",
-        "-lopencv_imgproc",
-        "-lopencv_core",
-    )
+    libraries += ["-lopencv_imgcodecs", "-lopencv_imgproc", "-lopencv_core"]
+    sources = ["files.cc", "image_file.cc", "picture.cc", "prepare.cc"]
+    program = _compile(directory / "prepare", sources, environment, "-isystem", str(OPENCV), *libraries)
 
     def run(image: Path, mask: np.ndarray, size: int = 64):
         cv2.imwrite(str(directory / "mask.png"), mask.astype(np.uint8) * 255)

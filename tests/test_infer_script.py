@@ -98,16 +98,8 @@ def test_what_is_missing_is_said(tree, tmp_path):
     tools.mkdir()
     for name in ("bash", "dirname", "sha256sum", "cut", "cat"):
         (tools / name).symlink_to(shutil.which(name))
-    done = run(
-        tree,
-        "set_up_lite.sh",
-        "export",
-        "lite",
-        "tools",
-        PATH=str(tools),
-        PYENV_ROOT=str(tmp_path),
-        OpenCV_ROOT=str(tmp_path),
-    )
+    places = {"PATH": str(tools), "PYENV_ROOT": str(tmp_path), "OpenCV_ROOT": str(tmp_path)}
+    done = run(tree, "set_up_lite.sh", "export", "lite", "tools", **places)
     assert done.returncode == 3
     lines = done.stdout.splitlines()
     assert [line.split(",")[0] for line in lines] == ["export: MISSING", "lite: MISSING", "tools: MISSING"]

@@ -43,16 +43,6 @@ def test_by_hand():
     }
 
 
-def test_overlap_of_two_squares():
-    prediction, target = np.zeros((2, 10, 10), bool)
-    prediction[0:4, 0:4] = True
-    target[2:6, 2:6] = True
-    metric = SegmentationMetric()
-    metric.update(prediction, target)
-    assert metric.compute()["oIoU"] == 4 / 28
-    assert metric.compute()["histogram"] == [0, 1, 0, 0, 0]
-
-
 @pytest.mark.parametrize("tenths", [5, 6, 7, 8, 9])
 @pytest.mark.parametrize("scale", [1, 3, 7, 19])
 def test_precision_is_strict(tenths, scale):
@@ -67,18 +57,6 @@ def test_bins_of_the_histogram_hold_their_lower_edge(tenth):
     bins = np.eye(5, dtype=int).tolist() + [[0] * 5]
     assert metrics((tenth * 3, 30))["histogram"] == bins[tenth]
     assert metrics((tenth * 3 - 1, 30))["histogram"] == bins[tenth - 1]
-
-
-def test_overall_and_mean_iou_are_not_mixed_up():
-    # A large object missed weighs on oIoU, a small one on mIoU.
-    found = metrics((0, 180), (20, 20))
-    assert (found["oIoU"], found["mIoU"]) == (0.1, 0.5)
-
-
-def test_only_empty_masks():
-    found = metrics((0, 0))
-    assert found["oIoU"] == found["mIoU"] == found["prec@0.9"] == 1
-    assert found["histogram"] == [0] * 5
 
 
 def test_counts_beyond_32_bits():

@@ -333,13 +333,12 @@ def test_names_that_are_not_utf8(one_predictor, checkpoint, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(["--image", "text.png"], "text.png"), (["--image", "a.png", "--seg_head_dim", "16"], "another configuration")],
+    [(["--expression", "  "], "expression"), (["--expression", "x", "--seg_head_dim", "16"], "another configuration")],
 )
 def test_mistakes_are_one_line_and_leave_nothing(checkpoint, tmp_path, monkeypatch, refuses, more, message):
     monkeypatch.chdir(tmp_path)
     write_png("a.png", picture(20, 30))
-    (tmp_path / "text.png").write_text("not what it is called")
-    assert message in refuses(program.main, ["--checkpoint", checkpoint, "--expression", "fine", *more])
+    assert message in refuses(program.main, ["--checkpoint", checkpoint, "--image", "a.png", *more])
 
 
 def test_a_mistake_in_a_process_of_its_own(checkpoint, tmp_path):

@@ -37,16 +37,8 @@ def handmade(tmp_path) -> Handmade:
 
 @pytest.fixture
 def arguments(handmade, tmp_path) -> list[str]:
-    return [
-        "--dataset",
-        "refcoco",
-        "--annotations",
-        str(handmade.annotations),
-        "--images",
-        str(handmade.images),
-        "--output",
-        str(tmp_path / "data"),
-    ]
+    source = ["--annotations", str(handmade.annotations), "--images", str(handmade.images)]
+    return ["--dataset", "refcoco", *source, "--output", str(tmp_path / "data")]
 
 
 def _state(directory: Path) -> dict[str, tuple[int, bytes]]:
@@ -189,16 +181,8 @@ def test_a_custom_data_set_becomes_mindrecord_files(handmade, tmp_path, capsys, 
         {"image": "a.jpg", "expression": "a cup", "mask": [rectangle(10, 5, 30, 15)], "split": "val"},
     ]
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    own = [
-        "--dataset",
-        "mine",
-        "--annotations",
-        str(file),
-        "--images",
-        str(handmade.images),
-        "--output",
-        str(tmp_path / "data"),
-    ]
+    own = ["--dataset", "mine", "--annotations", str(file), "--images", str(handmade.images)]
+    own += ["--output", str(tmp_path / "data")]
     assert prepare_data.main([*own, "--check"]) == 0
     assert prepare_data.main(own) == 0
     config = load_config(overrides={"dataset": "mine", "data_dir": str(tmp_path / "data")})

@@ -275,25 +275,9 @@ def test_a_checkpoint_to_start_from(config_file, tmp_path, capsys):
     }
     assert changed == {name.split(".")[0] for name in start}
     further = tmp_path / "further.ckpt"
-    assert (
-        pretrain.main(
-            [
-                "--config",
-                str(config_file),
-                "--output",
-                str(further),
-                "--scenes",
-                "43",
-                "--init_checkpoint",
-                str(output),
-                "--learning_rate",
-                "1e-12",
-                "--end_learning_rate",
-                "0",
-            ]
-        )
-        == 0
-    )
+    arguments = ["--config", str(config_file), "--output", str(further), "--scenes", "43"]
+    arguments += ["--init_checkpoint", str(output), "--learning_rate", "1e-12", "--end_learning_rate", "0"]
+    assert pretrain.main(arguments) == 0
     for name, each in mindspore.load_checkpoint(str(further)).items():
         if "moving" not in name:
             assert_close(each.asnumpy(), saved[name].asnumpy(), 1e-6)
@@ -307,21 +291,8 @@ def test_one_that_is_stopped_leaves_what_it_has_learnt(config_file, tmp_path, mo
         raise KeyboardInterrupt
 
     def pretrained(output, scenes, *more):
-        status = pretrain.main(
-            [
-                "--config",
-                str(config_file),
-                "--output",
-                str(output),
-                "--scenes",
-                scenes,
-                "--end_learning_rate",
-                "9.99999e-4",
-                "--warmup_steps",
-                "0",
-                *more,
-            ]
-        )
+        arguments = ["--config", str(config_file), "--output", str(output), "--scenes", scenes, *more]
+        status = pretrain.main([*arguments, "--end_learning_rate", "9.99999e-4", "--warmup_steps", "0"])
         return status, {name: each.asnumpy() for name, each in mindspore.load_checkpoint(str(output)).items()}
 
     status, whole = pretrained(tmp_path / "whole.ckpt", "8")

@@ -48,14 +48,6 @@ def test_a_seed_gives_the_same_data_everywhere_and_with_any_number_of_workers(tm
         )
 
 
-def test_another_seed_is_another_data_set(tmp_path):
-    write_refshapes(tmp_path / "a", RefShapesSettings(10, seed=1))
-    write_refshapes(tmp_path / "b", RefShapesSettings(10, seed=2))
-    assert (tmp_path / "a/images/train_000000.png").read_bytes() != (
-        tmp_path / "b/images/train_000000.png"
-    ).read_bytes()
-
-
 def test_a_finished_data_set_is_kept_and_one_of_other_settings_replaced(tmp_path):
     directory = tmp_path / "source"
     assert write_refshapes(directory, RefShapesSettings(10, seed=1))

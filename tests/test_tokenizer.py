@@ -24,26 +24,6 @@ def _theirs(expression: str) -> tuple[list[int], list[int]]:
     return encoded["input_ids"], encoded["attention_mask"]
 
 
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "the left cup",
-        "Man in RED shirt, 2nd from left!",
-        "naïve café déjà-vu",
-        "不是 the 狗",
-        "unaffable skateboarder's",
-        "white/black dog",
-        "  two   spaces\tand a tab ",
-        "one two three four five six seven eight nine ten eleven twelve",
-        "𝔪𝔞𝔱𝔥 🐶 dog",
-        "x" * 300,
-    ],
-)
-def test_equals_hugging_face(expression):
-    ids, mask = OURS.encode(expression)
-    assert (ids.tolist(), mask.tolist()) == _theirs(expression)
-
-
 # Blocks that have long been complete: the two take newer characters from Unicode tables of different age.
 _CHARACTERS = (
     st.characters(max_codepoint=0x24F)
@@ -157,6 +137,7 @@ _WORDS = (
     "\x00",
     "\x07",
     "x" * 120,
+    "𝔪𝔞𝔱𝔥",
 ]
 _MARKS = ["", "", "", ",", ".", "!", "?", "...", "'", '"', ";", " - "]
 
@@ -194,12 +175,6 @@ def test_slots_by_hand():
     assert ids.tolist() == [101, 1996, 3899, 102] + [0] * 8
     assert mask.tolist() == [1] * 4 + [0] * 8
     assert OURS.tokens("the skateboarder") == ["[CLS]", "the", "skate", "##board", "##er", "[SEP]"] + ["[PAD]"] * 6
-
-
-def test_a_long_expression_is_cut_with_sep_kept():
-    ids, mask = OURS.encode("dog " * 40)
-    assert ids.tolist() == [101] + [3899] * 10 + [102]
-    assert mask.all()
 
 
 @pytest.mark.parametrize("expression", ["", "   ", "\t\n", "\x00\x07", "!!!", "\u2764 ..."])
