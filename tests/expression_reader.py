@@ -36,42 +36,28 @@ _LOOKS = {
     "spots": ("pattern", "dotted"),
 }
 _PATTERN_AFTER = {
-    "with stripes": "striped",
-    "with dots": "dotted",
-    "with spots": "dotted",
-    "without a pattern": "solid",
+    **{"with stripes": "striped", "without a pattern": "solid"},
+    **dict.fromkeys(("with dots", "with spots"), "dotted"),
 }
 _EXTREMES = {
-    "leftmost": "left",
-    "rightmost": "right",
-    "topmost": "top",
-    "highest": "top",
-    "top": "top",
-    "lowest": "bottom",
-    "bottom": "bottom",
-    "furthest to the left": "left",
-    "on the far left": "left",
-    "nearest the left edge": "left",
-    "furthest to the right": "right",
-    "on the far right": "right",
-    "nearest the right edge": "right",
-    "at the very top": "top",
-    "nearest the top edge": "top",
-    "higher than the others": "top",
-    "at the very bottom": "bottom",
-    "nearest the bottom edge": "bottom",
-    "lower than the others": "bottom",
+    words: way
+    for way, group in {
+        "left": ("leftmost", "furthest to the left", "on the far left", "nearest the left edge"),
+        "right": ("rightmost", "furthest to the right", "on the far right", "nearest the right edge"),
+        "top": ("top", "topmost", "highest", "at the very top", "nearest the top edge", "higher than the others"),
+        "bottom": ("bottom", "lowest", "at the very bottom", "nearest the bottom edge", "lower than the others"),
+    }.items()
+    for words in group
 }
 _RELATIONS = {
-    "left of": "left",
-    "to the left of": "left",
-    "right of": "right",
-    "to the right of": "right",
-    "above": "top",
-    "higher up than": "top",
-    "below": "bottom",
-    "under": "bottom",
-    "beneath": "bottom",
+    words: way
+    for way, group in {
+        "left": ("left of", "to the left of"),
+        "right": ("right of", "to the right of"),
+        "top": ("above", "higher up than"),
+        "bottom": ("below", "under", "beneath"),
+    }.items()
+    for words in group
 }
 _INVERSES = {"to its right": "left", "to its left": "right", "below it": "top", "above it": "bottom"}
 _RANKS = {"second": 2, "third": 3, "fourth": 4}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 
@@ -10,7 +9,6 @@ import pytest
 from coupalign.cli import command, parse_arguments
 from coupalign.config import config_keys
 from coupalign.errors import UserError
-from coupalign.files import REPOSITORY
 
 
 def parse(*argv: str, keys=None):
@@ -75,18 +73,6 @@ def test_the_configuration_beside_the_checkpoint_is_used_unless_another_is_named
     assert parse_arguments("No checkpoint.", [])[0].training.epochs == 50
 
 
-def test_help_explains_every_key_and_its_default(capsys):
-    with pytest.raises(SystemExit) as caught:
-        parse("--help")
-    assert caught.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith("usage:") and "About." in text and "config.yaml beside the checkpoint" in text
-    for key in config_keys().values():
-        assert f"--{key.name} " in text
-        assert key.help.replace(" ", "") in text.replace(" ", "")
-    assert "(default: 2,2,18,2)" in text and "(default: true)" in text
-
-
 @pytest.mark.parametrize(
     ("error", "status", "printed"),
     [
@@ -141,23 +127,3 @@ def test_a_reader_that_goes_away_causes_no_traceback(tmp_path):
         check=False,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("a line\n", "", 141)
-
-
-@pytest.mark.parametrize("program", ["eval.py", "predict.py", "export.py"])
-def test_programs_answer_help_and_mistakes_from_anywhere_without_mindspore(program, tmp_path):
-    def run(*argv):
-        return subprocess.run(
-            [sys.executable, "-X", "importtime", str(REPOSITORY / program), *argv],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    done = run("--help")
-    assert done.returncode == 0 and "--checkpoint" in done.stdout
-    assert "mindspore" not in done.stderr
-    done = run("--checkpoint", "x.ckpt", "--image", "x.png", "--expression", "x", "--epochz", "3")
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: unknown option --")
-    assert os.listdir(tmp_path) == []

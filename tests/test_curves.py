@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -12,7 +10,6 @@ import pytest
 
 from coupalign.config import load_config
 from coupalign.errors import UserError
-from coupalign.files import REPOSITORY
 from coupalign.training.run_directory import EPOCH_COLUMNS, RunDirectory
 from coupalign.visual.curves import draw_curves, save_curves
 from tests.test_run_logs import epoch_figures, step_figures
@@ -48,8 +45,3 @@ def test_curves_have_the_figures_of_the_tables(tmp_path):
     assert cv2.imread(str(tmp_path / "curve.png")) is not None
     with pytest.raises(UserError, match="nowhere holds no run"):
         draw_curves([tmp_path / "nowhere"])
-
-
-def test_curves_need_no_mindspore():
-    code = "import sys, coupalign.visual.curves; sys.exit('mindspore' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

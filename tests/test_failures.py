@@ -124,13 +124,3 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, refuses,
     evaluation(tmp_path / "good.json", OURS)
     evaluation(tmp_path / "short.json", OURS[:4])
     assert message in refuses(visualise.main, ["failures", *arguments])
-
-
-def test_help_and_unknown_sub_commands(capsys):
-    assert visualise.main(["--help"]) == 0
-    said = capsys.readouterr().out
-    for arguments in ([], ["galery"]):
-        assert visualise.main(arguments) == 2
-        error = capsys.readouterr().err
-        for name in ("gallery", "alignment", "failures", "curves"):
-            assert name in error and f"\n{name} " in said

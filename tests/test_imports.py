@@ -40,6 +40,7 @@ def test_imports_point_one_way():
     [
         ("coupalign", "mindspore"),
         ("coupalign.commands.train", "mindspore"),
+        ("coupalign.visual.curves", "mindspore"),
         ("coupalign.training", "coupalign.refshapes"),
         ("coupalign.training", "coupalign.data.prepare"),
         ("coupalign.training", "coupalign.data.convert"),

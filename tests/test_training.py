@@ -58,23 +58,22 @@ def tensors(image, mask, words=None):
     }
 
 
+def step_of(objective, *, batch=3, max_grad_norm=0.0, parts=1, scales_loss=False, keys=None):
+    """A configuration with these keys, and the step that updates an objective by it, five steps an epoch."""
+    config = load_config(overrides=keys)
+    set_up(config.run)
+    optimizer = make_optimizer(config.training, objective.trainable_params(), steps_per_epoch=5)
+    ema = config.training.ema_decay
+    return config, TrainStep(objective, optimizer, max_grad_norm, batch, parts, scales_loss, ema_decay=ema)
+
+
 @pytest.mark.parametrize(("max_grad_norm", "parts"), [(0.0, 1), (0.5, 1), (0.5, 3)])
 def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm, parts):
     """In parts, it is that of their mean, also after an update in which one of them was not finite."""
-    config = load_config(
-        overrides={
-            "learning_rate": 0.1,
-            "end_learning_rate": 0.02,
-            "epochs": 3,
-            "decay_epochs": 2,
-            "warmup_steps": 2,
-            "weight_decay": 0.3,
-        }
-    )
-    set_up(config.run)
+    keys = {"learning_rate": 0.1, "end_learning_rate": 0.02, "weight_decay": 0.3}
+    keys |= {"epochs": 3, "decay_epochs": 2, "warmup_steps": 2}
     objective = Quadratic()
-    optimizer = make_optimizer(config.training, objective.trainable_params(), steps_per_epoch=5)
-    step = TrainStep(objective, optimizer, max_grad_norm, 3, parts)
+    config, step = step_of(objective, max_grad_norm=max_grad_norm, parts=parts, keys=keys)
     weight, bias = (
         torch.nn.Parameter(torch.tensor(each.asnumpy().astype(np.float64)))
         for each in (objective.weight, objective.bias)
@@ -107,11 +106,9 @@ def test_update_is_pytorchs_adamw_with_the_papers_schedule(max_grad_norm, parts)
 
 def test_a_step_puts_the_model_into_training_mode():
     """Seen in the statistics of batch normalisation, which a forward pass moves in training and at no other time."""
-    config = load_config(overrides={**SMALLEST, "learning_rate": 1e-3})
-    set_up(config.run)
     model = TinyModel()
-    optimizer = make_optimizer(config.training, model.trainable_params(), steps_per_epoch=5)
-    step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.0), optimizer, 0.0, 4)
+    objective = Objective(model, PixelContrastiveLoss(), 0.0)
+    _, step = step_of(objective, batch=4, keys={**SMALLEST, "learning_rate": 1e-3})
     random = np.random.default_rng(0)
     image, words = Tensor(random.standard_normal((4, 3, 64, 64)).astype(np.float32)), Tensor(np.ones((4, 8), np.int32))
     mask = Tensor((random.random((4, 64, 64)) > 0.5).astype(np.float32))
@@ -129,11 +126,9 @@ def test_a_step_puts_the_model_into_training_mode():
 
 def test_shared_statistics_reach_a_step_that_is_compiled(monkeypatch):
     """Seen where a step that is not finite goes back to them, and in what is saved after one that is."""
-    config = load_config(overrides={**SMALLEST, "learning_rate": 1e-3, "batch_norm": "local"})
-    set_up(config.run)
-    model = TinyModel()
-    optimizer = make_optimizer(config.training, model.trainable_params(), steps_per_epoch=5)
-    step = TrainStep(Objective(model, PixelContrastiveLoss(), 0.0), optimizer, 0.0, 4).set_train()
+    objective = Objective(TinyModel(), PixelContrastiveLoss(), 0.0)
+    _, step = step_of(objective, batch=4, keys={**SMALLEST, "learning_rate": 1e-3, "batch_norm": "local"})
+    step.set_train()
     random = np.random.default_rng(0)
     image, words = random.standard_normal((4, 3, 64, 64)), np.ones((4, 8))
     batch = {
@@ -178,24 +173,11 @@ class Three(Quadratic):
 
 def test_groups_are_pytorchs_and_what_is_frozen_stays():
     """The first pattern that matches counts; what is frozen takes no part in the norm that gradients are clipped to."""
-    config = load_config(
-        overrides={
-            "learning_rate": 0.1,
-            "end_learning_rate": 0.02,
-            "epochs": 2,
-            "decay_epochs": 2,
-            "weight_decay": 0.3,
-            "learning_rate_scales": "fc.b*=0.25,*=2",
-            "weight_decays": "*.bias=0.4, fc.[a-c]*=7",
-            "frozen": "head.*",
-        }
-    )
-    set_up(config.run)
+    keys = {"learning_rate": 0.1, "end_learning_rate": 0.02, "weight_decay": 0.3, "epochs": 2, "decay_epochs": 2}
+    keys |= {"learning_rate_scales": "fc.b*=0.25,*=2", "weight_decays": "*.bias=0.4, fc.[a-c]*=7"}
     objective = Three()
-    freeze(objective, config.training.frozen)
-    step = TrainStep(
-        objective, make_optimizer(config.training, objective.trainable_params(), steps_per_epoch=5), 0.5, 3
-    )
+    freeze(objective, ["head.*"])
+    config, step = step_of(objective, max_grad_norm=0.5, keys=keys)
     weight, bias = (
         torch.nn.Parameter(torch.tensor(each.asnumpy().astype(np.float64)))
         for each in (objective.weight, objective.bias)
@@ -244,12 +226,7 @@ class Dropping(Quadratic):
 
 
 def test_dropout_acts_and_follows_the_step():
-    config = load_config(overrides={"learning_rate": 1e-12, "end_learning_rate": 0.0})
-    set_up(config.run)
-    objective = Dropping()
-    step = TrainStep(
-        objective, make_optimizer(config.training, objective.trainable_params(), steps_per_epoch=5), 0.0, 3
-    )
+    config, step = step_of(Dropping(), keys={"learning_rate": 1e-12, "end_learning_rate": 0.0})
     losses = []
     for mode, number in ((True, 0), (True, 1), (True, 0), (False, 0), (False, 1)):
         step.set_train(mode)
@@ -298,17 +275,13 @@ class Normed(Quadratic):
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30])
 def test_a_step_that_is_not_finite_changes_nothing(poison):
     """1e30: the loss is finite in float32, and the gradients' norm is not."""
-    config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "decay_epochs": 1, "epochs": 1})
-    set_up(config.run)
     random = np.random.default_rng(0)
     batches = [random.standard_normal((3, 4)).astype(np.float32) for _ in range(4)]
     ends = []
     for bad in ((), (1, 2)):
         objective = Normed()
         objective.weight.set_data(Tensor(np.linspace(-1, 1, 12).reshape(3, 4).astype(np.float32)))
-        step = TrainStep(
-            objective, make_optimizer(config.training, objective.trainable_params(), steps_per_epoch=9), 0.5, 3
-        )
+        _, step = step_of(objective, max_grad_norm=0.5, keys={"learning_rate": 0.1, "end_learning_rate": 0.0})
         step.set_train()
         made = []
         for number, batch in enumerate(batches):
@@ -325,11 +298,8 @@ def test_a_step_that_is_not_finite_changes_nothing(poison):
 
 def test_averaged_weights():
     """Against NumPy; an update that is not made leaves them, and outside of the block the model has its own."""
-    config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "ema_decay": 0.3})
-    set_up(config.run)
-    objective = Normed()
-    optimizer = make_optimizer(config.training, objective.trainable_params(), steps_per_epoch=9)
-    step = TrainStep(objective, optimizer, 0.0, 3, ema_decay=config.training.ema_decay).set_train()
+    _, step = step_of(Normed(), keys={"learning_rate": 0.1, "end_learning_rate": 0.0, "ema_decay": 0.3})
+    step.set_train()
     random = np.random.default_rng(0)
     names = {name for name in step.state() if name.startswith(("fc.", "norm."))}
     expected = {name: step.state()[name].asnumpy().astype(np.float64) for name in names}
@@ -354,14 +324,11 @@ def test_averaged_weights():
 
 
 def test_training_goes_on_after_averaged_weights_as_if_they_had_not_been_looked_at():
-    config = load_config(overrides={"learning_rate": 0.1, "end_learning_rate": 0.0, "ema_decay": 0.3})
-    set_up(config.run)
     batches = [np.random.default_rng(number).standard_normal((3, 4)) for number in range(4)]
     ends = []
     for looks in (False, True):
-        objective = Normed()
-        optimizer = make_optimizer(config.training, objective.trainable_params(), steps_per_epoch=9)
-        step = TrainStep(objective, optimizer, 0.0, 3, ema_decay=config.training.ema_decay).set_train()
+        _, step = step_of(Normed(), keys={"learning_rate": 0.1, "end_learning_rate": 0.0, "ema_decay": 0.3})
+        step.set_train()
         losses = []
         for number, batch in enumerate(batches):
             losses.append(float(step.update([tensors(batch, np.ones(4))], 0, number, [0])[0][0].asnumpy()))
@@ -386,12 +353,7 @@ def test_loss_scale(monkeypatch):
     """It is halved, down to 1, and doubled after three updates; 2^-30 is nothing in float16."""
     monkeypatch.setattr(step_module, "INITIAL_LOSS_SCALE", 2.0**16)
     monkeypatch.setattr(step_module, "LOSS_SCALE_WINDOW", 3)
-    config = load_config(overrides={"learning_rate": 1e-9, "end_learning_rate": 0.0})
-    set_up(config.run)
-    objective = Half()
-    step = TrainStep(
-        objective, make_optimizer(config.training, objective.trainable_params(), 5), 0.0, 3, scales_loss=True
-    )
+    _, step = step_of(Half(), scales_loss=True, keys={"learning_rate": 1e-9, "end_learning_rate": 0.0})
     state, image = step.state(), np.full((3, 4), 3.0)
     scale, moment = state["loss_scale"], state["adam_m.fc.weight"]
 
