@@ -90,7 +90,7 @@ def test_broken_files(tmp_path, name):
     assert "damaged" in refused(tmp_path / name, Model())
 
 
-def test_files_that_are_not_there_or_not_checkpoints(tmp_path):
+def test_missing_files_and_files_that_are_not_checkpoints(tmp_path):
     assert "no checkpoint" in refused(tmp_path / "none.ckpt", Model())
     assert "no checkpoint" in refused(tmp_path, Model())
     (tmp_path / "weights.pth").write_bytes(b"PK")

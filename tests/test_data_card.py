@@ -94,13 +94,13 @@ def test_samples_show_the_referent_and_all_that_is_said_of_it(handmade, tmp_path
         assert np.abs(picture.astype(int) - expected).mean() < 4  # JPEG's own loss
 
 
-def test_as_many_samples_as_asked_for_the_same_each_time(handmade, tmp_path):
+def test_the_number_of_samples_is_kept_and_their_choice_repeats(handmade, tmp_path):
     assert len(_page(tmp_path, "--samples", "1").captions) == 2
     assert _page(tmp_path, "--samples", "1").captions == _page(tmp_path, "--samples", "1").captions
     assert not _page(tmp_path, "--samples", "0").captions
 
 
-def test_synthetic_data_are_called_so(tiny_data, tmp_path):
+def test_synthetic_data_are_labelled(tiny_data, tmp_path):
     arguments = ["--dataset", "refshapes", "--data_dir", str(tiny_data), "--max_tokens", "8", "--samples", "0"]
     arguments += ["--output", str(tmp_path / "card.html")]
     assert data_card.main(arguments) == 0

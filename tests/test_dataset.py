@@ -56,7 +56,7 @@ def _expected(handmade, split: Split, row: int) -> tuple[np.ndarray, np.ndarray,
 
 
 @pytest.mark.parametrize("workers", [1, 2, 999])
-def test_samples_are_what_the_files_hold_in_the_order_asked_for(config, handmade, workers):
+def test_samples_equal_the_files_in_the_requested_order(config, handmade, workers):
     split = Split(config, "train")
     samples = [sample for order in ([2, 0, 1], [1, 2, 1, 1, 0]) for sample in split.samples(order, workers)]
     for row, sample in zip([2, 0, 1, 1, 2, 1, 1, 0], samples, strict=True):
@@ -112,7 +112,7 @@ def test_many_rows_stay_in_order_with_several_workers(tiny_data):
     np.testing.assert_array_equal(seen, split.records["token_ids"][order])
 
 
-def test_refshapes_takes_the_same_road(tiny_data):
+def test_refshapes_goes_through_the_same_pipeline(tiny_data):
     files = Files(tiny_data / "source")
     split = Split(load_config(overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data)}), "testA")
     said = {sentence["sent_id"]: (sentence, ref) for ref in files.refs for sentence in ref["sentences"]}
@@ -153,7 +153,7 @@ def test_the_directory_may_be_moved(config, tmp_path):
     assert len(list(split.samples([0, 1], 1))) == 2
 
 
-def test_what_cannot_be_opened_is_refused_with_the_mend(config, tmp_path):
+def test_splits_that_cannot_be_opened_name_the_remedy(config, tmp_path):
     with pytest.raises(UserError, match=r"has no split 'test': it has train, val"):
         Split(config, "test")
     with pytest.raises(UserError, match=r"max_tokens 8, the configuration says 9: .* --max_tokens 9"):
@@ -166,7 +166,7 @@ def test_what_cannot_be_opened_is_refused_with_the_mend(config, tmp_path):
         Split(_with(config, data_dir=str(tmp_path)), "val")
 
 
-def test_what_is_incomplete_is_refused_with_the_mend(config, tmp_path):
+def test_incomplete_data_name_the_remedy(config, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(config.data.data_dir, copy)
     moved = _with(config, data_dir=str(copy))

@@ -101,7 +101,7 @@ def masks(outputs: tuple) -> list[np.ndarray]:
     return [cv2.imread(file, cv2.IMREAD_UNCHANGED) == 255 for file in files]
 
 
-def test_ten_users_at_once_get_an_answer_each_of_their_own(engine, url, tmp_path):
+def test_ten_users_at_once_get_their_own_answers(engine, url, tmp_path):
     asked = [
         (picture(number, 40 + number, 70), f"the {word} cup")
         for number, word in enumerate("red blue green left right small large first last other".split())

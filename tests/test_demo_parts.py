@@ -73,7 +73,7 @@ def large_png(side: int) -> bytes:
         (large_png(3), "x.png has 3×3 pixels"),
     ],
 )
-def test_what_is_no_image_is_refused_by_its_content(tmp_path, content, said):
+def test_files_that_are_not_images_are_refused_by_content(tmp_path, content, said):
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(Refused, match=re.escape(said)) as caught:
         read_upload(tmp_path / "x.png")

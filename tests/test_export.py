@@ -136,7 +136,7 @@ def test_plain_gelus_are_gelus():
     assert np.all(np.abs(found - x * ndtr(x.astype(np.float64))) <= 1e-6 * np.maximum(1, np.abs(x)))
 
 
-def test_a_batch_of_its_own_size_and_a_name_of_its_own(stand_in, capfd):
+def test_a_batch_size_can_be_chosen(stand_in, capfd):
     assert program.main(["--checkpoint", str(stand_in), "--export_batch_size", "3"]) == 0
     random = np.random.default_rng(0)
     image = random.standard_normal((3, 3, 64, 64)).astype(np.float32)

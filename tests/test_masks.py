@@ -194,7 +194,7 @@ def test_mask_files_with_a_background_and_one_value(tmp_path, picture, suffix):
 @pytest.mark.parametrize("quality", [40, 95])
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_lossy_masks_are_parted_at_half_grey(tmp_path, quality, kind, mode):
+def test_lossy_masks_are_thresholded_at_half_grey(tmp_path, quality, kind, mode):
     segmentation = _save(tmp_path / "mask", GREY.convert(mode), format=kind, quality=quality)
     np.testing.assert_array_equal(_mask(segmentation), OBJECT)
 

@@ -116,7 +116,7 @@ def test_more_rows_than_are_written_at_once(handmade, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_scenes_stay_in_order_whoever_draws_them(handmade, tmp_path, workers):
+def test_scenes_stay_in_order_with_any_number_of_workers(handmade, tmp_path, workers):
     handmade.write()
     train, val = (
         scenes_of(read_refer(handmade.annotations, handmade.images, "unc"), split)[0] for split in ("train", "val")

@@ -81,7 +81,7 @@ def test_everything_that_is_missing_is_listed_with_its_source(tmp_path, dataset,
             assert part in text
 
 
-def test_what_is_there_is_found(tmp_path):
+def test_existing_files_are_found(tmp_path):
     data = Handmade(tmp_path)
     data.write("google")
     text, complete = check_files("refcocog", "google", data.annotations, data.images)

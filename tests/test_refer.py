@@ -192,7 +192,7 @@ def test_files_that_are_wrong_as_a_whole_are_refused(handmade, change, message, 
         ("saiapr_tc-12/00/images/{name}", "{name}"),
     ],
 )
-def test_images_are_found_as_people_unpack_them(handmade, place, file_name):
+def test_images_are_found_in_common_directory_layouts(handmade, place, file_name):
     expected = {}
     for image in handmade.instances["images"]:
         name = image["file_name"]

@@ -25,7 +25,7 @@ def evaluations() -> dict[str, dict]:
 
 
 @pytest.mark.slow
-def test_it_finds_what_the_readmes_ask_for():
+def test_it_finds_the_object_of_the_readme():
     record = _record("val", 28, load_config().run.seed)  # of the examples, whatever the seed of the model's training
     (thing,) = [thing for thing, said in record["refs"] if EXPRESSION in [text for _, text in said]]
     target = rle.decode(record["annotations"][thing]["segmentation"]).astype(bool)

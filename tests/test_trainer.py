@@ -161,7 +161,7 @@ def test_a_training_stopped_after_every_single_step_goes_on_with_the_same_sample
     assert same(directory, training("stopped")) and Step.seen == seen
 
 
-def test_a_training_killed_time_and_again_repeats_only_what_was_not_saved(training, whole):
+def test_a_training_killed_repeatedly_repeats_only_unsaved_steps(training, whole):
     directory, seen = whole
     expected, done = [], 0
     for step in (1, 2, 3, 4, 6, 7, 11, 13, 15):

@@ -225,7 +225,7 @@ _QUERY = "swin.encoder.layers.0.blocks.0.attention.self.query.weight"
         ("bert", "encoder.emb.weight", torch.ones(2), "has encoder.emb.weight, which the model has no parameter for"),
     ],
 )
-def test_what_nothing_explains_is_refused(tmp_path, sources, capsys, kind, name, value, message):
+def test_unexplained_tensors_are_refused(tmp_path, sources, capsys, kind, name, value, message):
     file = spoiled(sources, tmp_path, kind, name, value)
     assert main([*options(smallest()), *file, "--output", str(tmp_path / "start.ckpt")]) == 2
     error = capsys.readouterr().err
