@@ -21,6 +21,7 @@ from coupalign.visual.figures import heat, pixels
 from tests import equations
 from tests.conftest import SMALLEST, assert_close
 from tests.equations import softmax, under
+from tests.test_transform import bilinear
 
 pytestmark = pytest.mark.slow
 
@@ -124,19 +125,7 @@ def test_one_direction_is_explained_too(make_checkpoint, tmp_path):
 def test_the_size_of_the_answer_can_be_chosen(predictor, found):
     at_input = predictor.predict(picture(50, 70), EXPRESSION, proposals=True, size=(64, 64))
     np.testing.assert_array_equal(at_input.mask, at_input.probability > CONFIG.evaluation.threshold)
-    assert_close(found.probability, fitted_to(at_input.probability, 50, 70), relative=1e-5)
-
-
-def fitted_to(map_: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear with half-pixel centres, edges repeated."""
-    places = [
-        (np.arange(new) + 0.5) * old / new - 0.5 for new, old in ((height, map_.shape[0]), (width, map_.shape[1]))
-    ]
-    rows, columns = (
-        np.maximum(0, 1 - np.abs(np.clip(place, 0, old - 1)[:, None] - np.arange(old)))
-        for place, old in zip(places, map_.shape)
-    )
-    return rows @ map_ @ columns.T
+    assert_close(found.probability, bilinear(at_input.probability, 50, 70), relative=1e-5)
 
 
 def test_colours_are_those_of_the_scale():

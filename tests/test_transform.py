@@ -39,7 +39,7 @@ def test_resizing_is_by_half_pixel_centres():
     np.testing.assert_allclose(red, [[0, 50, 150, 200]] * 4, atol=1e-3)
 
 
-def _bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
+def bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """By the definition: half-pixel centres, edges repeated."""
 
     def weights(size_in: int, size_out: int) -> np.ndarray:
@@ -54,8 +54,8 @@ def _bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (75, 40), (20, 31), (64, 16), (1, 1)])
-def test_probability_at_an_images_own_size_is_bilinear(height, width):
+def test_probability_at_an_images_own_size_isbilinear(height, width):
     probability = np.random.default_rng(0).random((32, 32)).astype(np.float32)
     at = probability_at(probability, height, width)
     assert at.dtype == np.float32
-    assert_close(at, _bilinear(probability.astype(np.float64), height, width), relative=1e-5)
+    assert_close(at, bilinear(probability.astype(np.float64), height, width), relative=1e-5)
