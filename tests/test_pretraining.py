@@ -352,12 +352,6 @@ def test_ranks_and_micro_batches_share_the_scenes(config_file, tmp_path, monkeyp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.ckpt", "alone.ckpt"]  # rank 0 alone writes
 
 
-@pytest.mark.parametrize(("key", "value"), [("resume", "auto"), ("profile", 2)])
-def test_keys_that_pretraining_does_not_support_are_refused(config_file, tmp_path, key, value):
-    with pytest.raises(UserError, match=f"{key} is not supported in pretraining"):
-        pretraining.pretrain(load_config(config_file, {key: value}), 8, tmp_path / "start.ckpt", progress=False)
-
-
 def test_losses_are_written_for_tensorboard(config_file, tmp_path, monkeypatch):
     record_steps(config_file, tmp_path / "start.ckpt", monkeypatch, tensorboard=True)
     shown, _ = read_events(tmp_path / "start.tensorboard")
