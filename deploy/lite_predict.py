@@ -38,6 +38,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MOST_PIXELS = 1 << 27
 _ORIENTATION = 0x0112  # EXIF tag
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"  # begins the segments of a JPEG that hold XMP
 
 
 class RequestError(Exception):
@@ -180,7 +181,7 @@ def _upright(picture):
     if _ORIENTATION not in exif:
         packets = [picture.info.get("XML:com.adobe.xmp"), picture.info.get("xmp")]
         packets += [
-            data for marker, data in getattr(picture, "applist", []) if marker == "APP1" and b"xap" in data[:30]
+            data for marker, data in getattr(picture, "applist", []) if marker == "APP1" and data.startswith(_XMP)
         ]
         packet = next(filter(None, packets), b"")
         packet = packet.encode("utf-8", "replace") if isinstance(packet, str) else packet
@@ -245,6 +246,7 @@ def requests(args):
                 image, expression = request["image"], request["expression"]
                 if not (isinstance(image, str) and isinstance(expression, str)):
                     raise TypeError
+                (image + expression).encode()  # refuses parts of characters, such as "\\ud800"
                 pairs.append((Path(args.requests).parent / image, expression))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise RequestError(

@@ -1,4 +1,4 @@
-"""Random images, masks and lines of JSON: each ends in the right value or in one clear line.
+"""Random images, masks, lines of JSON and requests: each ends in the right value or in one clear line.
 
     python -m tests.fuzz_inputs --count 10000
 
@@ -9,6 +9,8 @@ that Pillow shows, or raise an error of one line. Masks must show the object tha
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import io
 import json
 import tempfile
@@ -25,6 +27,7 @@ from coupalign.data.images import encode_record, image_size, load_image
 from coupalign.data.json_lines import read_json_lines
 from coupalign.data.masks import mask_from_file
 from coupalign.errors import UserError
+from coupalign.files import REPOSITORY
 
 Random = np.random.Generator
 # (format, mode, options): everything that phones, scanners and editors write.
@@ -47,8 +50,21 @@ def _by_prepare(path: Path) -> np.ndarray:
     return vision.Decode()(np.frombuffer(encode_record(path.read_bytes(), path), np.uint8))
 
 
+def _lite_predict():
+    """The module deploy/lite_predict.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("lite_predict", REPOSITORY / "deploy/lite_predict.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+LITE = _lite_predict()
 # Name of a program's loader: path -> (H, W, 3) uint8; it raises an exception with a message of one line.
-LOADERS: dict[str, Callable[[Path], np.ndarray]] = {"predict": load_image, "prepare": _by_prepare}
+LOADERS: dict[str, Callable[[Path], np.ndarray]] = {
+    "predict": load_image,
+    "prepare": _by_prepare,
+    "lite": LITE.load_image,
+}
 
 
 def random_image(random: Random) -> tuple[bytes, bool]:
@@ -130,7 +146,7 @@ def check_image(
     for name, load in loaders.items():
         try:
             results.append(load(path))
-        except UserError as error:
+        except (UserError, LITE.RequestError) as error:
             assert str(path) in str(error) and "\n" not in str(error), (name, str(error))
             continue
         assert expected is not None, f"{name} reads what Pillow refuses"
@@ -216,8 +232,31 @@ def check_lines(random: Random, directory: Path) -> str:
     return "lines read"
 
 
+def check_requests(random: Random, directory: Path) -> str:
+    """Reads a file of requests to Lite, with damaged lines. Returns "read" or "refused"; raises AssertionError."""
+    values = ["a.png", "cup", "none.png", "caf\u00e9", "\ud800", "\0", "", 5, None, ["cup"]]
+    whole = [
+        {key: values[random.integers(len(values))] if random.random() < 0.2 else right for key, right in line}
+        for line in [(("image", "a.png"), ("expression", "cup"))] * 3
+    ]
+    text = "\n".join(json.dumps(line, ensure_ascii=bool(random.integers(2))) for line in whole)
+    content = text.encode(("utf-8", "utf-8-sig", "utf-16", "latin-1")[random.integers(4)], "backslashreplace")
+    file = directory / "requests.jsonl"
+    file.write_bytes(damage(content, random))
+    try:
+        for path, expression in LITE.requests(argparse.Namespace(requests=str(file))):
+            assert LITE.file_stem(path, expression)
+            if path != directory / "a.png":
+                with contextlib.suppress(LITE.RequestError):
+                    LITE.load_image(path)
+    except LITE.RequestError as error:
+        assert str(file) in str(error) and "\n" not in str(error), str(error)
+        return "requests refused"
+    return "requests read"
+
+
 def run(count: int, seed: int, loaders: dict[str, Callable[[Path], np.ndarray]] = LOADERS) -> Counter:
-    """Checks `count` inputs: seven in ten images, the others masks and lines. Returns how they ended."""
+    """Checks `count` inputs: seven in ten images, the others masks, lines and requests. Returns how they ended."""
     ends: Counter = Counter()
     random = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as name:
@@ -232,7 +271,8 @@ def run(count: int, seed: int, loaders: dict[str, Callable[[Path], np.ndarray]] 
                 elif number % 10 < 9:
                     ends[check_mask(random, directory / "mask")] += 1
                 else:
-                    ends[check_lines(random, directory)] += 1
+                    check = check_lines if number % 20 < 10 else check_requests
+                    ends[check(random, directory)] += 1
             except Exception as error:
                 raise AssertionError(f"input {number} of seed {seed} (state {state['state']}): {error}") from error
     return ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -13,7 +14,7 @@ _FORMATS = {
     "jpg": ("RGB", "L"),
     "png": ("RGB", "L", "RGBA", "LA", "P", "1", "I;16"),
     "webp": ("RGB", "RGBA"),
-    "tif": ("RGB", "L", "P", "1", "LA"),
+    "tif": ("RGB", "L", "P", "1", "LA", "I;16"),
     "lzw.tif": ("RGB", "L"),
     "bmp": ("RGB", "L", "P"),
 }
@@ -40,6 +41,9 @@ def write_picture_files(directory: Path, seed: int = 0) -> list[Path]:
                 options["xmp"] = _XMP.format(orientation).encode()
             picture.save(path, **options)
             paths.append(path)
+    for suffix in ("png", "tif"):
+        paths.append(directory / f"RGB16.{suffix}")
+        cv2.imwrite(str(paths[-1]), random.integers(0, 1 << 16, (20, 30, 3), np.uint16))
     return paths
 
 
@@ -48,7 +52,7 @@ def _picture(random: np.random.Generator, height: int, width: int, mode: str) ->
     small = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     rgb = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
     if mode == "I;16":
-        return Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
+        return Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 250 + np.arange(width, dtype=np.uint16))
     if mode in ("RGBA", "LA"):
         rgb.putalpha(Image.fromarray(random.integers(0, 256, (height, width), dtype=np.uint8)))
     return rgb.convert(mode)

@@ -1,4 +1,4 @@
-"""Small inputs that failed once, in the directory COUPALIGN_CASES, and random inputs."""
+"""Small inputs that failed once, in ../shared/cases or the directory COUPALIGN_CASES, and random inputs."""
 
 from __future__ import annotations
 

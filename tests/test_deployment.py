@@ -190,6 +190,8 @@ def test_lite_reports_mistakes_in_one_line(tmp_path, monkeypatch, refuses, descr
         b"[1]",
         b"{}",
         b'{"image": 1, "expression": "x"}',
+        b'{"image": "a.png", "expression": "a \\ud800"}',
+        b'{"image": "\\ud800.png", "expression": "a"}',
         b"x",
     ],
 )

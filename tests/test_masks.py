@@ -156,9 +156,11 @@ OBJECT = _drawn((3, 1, 9, 19))
 GREY = Image.fromarray(OBJECT.astype(np.uint8) * 255)
 
 
-def _with_palette(values: np.ndarray, *colours: tuple[int, int, int]) -> Image.Image:
+def _with_palette(values: np.ndarray, *colours: tuple[int, int, int], transparent: int | None = None) -> Image.Image:
     picture = Image.fromarray(values.astype(np.uint8), "P")
     picture.putpalette([part for colour in colours for part in colour])
+    if transparent is not None:
+        picture.info["transparency"] = transparent
     return picture
 
 
@@ -182,6 +184,8 @@ BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (128, 0, 0)
         Image.merge("RGBA", [*Image.new("RGB", (30, 20), RED).split(), GREY]),
         Image.merge("RGBA", [GREY, GREY, GREY, Image.new("L", (30, 20), 200)]),
         Image.merge("RGBA", [GREY, GREY, GREY, GREY]),
+        _with_palette(OBJECT, WHITE, WHITE, transparent=0),
+        _with_palette(OBJECT, BLACK, WHITE, transparent=0),
     ],
 )
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -221,6 +225,8 @@ BORDER = OBJECT * 15 + _drawn((9, 1, 11, 19)) * 255  # as VOC marks the border o
         (_with_palette(~OBJECT, WHITE, RED), "entry 0 is"),
         (Image.merge("RGB", [GREY, GREY, GREY.point(lambda value: 255 - value)]), "2 values.*#0000ff, #ffff00"),
         (Image.merge("LA", [GREY, GREY.point(lambda value: 255 - value)]), "by its transparency"),
+        (_with_palette(OBJECT, WHITE, BLACK, transparent=0), "by its transparency"),
+        (_with_palette(OBJECT, BLACK, WHITE, transparent=1), "by its transparency"),
         (GREY.convert("CMYK"), "CMYK"),
     ],
 )
@@ -229,7 +235,16 @@ def test_mask_files_that_could_be_read_in_several_ways_are_refused(tmp_path, pic
         _mask(_save(tmp_path / "mask", picture, format="TIFF" if picture.mode == "CMYK" else "PNG"))
 
 
-@pytest.mark.parametrize("values", [BORDER, OBJECT * 100, OBJECT * 255 + _drawn((20, 1, 29, 19)) * 3])
+def test_a_mask_that_may_be_inverted_is_read_with_a_warning(tmp_path, caplog):
+    inverted = _save(tmp_path / "mask.png", GREY.point(lambda value: 255 - value))
+    np.testing.assert_array_equal(_mask(inverted), ~OBJECT)
+    assert "mask.png" in caplog.text and "invert" in caplog.text
+    caplog.clear()
+    _mask(_save(tmp_path / "mask.png", GREY))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("values", [BORDER, OBJECT, OBJECT * 100, OBJECT * 255 + _drawn((20, 1, 29, 19)) * 3])
 def test_lossy_masks_that_are_not_black_and_white_are_refused(tmp_path, values):
     picture = Image.fromarray(values.astype(np.uint8)).resize((90, 60), Image.Resampling.NEAREST)
     segmentation = _save(tmp_path / "mask.jpg", picture, quality=90)

@@ -158,6 +158,20 @@ def test_proposals_of_reduced_models(make_checkpoint, overrides, masks, stages, 
     assert (len(found.proposals.text_to_image), len(found.proposals.image_to_text)) == (stages, back)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6])
+def test_pil_images_that_are_opened_from_a_file_are_read_like_the_file(predictor, tmp_path, orientation):
+    """Pillow turns a TIFF without compression twice if it is opened by name; 16-bit grey keeps its upper eight bits."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    grey = picture(30, 20)[..., 0]
+    for name, values in (("a.tif", grey), ("b.tif", grey.astype(np.uint16) * 250), ("c.png", grey)):
+        Image.fromarray(values).save(tmp_path / name, exif=exif)
+        found, expected = (
+            predictor.predict(image, EXPRESSION) for image in (Image.open(tmp_path / name), tmp_path / name)
+        )
+        np.testing.assert_array_equal(found.probability, expected.probability)
+
+
 @pytest.mark.parametrize(
     ("image", "expression", "message"),
     [

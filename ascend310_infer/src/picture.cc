@@ -16,11 +16,18 @@ namespace {
 
 const cv::Vec3b kColour(32, 64, 255);  // blue, green, red
 
-/// Decodes to blue, green, red as stored; empty if OpenCV cannot.
+/// Decodes to blue, green, red as stored; empty if OpenCV cannot. Of 16 bits the upper eight count.
 cv::Mat decode(const std::string& content, std::size_t size) {
   const cv::Mat bytes(1, static_cast<int>(size), CV_8U, const_cast<char*>(content.data()));
   try {
-    return cv::imdecode(bytes, cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION);
+    cv::Mat picture = cv::imdecode(bytes, cv::IMREAD_COLOR | cv::IMREAD_ANYDEPTH | cv::IMREAD_IGNORE_ORIENTATION);
+    if (picture.depth() == CV_16U) {
+      picture.forEach<cv::Vec3w>([](cv::Vec3w& pixel, const int*) {
+        for (auto& value : pixel.val) value >>= 8;
+      });
+      picture.convertTo(picture, CV_8U);
+    }
+    return picture;
   } catch (const cv::Exception&) {  // images beyond OpenCV's limits
     return {};
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from array import array
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from coupalign.errors import UserError
 # Limits on the input of pycocotools, which would overflow or reserve gigabytes beyond them.
 _FARTHEST = 1e5
 _LONGEST_OUTLINE = 1e6
+_logger = logging.getLogger(__name__)
 _BRACKETS = "points in brackets of their own, as LabelMe and OpenCV write them: write x and y in turn in one list"
 _WRITE_MASK = "Save it as a greyscale PNG with 0 for the background and 255 for the object"
 
@@ -168,18 +170,45 @@ def mask_from_file(path: str | os.PathLike, height: int, width: int, where: str)
             f"{name} is {picture.height} x {picture.width} pixels (height x width), its image {height} x {width}: "
             "draw the mask on the image as viewers show it"
         )
+    alpha = _alpha(picture)
+    if picture.mode in ("LA", "RGBA"):
+        picture = picture.convert(picture.mode.removesuffix("A"))
     values = _palette_values(picture, name) if picture.mode == "P" else _colour_values(picture, name)
+    if alpha is not None and values.min() == values.max():
+        mask = _one_value(alpha, name, picture.mode)
+    elif alpha is not None and not np.array_equal(values != 0, alpha != 0):
+        raise UserError(f"{name} shows one object by its colour and another by its transparency. {_WRITE_MASK}")
+    elif picture.mode in ("L", "RGB") and (content.startswith(b"\xff\xd8") or content[8:12] == b"WEBP"):
+        mask = _lossy_mask(np.asarray(picture.convert("L")), name)
+    else:
+        mask = _one_value(values, name, picture.mode)
+    if not mask.all() and all(edge.all() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1])):
+        _logger.warning("%s: the object covers all four edges. If black shows the object, invert the mask", name)
+    return mask
+
+
+def _alpha(picture: Pillow.Image) -> np.ndarray | None:
+    """The alpha channel, or that of transparent palette entries and colours; None if it is constant."""
+    if picture.mode in ("LA", "RGBA"):
+        alpha = np.asarray(picture.getchannel("A"))
+    elif "transparency" in picture.info:
+        alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
+    else:
+        return None
+    return None if alpha.min() == alpha.max() else alpha
+
+
+def _one_value(values: np.ndarray, name: str, mode: str) -> np.ndarray:
+    """Where the values are not 0, if all of these are equal. Raises: UserError."""
     levels = values[values != 0]
-    if not levels.size or levels.min() == levels.max():
-        return values != 0
-    if picture.mode in ("L", "RGB") and (content.startswith(b"\xff\xd8") or content[8:12] == b"WEBP"):
-        return _lossy_mask(np.asarray(picture.convert("L")), name)
-    found = np.unique(levels)
-    shown = [f"#{value:06x}" if picture.mode.startswith("RGB") else str(value) for value in found[:4].tolist()]
-    raise UserError(
-        f"{name} has {found.size:,} values besides the background ({', '.join(shown)}{', ...' * (found.size > 4)}): other "
-        f"objects, a border (255 in VOC) or soft edges. {_WRITE_MASK}"
-    )
+    if levels.size and levels.min() != levels.max():
+        found = np.unique(levels)
+        shown = [f"#{value:06x}" if mode == "RGB" else str(value) for value in found[:4].tolist()]
+        raise UserError(
+            f"{name} has {found.size:,} values besides the background ({', '.join(shown)}{', ...' * (found.size > 4)}): "
+            f"other objects, a border (255 in VOC) or soft edges. {_WRITE_MASK}"
+        )
+    return values != 0
 
 
 def _palette_values(picture: Pillow.Image, name: str) -> np.ndarray:
@@ -199,23 +228,11 @@ def _palette_values(picture: Pillow.Image, name: str) -> np.ndarray:
 
 
 def _colour_values(picture: Pillow.Image, name: str) -> np.ndarray:
-    """One number per colour, 0 for black; or the alpha channel, if it varies and the colour does not."""
-    alpha = None
-    if picture.mode in ("LA", "RGBA"):
-        alpha = np.asarray(picture.getchannel("A"))
-        picture = picture.convert(picture.mode.removesuffix("A"))
+    """One number per colour, 0 for black."""
     if picture.mode not in ("1", "L", "I", "F", "RGB") and not picture.mode.startswith("I;16"):
         raise UserError(f"{name} has the pixel type {picture.mode} of Pillow. {_WRITE_MASK}")
     values = np.asarray(picture)
-    if values.ndim == 3:
-        values = values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    if alpha is None or alpha.min() == alpha.max():
-        return values
-    if values.min() == values.max():
-        return alpha
-    if not np.array_equal(values != 0, alpha != 0):
-        raise UserError(f"{name} shows one object by its colour and another by its transparency. {_WRITE_MASK}")
-    return values
+    return values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32) if values.ndim == 3 else values
 
 
 def _lossy_mask(grey: np.ndarray, name: str) -> np.ndarray:
@@ -223,6 +240,6 @@ def _lossy_mask(grey: np.ndarray, name: str) -> np.ndarray:
     counts = np.bincount(grey.ravel(), minlength=256)
     inside = counts[128:].sum()
     # A single frequent grey is a label or a border, not noise of the compression.
-    if 4 * counts[64:192].sum() > inside or 4 * counts[3:253].max() > inside:
+    if (grey.any() and not inside) or 4 * counts[64:192].sum() > inside or 4 * counts[3:253].max() > inside:
         raise UserError(f"{name} is compressed with loss and is not black and white. {_WRITE_MASK}")
     return grey > 127

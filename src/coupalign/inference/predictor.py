@@ -259,12 +259,14 @@ def _pixels(image: ImageInput) -> np.ndarray:
     import numpy as np
     from PIL import Image, ImageOps
 
-    from coupalign.data.images import load_image
+    from coupalign.data.images import load_image, rgb_pixels
 
     if isinstance(image, (str, os.PathLike)):
         return load_image(image)
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        if image.format == "TIFF":
+            image.filename = ""  # from a file that is not compressed, Pillow would turn the picture twice
+        return rgb_pixels(ImageOps.exif_transpose(image), "the PIL image")
     if not isinstance(image, np.ndarray):
         raise UserError(
             f"an image must be a path, an RGB array or a PIL image, but is of type {type(image).__name__}"
