@@ -45,6 +45,7 @@ def test_a_stage_is_a_quarter_of_the_layers(encoders):
         assert_close(ours.stage(x, padding_bias(Tensor(TOKEN_MASK)), i), expected[2 * i], relative=1e-5)
 
 
+@pytest.mark.slow
 def test_graph_mode_agrees(encoders):
     expected, ours, token_ids = encoders
     mindspore.set_context(mode=mindspore.GRAPH_MODE)

@@ -246,6 +246,7 @@ def trained(make_checkpoint, tiny_data):
     return settings_, make_checkpoint(settings_)
 
 
+@pytest.mark.slow
 def test_the_program_finds_what_the_predictor_finds_in_the_images(trained, tiny_data, tmp_path, capfd):
     """From MindRecord and from the files it was made of: two roads to the same pixels."""
     settings_, checkpoint = trained

@@ -92,6 +92,7 @@ def test_spellings(tmp_path):
     assert operators(Spelled(), [Tensor(np.ones((2, 2), np.float32))], tmp_path) == set(SPELLINGS)
 
 
+@pytest.mark.slow
 def test_every_operator_runs_on_every_platform(tmp_path):
     config = load_config(overrides=SMALLEST)
     size, words = config.model.image_size, np.ones((2, config.model.max_tokens), np.int32)

@@ -208,6 +208,7 @@ def test_a_checkpoint_needs_its_configuration(checkpoint, tmp_path):
         Predictor(["best.ckpt"])
 
 
+@pytest.mark.slow
 def test_half_precision_is_float32_on_a_cpu(checkpoint, predictor, tmp_path, caplog):
     """A checkpoint that was trained in bfloat16 on a device, with the vocabulary beside it."""
     (tmp_path / "best.ckpt").write_bytes(checkpoint.read_bytes())

@@ -40,6 +40,7 @@ def _sha256(directory: Path) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_data_everywhere_and_with_any_number_of_workers(tmp_path):
     for workers in (1, 2):
         write_refshapes(tmp_path / str(workers), _SMALL, workers)
