@@ -12,7 +12,6 @@ feature maps smaller than its window, which the small configuration has: use --i
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 
 from benchmarks import pytorch_encoders
 from benchmarks.resident import resident
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import command, option, parse_arguments
 from coupalign.config import Config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
@@ -32,15 +31,16 @@ from coupalign.files import REPOSITORY
 PAUSE = 0.3  # seconds, after which the threads of the previous run sleep
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--of", choices=("inference", "training"), default="inference", help="default: inference")
-    parser.add_argument("--rounds", type=int, default=5, metavar="INT", help="turns of each (default: 5)")
-    parser.add_argument("--alone", choices=("ours", "pytorch"), help="run only one of them and print its peak memory")
+OPTIONS = [
+    option("--of inference|training", "what to measure", default="inference"),
+    option("--rounds INT", "turns of each", default=5),
+    option("--alone ours|pytorch", "run only one of them and print its peak memory"),
+]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add)
+    config, args = parse_arguments(__doc__, argv, OPTIONS)
     inputs = _inputs(config)
     if args.alone:
         run = _started(args.alone, args.of, config, inputs)

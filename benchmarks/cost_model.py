@@ -9,12 +9,11 @@ published peaks and on assumed fractions of them; none of them was measured.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.costs import Cost, costs
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import command, option, parse_arguments
 from coupalign.config import Config
 
 REACHED_FLOPS, REACHED_BYTES = 0.4, 0.7  # assumed fractions of the peaks
@@ -95,14 +94,15 @@ def all_reduce_bytes(parameters: int, count: int) -> tuple[float, float]:
     return 2 * (near - 1) / near * size, 2 * (servers - 1) / servers * size / 8
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=int, default=2, metavar="INT", help="images per device (default: 2)")
-    parser.add_argument("--check", action="store_true", help="compare with the compiled graph")
+OPTIONS = [
+    option("--batch INT", "images per device", default=2),
+    option("--check", "compare with the compiled graph"),
+]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add)
+    config, args = parse_arguments(__doc__, argv, OPTIONS)
     modules = costs(config, args.batch)
     if args.check:
         return _check(config, modules, args.batch)

@@ -7,22 +7,21 @@ It prints the number of parameters, compilation time, seconds per pass and peak 
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 from collections.abc import Sequence
 
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import command, option, parse_arguments
 
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=int, default=1, metavar="INT", help="batch size (default: 1)")
-    parser.add_argument("--forwards", type=int, default=3, metavar="INT", help="passes to time (default: 3)")
+OPTIONS = [
+    option("--images INT", "batch size", default=1),
+    option("--forwards INT", "passes to time", default=3),
+]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add)
+    config, args = parse_arguments(__doc__, argv, OPTIONS)
     import numpy as np
     from mindspore import Tensor
 

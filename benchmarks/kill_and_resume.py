@@ -8,7 +8,6 @@ steps.csv, curve.csv and log.jsonl except times.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -20,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import command, option, parse_arguments
 from coupalign.config import Config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
@@ -28,13 +27,14 @@ from coupalign.files import REPOSITORY
 TIMES = ("time", "seconds", "samples_per_second", "data_ms", "step_ms", "host_ms")
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--kills", type=int, default=20, metavar="INT", help="number of kills (default: 20)")
+OPTIONS = [
+    option("--kills INT", "number of kills", default=20),
+]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add)
+    config, args = parse_arguments(__doc__, argv, OPTIONS)
     directory = Path(config.run.output_dir).resolve()
     whole, killed = Training(config, directory / "whole"), Training(config, directory / "killed")
     print(f"uninterrupted: exit code {whole.run()}", flush=True)

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from benchmarks.lite_latency import LiteWorker
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import command, option, parse_arguments
 from coupalign.config import Config, load_config
 from coupalign.data.dataset import Split
 from coupalign.errors import UserError
@@ -33,35 +33,21 @@ TOLERANCE = 1e-3
 RANDOM = 4
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="model (.ckpt), with its config.yaml beside it"
-    )
-    parser.add_argument("--mindir", metavar="FILE", help="exported graph of the checkpoint (default: export it)")
-    parser.add_argument("--split", default="val", metavar="NAME", help="default: val")
-    parser.add_argument("--samples", type=int, default=50, metavar="INT", help="samples of the split (default: 50)")
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=0,
-        metavar="INT",
-        help="images that the C++ program decodes; it loads the model for each (default: 0)",
-    )
-    parser.add_argument("--output", default="runs/lite_agreement", metavar="DIR", help="default: runs/lite_agreement")
-    parser.add_argument(
-        "--lite", default=".lite", metavar="DIR", help="directory of scripts/set_up_lite.sh (default: .lite)"
-    )
-    parser.add_argument(
-        "--program",
-        default="ascend310_infer/build/coupalign",
-        metavar="FILE",
-        help="the C++ program (default: ascend310_infer/build/coupalign)",
-    )
+OPTIONS = [
+    option("--checkpoint FILE", "model (.ckpt), with its config.yaml beside it", required=True),
+    option("--mindir FILE", "exported graph of the checkpoint (default: export it)"),
+    option("--split NAME", "split to evaluate", default="val"),
+    option("--samples INT", "samples of the split", default=50),
+    option("--images INT", "images that the C++ program decodes; it loads the model for each", default=0),
+    option("--output DIR", "directory of the files", default="runs/lite_agreement"),
+    option("--lite DIR", "directory of scripts/set_up_lite.sh", default=".lite"),
+    option("--program FILE", "the C++ program", default="ascend310_infer/build/coupalign"),
+]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add)
+    config, args = parse_arguments(__doc__, argv, OPTIONS)
     config = load_config(overrides={**config.as_dict(), "eval_limit": args.samples})
     work = make_directory(args.output).resolve()
     older = find_file(f"{args.lite}/export/bin/python").absolute()

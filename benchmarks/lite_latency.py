@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import pytorch_encoders
-from coupalign.cli import command, parse_own_arguments
+from coupalign.cli import command, option, parse_own_arguments
 from coupalign.config import load_config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file
@@ -31,30 +31,19 @@ INPUTS = ("00_image", "01_token_ids", "02_token_mask")
 PAUSE = 0.3  # seconds, after which the threads of the previous run sleep
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", required=True, metavar="FILE", help=".mindir of export.py, exported with MindSpore 2.0"
-    )
-    parser.add_argument("--rounds", type=int, default=9, metavar="INT", help="turns of each (default: 9)")
-    parser.add_argument("--threads", type=int, default=2, metavar="INT", help="default: 2")
-    parser.add_argument(
-        "--lite_python",
-        default=".lite/python/bin/python",
-        metavar="FILE",
-        help="Python of MindSpore Lite (default: .lite/python/bin/python)",
-    )
-    parser.add_argument("--vocab", default="assets/bert-base-uncased-vocab.txt", metavar="FILE")
-    parser.add_argument(
-        "--program",
-        default="ascend310_infer/build/coupalign",
-        metavar="FILE",
-        help="the C++ program (default: ascend310_infer/build/coupalign)",
-    )
+OPTIONS = [
+    option("--model FILE", ".mindir of export.py, exported with MindSpore 2.0", required=True),
+    option("--rounds INT", "turns of each", default=9),
+    option("--threads INT", "threads of each", default=2),
+    option("--lite_python FILE", "Python of MindSpore Lite", default=".lite/python/bin/python"),
+    option("--vocab FILE", "vocabulary of the model", default="assets/bert-base-uncased-vocab.txt"),
+    option("--program FILE", "the C++ program", default="ascend310_infer/build/coupalign"),
+]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_own_arguments(__doc__, argv, _add, "")
+    args = parse_own_arguments(__doc__, argv, OPTIONS)
     model = find_file(args.model)
     description = json.loads(model.with_suffix(".json").read_text())
     size, tokens = description["image"]["size"], description["text"]["max_tokens"]

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import command, option, parse_arguments
 from coupalign.config import Config, load_config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
@@ -137,14 +137,15 @@ def table(config: Config, parameters: int) -> str:
     return "\n".join(lines)
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--measure", metavar="INT,INT", help="two batch sizes to run")
-    parser.add_argument(ONE, action="store_true", help=argparse.SUPPRESS)
+OPTIONS = [
+    option("--measure INT,INT", "two batch sizes to run"),
+    option(ONE, argparse.SUPPRESS),
+]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add)
+    config, args = parse_arguments(__doc__, argv, OPTIONS)
     if args.one:
         _run_steps(config)
         return 0

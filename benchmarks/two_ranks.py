@@ -17,7 +17,6 @@ Then one checkpoint is evaluated; all samples must have equal results.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import subprocess
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import command, option, parse_arguments
 from coupalign.config import Config, load_config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
@@ -43,20 +42,17 @@ VARIANTS = {  # keys of both, additional keys of several ranks, tolerance of the
 LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ranks", type=int, default=2, metavar="INT", help="ranks to compare with (default: 2)")
-    parser.add_argument(
-        "--steps", type=int, default=50, metavar="INT", help="smallest number of updates to compare (default: 50)"
-    )
-    parser.add_argument("--samples", type=int, default=101, metavar="INT", help="samples to evaluate (default: 101)")
-    parser.add_argument(
-        "--variants", default=",".join(VARIANTS), metavar="TEXT,…", help="variants to run (default: all)"
-    )
+OPTIONS = [
+    option("--ranks INT", "ranks to compare with", default=2),
+    option("--steps INT", "smallest number of updates to compare", default=50),
+    option("--samples INT", "samples to evaluate", default=101),
+    option("--variants TEXT,…", "variants to run", default=",".join(VARIANTS)),
+]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add)
+    config, args = parse_arguments(__doc__, argv, OPTIONS)
     directory = Path(config.run.output_dir).resolve()
     variants = args.variants.split(",")
     unknown = sorted(set(variants) - set(VARIANTS))

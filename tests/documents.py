@@ -142,8 +142,9 @@ class Parser:
             real = getattr(coupalign.cli, parser)
 
             def parsed(*given, real=real, **options):
-                options.pop("base", None)  # would read an evaluation
-                raise _Parsed(real(*given[:4], **options))
+                if "base" in options:
+                    options["base"] = lambda _: {}  # instead of reading an evaluation
+                raise _Parsed(real(*given, **options))
 
             if hasattr(module, parser):
                 self.monkeypatch.setattr(module, parser, parsed)
@@ -168,7 +169,7 @@ class Parser:
     def _source(self, file: str, arguments: list[str]) -> None:
         """A benchmark or a program of deploy/: their options are read from the source, since they import much."""
         source = (REPOSITORY / file).read_text(encoding="utf-8")
-        known = set(re.findall(r'add_argument\(\s*"(--\w+)"', source))
+        known = set(re.findall(r'(?:add_argument|option)\(\s*"(--\w+)', source))
         if "parse_arguments(" in source:
             known |= {"--config", *(f"--{key}" for key in config_keys())}
         given = {word.partition("=")[0] for word in arguments if word.startswith("--")}

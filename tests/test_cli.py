@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import command, option, parse_arguments
 from coupalign.config import config_keys
 from coupalign.errors import UserError
 
 
 def parse(*argv: str, keys=None):
-    return parse_arguments("About.", argv, lambda parser: parser.add_argument("--checkpoint"), keys=keys)
+    return parse_arguments("About.", argv, [option("--checkpoint FILE", "model")], keys=keys)
 
 
 def refused(*argv: str, keys=None) -> str:

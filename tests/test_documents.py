@@ -108,7 +108,7 @@ def test_options_keys_and_files_exist(page):
     programs = [*python, *REPOSITORY.glob("benchmarks/*.py"), *REPOSITORY.glob("deploy/*.py")]
     text = "\n".join(file.read_text(encoding="utf-8") for file in programs)
     options = {"--config", "--help", "--key", *(f"--{key}" for key in config_keys())}
-    options |= set(re.findall(r'"(--\w+)"', text))
+    options |= set(re.findall(r'"(--\w+)[ "]', text))
     options |= set(re.findall(r"--[\w-]+", "".join(map(usage_of, map(str, SCRIPTS)))))
     for span in spans(prose(page)):
         if re.match(r"--\w", span):

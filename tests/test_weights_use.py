@@ -243,8 +243,6 @@ def test_arguments_that_are_refused(tmp_path, sources, capsys, make_checkpoint):
     (tmp_path / "file").write_text("")
     before = sorted(os.listdir(tmp_path))
     for arguments, message in [
-        (["--swin", swin, "--swin", swin, "--output", out], "--swin is given twice"),
-        (["--bert", bert, "--swin", swin, "--bert", bert, "--output", out], "--bert is given twice"),
         (["--swin", bert, "--output", out], "no known names of a Swin"),
         (["--bert", swin, "--output", out], "no known names of a BERT"),
         (["--output", out], "nothing to convert: give --swin"),

@@ -13,39 +13,25 @@ With --checkpoint instead, a checkpoint of CoupAlign is adapted to another image
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-
 from coupalign.checks import check_exists
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import Argv, command, option, parse_arguments
 from coupalign.files import check_writable
 
-
-class _Once(argparse.Action):
-    """An option that may be given once; argparse would silently keep the last of two."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if getattr(namespace, self.dest) is not None:
-            parser.error(f"{option_string} is given twice ({getattr(namespace, self.dest)}, {values}): give one file")
-        setattr(namespace, self.dest, values)
-
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--swin", action=_Once, metavar="FILE", help="Swin, .pth or .safetensors")
-    parser.add_argument("--bert", action=_Once, metavar="FILE", help="BERT, .bin or .safetensors")
-    parser.add_argument(
-        "--checkpoint", action=_Once, metavar="FILE", help="CoupAlign trained at another size (.ckpt), instead of both"
-    )
-    parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write (.ckpt)")
+OPTIONS = [
+    option("--swin FILE", "Swin, .pth or .safetensors"),
+    option("--bert FILE", "BERT, .bin or .safetensors"),
+    option("--checkpoint FILE", "CoupAlign trained at another size (.ckpt), instead of both"),
+    option("--output FILE", "checkpoint to write (.ckpt)", required=True),
+]
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add, keys=("model",))
+def main(argv: Argv = None) -> int:
+    config, args = parse_arguments(__doc__, argv, OPTIONS, keys=["model"])
     output = check_writable(args.output)
-    for option in ("swin", "bert", "checkpoint"):
-        if getattr(args, option):
-            check_exists(getattr(args, option), f"--{option}")
+    for name in ("swin", "bert", "checkpoint"):
+        if getattr(args, name):
+            check_exists(getattr(args, name), f"--{name}")
     from coupalign.checkpoints.convert import convert
 
     print(convert(config, output, swin=args.swin, bert=args.bert, checkpoint=args.checkpoint).summary())

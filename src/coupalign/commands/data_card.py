@@ -5,25 +5,21 @@ python data_card.py --dataset refcoco --data_dir data/refcoco
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from coupalign.checks import check_data
-from coupalign.cli import DATA_KEYS, command, parse_arguments
+from coupalign.cli import DATA_KEYS, Argv, command, option, parse_arguments
 from coupalign.files import check_writable
 
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", metavar="FILE", help="the page (default: <data_dir>/card.html)")
-    parser.add_argument(
-        "--samples", metavar="INT", type=int, default=12, help="referents shown per split (default: 12)"
-    )
+OPTIONS = [
+    option("--output FILE", "the page (default: <data_dir>/card.html)"),
+    option("--samples INT", "referents shown per split", default=12),
+]
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add, keys=(*DATA_KEYS, "seed", "image_size", "max_tokens"))
+def main(argv: Argv = None) -> int:
+    config, args = parse_arguments(__doc__, argv, OPTIONS, keys=[*DATA_KEYS, "seed", "image_size", "max_tokens"])
     path = check_writable(args.output or Path(config.data.data_dir, "card.html"))
     check_data(config)
     from coupalign.visual.data_card import write_card

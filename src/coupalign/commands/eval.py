@@ -8,25 +8,19 @@ sample).
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from coupalign.checks import check_data, check_model
-from coupalign.cli import DATA_KEYS, DEVICE_KEYS, PROTOCOL_KEYS, command, parse_arguments
+from coupalign.cli import CHECKPOINT, DATA_KEYS, DEVICE_KEYS, PROTOCOL_KEYS, Argv, command, option, parse_arguments
 from coupalign.files import check_directory
 
-KEYS = (*DEVICE_KEYS, "output_dir", *DATA_KEYS, "eval_splits", "eval_batch_size", *PROTOCOL_KEYS, "model")
-
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="model to evaluate (.ckpt)")
-    parser.add_argument("--output", metavar="DIR", help="directory of the results (default: <output_dir>/eval)")
+KEYS = [*DEVICE_KEYS, "output_dir", *DATA_KEYS, "eval_splits", "eval_batch_size", *PROTOCOL_KEYS, "model"]
+OPTIONS = [CHECKPOINT, option("--output DIR", "directory of the results (default: <output_dir>/eval)")]
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add, keys=KEYS)
+def main(argv: Argv = None) -> int:
+    config, args = parse_arguments(__doc__, argv, OPTIONS, keys=KEYS)
     output = check_directory(args.output or Path(config.run.output_dir, "eval"))
     check_model(config, args.checkpoint)
     check_data(config, config.evaluation.eval_splits)
@@ -34,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from coupalign.evaluation.evaluate import evaluate
 
     devices.set_up(config.run)
-    results = evaluate(config, args.checkpoint, config.evaluation.eval_splits, progress=devices.rank() == 0)
-    for result in results:
+    for result in evaluate(config, args.checkpoint, config.evaluation.eval_splits, progress=devices.rank() == 0):
         if devices.rank() == 0:
             result.save(output)
             print(result.table(), flush=True)

@@ -7,57 +7,31 @@ python prepare_data.py --dataset mine --annotations mine.jsonl --images DIR --ou
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from coupalign.checks import check_exists, check_vocabulary
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import Argv, command, option, parse_arguments
 from coupalign.errors import UserError
 from coupalign.files import check_directory, find_file
 
-KEYS = ("dataset", "data_dir", "vocab_file", "max_tokens", "seed")
-
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", metavar="DIR", help="directory of the files (default: data_dir)")
-    parser.add_argument(
-        "--annotations",
-        metavar="PATH",
-        help="directory of refs(<split_by>).p and instances.json, or a file of JSON Lines",
-    )
-    parser.add_argument(
-        "--images", metavar="DIR", help="directory of the images (default for JSON Lines: the directory of the file)"
-    )
-    parser.add_argument("--split_by", metavar="TEXT", help="unc, umd, google or berkeley (default: the data set's own)")
-    parser.add_argument(
-        "--expressions",
-        metavar="INT",
-        type=int,
-        default=20000,
-        help="size of RefShapes' train split; each other split has a tenth (default: 20000)",
-    )
-    parser.add_argument(
-        "--on_error",
-        metavar="stop|skip",
-        choices=("stop", "skip"),
-        default="stop",
-        help="stop at input that cannot be used, or leave it out and list it in skipped.jsonl (default: stop)",
-    )
-    parser.add_argument(
-        "--workers", metavar="INT", type=int, default=os.cpu_count(), help="processes (default: one per processor)"
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="only report what exists, what is missing, and how the counts compare with the published ones",
-    )
+OPTIONS = [
+    option("--output DIR", "directory of the files (default: data_dir)"),
+    option("--annotations PATH", "directory of refs(<split_by>).p and instances.json, or a file of JSON Lines"),
+    option("--images DIR", "directory of the images (default for JSON Lines: the directory of the file)"),
+    option("--split_by TEXT", "unc, umd, google or berkeley (default: the data set's own)"),
+    option("--expressions INT", "size of RefShapes' train split; each other split has a tenth", default=20000),
+    option("--on_error stop|skip", "at unusable input stop, or skip it and list it in skipped.jsonl", default="stop"),
+    option("--workers INT", "processes", default=os.cpu_count()),
+    option("--check", "only report what exists, what is missing, and how the counts compare with the published ones"),
+]
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add, keys=KEYS)
+def main(argv: Argv = None) -> int:
+    config, args = parse_arguments(
+        __doc__, argv, OPTIONS, keys=["dataset", "data_dir", "vocab_file", "max_tokens", "seed"]
+    )
     # --check lists what is missing, so it accepts paths that do not exist.
     find = check_exists if not args.check else lambda path, _: find_file(path)
     annotations = find(args.annotations, "--annotations") if args.annotations else None

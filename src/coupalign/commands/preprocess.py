@@ -5,25 +5,22 @@ python preprocess.py --config runs/refcoco/config.yaml --mindir_path coupalign.m
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-
 from coupalign.checks import check_data, check_exists
-from coupalign.cli import DATA_KEYS, PROTOCOL_KEYS, command, parse_arguments
+from coupalign.cli import DATA_KEYS, PROTOCOL_KEYS, Argv, command, option, parse_arguments
 from coupalign.files import check_directory
 
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--mindir_path", required=True, metavar="FILE", help="graph written by export.py")
-    parser.add_argument("--split", default="val", metavar="NAME", help="default: val")
-    parser.add_argument("--output", default="preprocess_Result", metavar="DIR", help="default: preprocess_Result")
-    parser.add_argument("--offset", type=int, default=0, metavar="N", help="number of the first sample (default: 0)")
-    parser.add_argument("--samples", type=int, default=0, metavar="N", help="samples at most (default: 0, all)")
+OPTIONS = [
+    option("--mindir_path FILE", "graph written by export.py", required=True),
+    option("--split NAME", "split to write", default="val"),
+    option("--output DIR", "directory of the files", default="preprocess_Result"),
+    option("--offset INT", "number of the first sample", default=0),
+    option("--samples INT", "samples at most; 0 is all", default=0),
+]
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add, keys=(*DATA_KEYS, *PROTOCOL_KEYS, "seed", "model"))
+def main(argv: Argv = None) -> int:
+    config, args = parse_arguments(__doc__, argv, OPTIONS, keys=[*DATA_KEYS, *PROTOCOL_KEYS, "seed", "model"])
     output, mindir = check_directory(args.output), check_exists(args.mindir_path, "--mindir_path")
     check_data(config, [args.split])
     from coupalign.inference.deployment import write_inputs

@@ -11,12 +11,11 @@ pretraining, starts from them with --init_checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import logging
-from collections.abc import Sequence
 
 from coupalign.checks import check_batch_size, check_vocabulary, rank_count
-from coupalign.cli import DEVICE_KEYS, command, parse_arguments, unused_keys
+from coupalign.cli import DEVICE_KEYS, Argv, command, option, parse_arguments
+from coupalign.config import config_keys, load_config
 from coupalign.errors import UserError
 from coupalign.files import check_writable, find_checkpoint
 
@@ -25,16 +24,15 @@ KEYS = (*DEVICE_KEYS, "model", "losses") + tuple(
     warmup_steps weight_decay frozen learning_rate_scales weight_decays ema_decay recompute max_grad_norm
     max_skipped_steps init_checkpoint checkpoint_every tensorboard""".split()
 )
-
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scenes", type=int, default=48000, metavar="INT", help="number of scenes (default: 48000)")
-    parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write (.ckpt)")
+OPTIONS = [
+    option("--scenes INT", "number of scenes", default=48000),
+    option("--output FILE", "checkpoint to write (.ckpt)", required=True),
+]
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add, keys=KEYS)
+def main(argv: Argv = None) -> int:
+    config, args = parse_arguments(__doc__, argv, OPTIONS, keys=KEYS)
     output = check_writable(args.output)
     check_batch_size(config, rank_count())
     check_vocabulary(config)
@@ -42,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         find_checkpoint(config.training.init_checkpoint)
     if args.scenes < config.training.batch_size:
         raise UserError(f"--scenes {args.scenes} is less than batch_size {config.training.batch_size}: raise --scenes")
-    unused = unused_keys(args.config, KEYS)
+    given, defaults = config.as_dict(), load_config().as_dict()
+    unused = [name for name in config_keys() if given[name] != defaults[name] and name not in KEYS]
+    unused = [name for name in unused if config_keys()[name].section not in KEYS]
     if unused:
         logging.getLogger("coupalign").warning("%s: pretraining does not use %s", args.config, ", ".join(unused))
     from coupalign import devices

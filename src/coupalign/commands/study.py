@@ -13,33 +13,24 @@ not stop the others; the exit code is then 1.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-
 from coupalign.checks import check_data
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import Argv, command, option, parse_arguments
 from coupalign.errors import UserError
 from coupalign.files import check_directory
 
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--study", required=True, metavar="FILE", help="YAML file of the study")
-    parser.add_argument("--only", default="", metavar="NAME", help="a table, a row, or row/seed (default: all)")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        metavar="INT",
-        help="threads of a training (default: 0, MindSpore's own choice)",
-    )
-    parser.add_argument("--tables_only", action="store_true", help="train nothing; write the tables of finished runs")
+OPTIONS = [
+    option("--study FILE", "YAML file of the study", required=True),
+    option("--only NAME", "a table, a row, or row/seed (default: all)", default=""),
+    option("--threads INT", "threads of a training; 0 is MindSpore's own choice", default=0),
+    option("--tables_only", "train nothing; write the tables of finished runs"),
+]
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Argv = None) -> int:
     from coupalign.study.plan import read_study
 
-    config, args = parse_arguments(__doc__, argv, _add, base=lambda own: read_study(own.study).base, config_file=False)
+    config, args = parse_arguments(__doc__, argv, OPTIONS, base=lambda own: read_study(own.study).base)
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: give 0 or more")
     study, output, code = read_study(args.study), check_directory(config.run.output_dir), 0

@@ -14,27 +14,17 @@ After SIGTERM or Ctrl-C the training finishes the step, saves, and exits with 14
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-
 from coupalign.checks import check_training, rank_count
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import Argv, command, option, parse_arguments
 from coupalign.errors import UserError
 from coupalign.signals import take_signals
 
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--check",
-        type=int,
-        metavar="DEVICES",
-        help="only check configuration, data and paths, for a training on so many devices",
-    )
+OPTIONS = [option("--check DEVICES", "only check configuration, data and paths, for so many devices", type=int)]
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add)
+def main(argv: Argv = None) -> int:
+    config, args = parse_arguments(__doc__, argv, OPTIONS)
     if args.check is not None and args.check < 1:
         raise UserError(f"--check is {args.check}: give at least 1 device")
     check_training(config, args.check or rank_count())

@@ -10,20 +10,16 @@ python visualise.py gallery runs/refcoco/eval/val.json
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from coupalign.checks import check_data, check_exists, check_model
-from coupalign.cli import MODEL_KEYS, command, parse_arguments, parse_own_arguments
+from coupalign.cli import CHECKPOINT, MODEL_KEYS, Argv, command, option, parse_arguments, parse_own_arguments
 from coupalign.errors import UserError
-from coupalign.files import atomic_path, check_directory, check_writable
-
-KEYS = ("device_target", "precision", "cpu_kernels", "data_dir", "vocab_file", "num_workers", "prefetch")  # of gallery
+from coupalign.files import check_directory, check_writable, write_text
 
 
-def _gallery(argv: Sequence[str]) -> None:
+def _gallery(argv: Argv) -> None:
     """Show the best, median and worst cases of an evaluation: image, expression, target, prediction, IoU, family.
 
     Writes gallery.png and gallery.html. The HTML page needs no other file; its cases can be sorted and filtered. The
@@ -32,32 +28,17 @@ def _gallery(argv: Sequence[str]) -> None:
 
         python visualise.py gallery runs/refcoco/eval/val.json
     """
-
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "evaluation", metavar="EVAL.json", help="<split>.json of eval.py, with its CSV file beside it"
-        )
-        parser.add_argument(
-            "--checkpoint",
-            metavar="FILE",
-            help="checkpoint that was evaluated (default: the one that the evaluation names)",
-        )
-        parser.add_argument("--cases", metavar="INT", type=int, default=6, help="cases in each group (default: 6)")
-        parser.add_argument(
-            "--output",
-            metavar="DIR",
-            help="directory of the two files (default: <split>-gallery beside the evaluation)",
-        )
-
     from coupalign.visual.evaluations import read_evaluation
 
+    options = [
+        option("evaluation EVAL.json", "<split>.json of eval.py, with its CSV file beside it"),
+        option("--checkpoint FILE", "checkpoint that was evaluated (default: the one that the evaluation names)"),
+        option("--cases INT", "cases in each group", default=6),
+        option("--output DIR", "directory of the two files (default: <split>-gallery beside the evaluation)"),
+    ]
+    keys = ["device_target", "precision", "cpu_kernels", "data_dir", "vocab_file", "num_workers", "prefetch"]
     config, args = parse_arguments(
-        _gallery.__doc__,
-        argv,
-        add,
-        "gallery",
-        lambda own: read_evaluation(own.evaluation).content["config"],
-        KEYS,
+        _gallery.__doc__, argv, options, base=lambda own: read_evaluation(own.evaluation).content["config"], keys=keys
     )
     if args.cases < 1:
         raise UserError(f"--cases {args.cases}: give 1 or more")
@@ -75,7 +56,7 @@ def _gallery(argv: Sequence[str]) -> None:
     print(output / "gallery.png", output / "gallery.html", sep="\n")
 
 
-def _alignment(argv: Sequence[str]) -> None:
+def _alignment(argv: Argv) -> None:
     """Show how a prediction was made, as one picture.
 
     The picture has the attention of pixels over words and of words over pixels for each stage and word, the openings
@@ -83,16 +64,13 @@ def _alignment(argv: Sequence[str]) -> None:
 
         python visualise.py alignment --checkpoint runs/refcoco/best.ckpt --image street.jpg --expression "left cup"
     """
-
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--checkpoint", required=True, metavar="FILE", help="trained model (.ckpt)")
-        parser.add_argument("--image", required=True, metavar="FILE", help="image to segment")
-        parser.add_argument("--expression", required=True, metavar="TEXT", help="what to find")
-        parser.add_argument(
-            "--output", default="alignment.png", metavar="FILE.png", help="the picture (default: alignment.png)"
-        )
-
-    config, args = parse_arguments(_alignment.__doc__, argv, add, "alignment", keys=MODEL_KEYS)
+    options = [
+        CHECKPOINT,
+        option("--image FILE", "image to segment", required=True),
+        option("--expression TEXT", "what to find", required=True),
+        option("--output FILE.png", "the picture", default="alignment.png"),
+    ]
+    config, args = parse_arguments(_alignment.__doc__, argv, options, keys=MODEL_KEYS)
     output, image = _png(args.output), check_exists(args.image, "--image")
     check_model(config, args.checkpoint)
     from coupalign.data.images import load_image
@@ -102,67 +80,51 @@ def _alignment(argv: Sequence[str]) -> None:
 
     rgb = load_image(image)
     prediction = Predictor(args.checkpoint, config=config).predict(rgb, args.expression, proposals=True)
-    about = (
-        f"{image.name}, {rgb.shape[1]}×{rgb.shape[0]} pixels; {args.checkpoint}; threshold "
-        f"{config.evaluation.threshold}"
-    )
+    size, threshold = f"{rgb.shape[1]}×{rgb.shape[0]} pixels", config.evaluation.threshold
+    about = f"{image.name}, {size}; {args.checkpoint}; threshold {threshold}"
     save(draw_alignment(rgb, args.expression, prediction, about), output)
-    with atomic_path(f"{output}.txt") as temporary:
-        temporary.write_text(as_text(args.expression, prediction, about), encoding="utf-8")
+    write_text(f"{output}.txt", as_text(args.expression, prediction, about))
     print(output, f"{output}.txt", sep="\n")
 
 
-def _failures(argv: Sequence[str]) -> None:
+def _failures(argv: Argv) -> None:
     """Compare how badly failures fail: samples with IoU below 0.5, by tenths of IoU, of one or several evaluations.
 
     Prints the table and writes failures.png, failures.md and failures.csv.
 
         python visualise.py failures runs/a/eval/val.json runs/b/eval/val.json --name ours --name theirs
     """
-
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("evaluations", nargs="+", metavar="EVAL.json", help="<split>.json of eval.py")
-        parser.add_argument(
-            "--name",
-            action="append",
-            default=[],
-            metavar="TEXT",
-            help="name of an evaluation; once for each (default: its data set and split)",
-        )
-        parser.add_argument(
-            "--output",
-            metavar="DIR",
-            help="directory of the three files (default: failures beside the first evaluation)",
-        )
-
-    args = parse_own_arguments(_failures.__doc__, argv, add, "failures")
+    options = [
+        option("evaluations EVAL.json", "<split>.json of eval.py", nargs="+"),
+        option(
+            "--name TEXT", "name of an evaluation; once for each (default: its data set and split)", action="append"
+        ),
+        option("--output DIR", "directory of the three files (default: failures beside the first evaluation)"),
+    ]
+    args = parse_own_arguments(_failures.__doc__, argv, options)
     from coupalign.visual.evaluations import read_evaluation
     from coupalign.visual.failures import as_csv, as_markdown, draw_failures, failure_rows, protocols
     from coupalign.visual.figures import save
 
     evaluations = [read_evaluation(path) for path in args.evaluations]
     output = check_directory(args.output or evaluations[0].path.with_name("failures"))
-    rows, about = failure_rows(evaluations, args.name), protocols(evaluations)
+    rows, about = failure_rows(evaluations, args.name or []), protocols(evaluations)
     save(draw_failures(rows, about), output / "failures.png")
-    for name, text in (("failures.md", as_markdown(rows, about)), ("failures.csv", as_csv(rows))):
-        with atomic_path(output / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_text(output / "failures.md", as_markdown(rows, about))
+    write_text(output / "failures.csv", as_csv(rows))
     print(as_markdown(rows, about) + f"written to {output}")
 
 
-def _curves(argv: Sequence[str]) -> None:
+def _curves(argv: Argv) -> None:
     """Draw losses, oIoU and mIoU, learning rate and speed of one or several trainings in one picture.
 
     python visualise.py curves runs/a runs/b
     """
-
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("runs", nargs="+", metavar="RUN", help="output_dir of a training")
-        parser.add_argument(
-            "--output", default="curves.png", metavar="FILE.png", help="the picture (default: curves.png)"
-        )
-
-    args = parse_own_arguments(_curves.__doc__, argv, add, "curves")
+    options = [
+        option("runs RUN", "output_dir of a training", nargs="+"),
+        option("--output FILE.png", "the picture", default="curves.png"),
+    ]
+    args = parse_own_arguments(_curves.__doc__, argv, options)
     output, runs = _png(args.output), [check_exists(run, "the runs") for run in args.runs]
     from coupalign.visual.curves import save_curves
 
@@ -176,24 +138,17 @@ def _png(path: str) -> Path:
     return check_writable(path)
 
 
-SUBCOMMANDS = {
-    "gallery": _gallery,
-    "alignment": _alignment,
-    "failures": _failures,
-    "curves": _curves,
-}
+SUBCOMMANDS = {"gallery": _gallery, "alignment": _alignment, "failures": _failures, "curves": _curves}
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
-    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
+def main(argv: Argv = None) -> int:
+    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["no sub-command"]
     if name in ("-h", "--help"):
         print(__doc__.strip())
         return 0
     if name not in SUBCOMMANDS:
-        raise UserError(
-            f"{f'unknown sub-command {name!r}' if name else 'no sub-command'}: give one of {', '.join(SUBCOMMANDS)} "
-            "(--help describes them)"
-        )
+        raise UserError(f"{name!r} is not a sub-command: give one of {', '.join(SUBCOMMANDS)} (--help describes them)")
+    sys.argv[0] += f" {name}"  # for usage lines
     SUBCOMMANDS[name](rest)
     return 0

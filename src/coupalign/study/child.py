@@ -6,27 +6,23 @@ is done, done.json. It then removes the checkpoints that only resuming needs.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from coupalign.cli import command, parse_arguments
+from coupalign.cli import Argv, command, option, parse_arguments
 from coupalign.config import Config
 from coupalign.files import atomic_path, find_file, sha256
 from coupalign.signals import take_signals
 from coupalign.study.runner import DONE
 
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=0, metavar="INT", help="threads; 0 is MindSpore's own choice")
+OPTIONS = [option("--threads INT", "threads; 0 is MindSpore's own choice", default=0)]
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> int:
-    config, args = parse_arguments(__doc__, argv, _add)
+def main(argv: Argv = None) -> int:
+    config, args = parse_arguments(__doc__, argv, OPTIONS)
     take_signals()
     import mindspore
 
