@@ -16,7 +16,11 @@ from coupalign.config import config_keys
 from coupalign.files import REPOSITORY
 
 README, README_CN = REPOSITORY / "README.md", REPOSITORY / "README_CN.md"
-PAGES = [README, README_CN, *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "benchmarks/README.md"]
+PAGES = [
+    *sorted(REPOSITORY.glob("*.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    REPOSITORY / "benchmarks/README.md",
+]
 # Files that the reader provides.
 PROVIDED = {
     "street.jpg",
@@ -29,7 +33,7 @@ PROVIDED = {
     "runs/fourth.ckpt",
     *(f"data/refer/{name}" for name in ("refcoco", "refcoco+", "refcocog", "refclef")),
 }
-FOREIGN = {"pip", "source", "cp", "tensorboard", "export"}
+FOREIGN = {"pip", "source", "cp", "tensorboard", "pre-commit"}
 _INLINE = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python|bash|msrun|coupalign) \S")
 _TAKES = ("checkpoint", "config", "image", "evaluation", "evaluations", "runs", "swin", "bert", "annotations", "images")
 
