@@ -47,11 +47,10 @@ def _by_mindspore(record: bytes) -> np.ndarray:
     return vision.Decode()(np.frombuffer(record, np.uint8))
 
 
-@pytest.mark.parametrize("picture", ["RGB", "L", "P", "RGBA"])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize(
+    ("kind", "picture"), [("JPEG", "RGB"), ("JPEG", "L"), *(("PNG", mode) for mode in ("RGB", "L", "P", "RGBA"))]
+)
 def test_ordinary_files_are_stored_unchanged(kind, picture):
-    if kind == "JPEG" and picture not in ("RGB", "L"):
-        pytest.skip("JPEG has no such pixels")
     content = file_content(kind, Image.fromarray(RGB).convert(picture))
     assert encode_record(content, "a") is content
     np.testing.assert_array_equal(decode_image(content, "a"), _by_mindspore(content))
