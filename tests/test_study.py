@@ -119,7 +119,7 @@ def test_a_study_file_that_does_not_fit_gives_one_line(tmp_path, refuses, change
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--study", "nowhere.yaml"], "no configuration file nowhere.yaml: check --study"),
+        (["--study", "nowhere.yaml"], "no configuration file nowhere.yaml (No such file or directory): check --study"),
         (["--study", str(SHIPPED[0]), "--only", "table6"], "no table, row or row/seed 'table6'"),
         (["--study", str(SHIPPED[0]), "--config", "default_config.yaml"], "--config"),
         (["--study", str(SHIPPED[0]), "--threads", "-1"], "--threads -1: give 0 or more"),

@@ -48,11 +48,11 @@ def check_data(config: Config, splits: Sequence[str] | None = None) -> None:
 
 def check_batch_size(config: Config, ranks: int) -> None:
     """Checks that the batch divides among the ranks and ``accumulation_steps``. Raises: UserError."""
-    settings = config.training
-    if settings.batch_size % (ranks * settings.accumulation_steps):
+    size, steps = config.training.batch_size, config.training.accumulation_steps
+    if size % (ranks * steps):
         raise UserError(
-            f"batch_size {settings.batch_size} does not divide among {ranks} devices and accumulation_steps "
-            f"{settings.accumulation_steps}: set batch_size to a multiple of {ranks * settings.accumulation_steps}"
+            f"batch_size {size} does not divide among {ranks} devices and accumulation_steps {steps}: set batch_size "
+            f"to a multiple of {ranks * steps}"
         )
 
 

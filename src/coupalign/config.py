@@ -17,16 +17,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from coupalign.config_sections import (
-    DataConfig,
-    EvaluationConfig,
-    LossConfig,
-    ModelConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from coupalign.config_sections import DataConfig, EvaluationConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig
 from coupalign.errors import ConfigError
-from coupalign.files import REPOSITORY, atomic_path, find_file
+from coupalign.files import REPOSITORY, find_file, write_text
 
 DEFAULT_FILE = REPOSITORY / "default_config.yaml"
 
@@ -49,31 +42,20 @@ class Config:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes all keys as YAML that ``load_config`` reads back, atomically."""
-        with atomic_path(path) as temporary:
-            text = yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True, default_flow_style=None)
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True, default_flow_style=None))
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key of the configuration.
-
-    Args:
-        section: Field of ``Config`` that holds it.
-        type: Declared type.
-        may_change: Whether it may differ when a training is resumed.
-        default: Value in default_config.yaml; a list for a tuple.
-        help: Comment in default_config.yaml, on the lines above the key and beside it.
-        title: The ``## Title`` in default_config.yaml above it.
-    """
+    """One key of the configuration."""
 
     name: str
-    section: str
+    section: str  # field of Config that holds it
     type: Any
-    may_change: bool
+    may_change: bool  # when a training is resumed
     default: Any
-    help: str
-    title: str
+    help: str  # comment in default_config.yaml, on the lines above the key and beside it
+    title: str  # the ``## Title`` in default_config.yaml above it
 
     @property
     def expected(self) -> str:
@@ -202,10 +184,8 @@ def read_mapping(path: str | os.PathLike, option: str = "--config") -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.load(file, _StrictLoader)
-    except FileNotFoundError:
-        raise ConfigError(f"no configuration file {path}: check {option}") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): check {option}") from error
+        raise ConfigError(f"no configuration file {path} ({error.strerror}): check {option}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

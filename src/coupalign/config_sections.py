@@ -12,35 +12,33 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from jsonargparse.typing import restricted_number_type as number
+from jsonargparse.typing import restricted_string_type as string
+
 from coupalign.errors import ConfigError
 
-# The docstring of each type is what an error message expects.
 if TYPE_CHECKING:
-    Count = int
-    Natural = int
-    Stage = int
-    Positive = float
-    NotNegative = float
-    Fraction = float
-    Text = str
-    Name = str
-else:
-    from jsonargparse.typing import restricted_number_type as _number
-    from jsonargparse.typing import restricted_string_type as _string
-
-    _INT32 = ("<", 2**31)
-    _FINITE = ("<", math.inf)
-    Count = _number("Count", int, [(">=", 1), _INT32], docstring="an integer from 1")
-    Natural = _number("Natural", int, [(">=", 0), _INT32], docstring="an integer from 0")
-    Stage = _number("Stage", int, [(">=", 1), ("<=", 4)], docstring="an integer from 1 to 4")
-    Positive = _number("Positive", float, [(">", 0), _FINITE], docstring="a number above 0")
-    NotNegative = _number("NotNegative", float, [(">=", 0), _FINITE], docstring="a number from 0")
-    Fraction = _number("Fraction", float, [(">=", 0), ("<", 1)], docstring="a number from 0 to below 1")
+    Count = Natural = Stage = int
+    Positive = NotNegative = Fraction = float
+    Text = Name = str
+else:  # the docstring of each type is what an error message expects
+    _INT32, _FINITE = ("<", 2**31), ("<", math.inf)
+    Count = number("Count", int, [(">=", 1), _INT32], docstring="an integer from 1")
+    Natural = number("Natural", int, [(">=", 0), _INT32], docstring="an integer from 0")
+    Stage = number("Stage", int, [(">=", 1), ("<=", 4)], docstring="an integer from 1 to 4")
+    Positive = number("Positive", float, [(">", 0), _FINITE], docstring="a number above 0")
+    NotNegative = number("NotNegative", float, [(">=", 0), _FINITE], docstring="a number from 0")
+    Fraction = number("Fraction", float, [(">=", 0), ("<", 1)], docstring="a number from 0 to below 1")
     _PRINTABLE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
-    Text = _string("Text", rf"{_PRINTABLE}*\Z", docstring="a string in one line")
-    Name = _string("Name", rf"{_PRINTABLE}+\Z", docstring="a string that is not empty, in one line")
+    Text = string("Text", rf"{_PRINTABLE}*\Z", docstring="a string in one line")
+    Name = string("Name", rf"{_PRINTABLE}+\Z", docstring="a string that is not empty, in one line")
 
 MAY_CHANGE = {"may_change": True}
+
+
+def _check(good: object, message: str) -> None:
+    if not good:
+        raise ConfigError(message)
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,8 @@ class RunConfig:
     output_dir: Name = field(metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
-        if self.precision == "bf16" and self.device_target != "Ascend":
-            raise ConfigError(
-                f"precision bf16 is not available on device_target {self.device_target}, where MindSpore has no kernels "
-                "for it: choose fp32 or fp16"
-            )
+        good = self.precision != "bf16" or self.device_target == "Ascend"
+        _check(good, f"precision bf16 is not available on device_target {self.device_target}: choose fp32 or fp16")
 
 
 @dataclass(frozen=True)
@@ -104,28 +99,24 @@ class TrainingConfig:
     profile: Natural = field(metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
-        if not self.train_families:
-            raise ConfigError("train_families is empty: name families, or all")
-        if self.decay_epochs > self.epochs:
-            raise ConfigError(f"decay_epochs {self.decay_epochs} is above epochs {self.epochs}: lower decay_epochs")
-        if self.end_learning_rate >= self.learning_rate:
-            raise ConfigError(
-                f"end_learning_rate {self.end_learning_rate} is not below learning_rate {self.learning_rate}: "
-                "lower end_learning_rate"
-            )
-        if self.resume == self.init_checkpoint:
-            raise ConfigError(
-                f"resume and init_checkpoint are both {self.resume!r}: set resume to continue a training, "
-                "init_checkpoint to start another from its weights"
-            )
+        _check(self.train_families, "train_families is empty: name families, or all")
+        decay, epochs = self.decay_epochs, self.epochs
+        _check(decay <= epochs, f"decay_epochs {decay} is above epochs {epochs}: lower decay_epochs")
+        end, start = self.end_learning_rate, self.learning_rate
+        _check(end < start, f"end_learning_rate {end} is not below learning_rate {start}: lower end_learning_rate")
+        _check(
+            self.resume != self.init_checkpoint,
+            f"resume and init_checkpoint are both {self.resume!r}: set resume to continue a training, init_checkpoint "
+            "to start another from its weights",
+        )
+        number = r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,2})?"
         for name in ("learning_rate_scales", "weight_decays"):
             for entry in getattr(self, name):
-                if not re.fullmatch(r".+=([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,2})?", entry):
-                    raise ConfigError(
-                        f"{name} has {entry!r}: expected <pattern of names>=<number from 0>, such as image_encoder.*=0.1"
-                    )
-                if name == "learning_rate_scales" and not float(entry.rpartition("=")[2]):
-                    raise ConfigError(f"{name} has {entry!r}: give a number above 0, or list the pattern in frozen")
+                form = "expected <pattern of names>=<number from 0>, such as image_encoder.*=0.1"
+                _check(re.fullmatch(f".+={number}", entry), f"{name} has {entry!r}: {form}")
+        for entry in self.learning_rate_scales:
+            remedy = "give a number above 0, or list the pattern in frozen"
+            _check(float(entry.rpartition("=")[2]), f"learning_rate_scales has {entry!r}: {remedy}")
 
 
 @dataclass(frozen=True)
@@ -141,8 +132,11 @@ class EvaluationConfig:
     eval_splits: tuple[Name, ...] = field(metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
-        if not self.eval_splits or len(set(self.eval_splits)) != len(self.eval_splits):
-            raise ConfigError(f"eval_splits is {list(self.eval_splits)}: name at least one split, and each once")
+        splits = list(self.eval_splits)
+        _check(
+            splits and len(set(splits)) == len(splits),
+            f"eval_splits is {splits}: name at least one split, and each once",
+        )
 
 
 @dataclass(frozen=True)
@@ -179,35 +173,26 @@ class ModelConfig:
     linear_init_std: NotNegative
 
     def __post_init__(self) -> None:
-        if self.image_size % 32:
-            raise ConfigError(f"image_size is {self.image_size}: give a multiple of 32")
-        if self.max_tokens < 3:
-            raise ConfigError(f"max_tokens is {self.max_tokens}: give at least 3, for [CLS], a word and [SEP]")
-        if self.max_tokens > self.bert_max_positions:
-            raise ConfigError(
-                f"max_tokens {self.max_tokens} is above bert_max_positions {self.bert_max_positions}: lower max_tokens"
-            )
-        if self.bert_num_layers % 4:
-            raise ConfigError(f"bert_num_layers is {self.bert_num_layers}: give a multiple of 4, a quarter per stage")
+        tokens, positions, layers = self.max_tokens, self.bert_max_positions, self.bert_num_layers
+        _check(self.image_size % 32 == 0, f"image_size is {self.image_size}: give a multiple of 32")
+        _check(tokens >= 3, f"max_tokens is {tokens}: give at least 3, for [CLS], a word and [SEP]")
+        _check(tokens <= positions, f"max_tokens {tokens} is above bert_max_positions {positions}: lower max_tokens")
+        _check(layers % 4 == 0, f"bert_num_layers is {layers}: give a multiple of 4, a quarter per stage")
         for stage, heads in enumerate(self.swin_num_heads):
             width = self.swin_embed_dim * 2**stage
-            if width % heads:
-                raise ConfigError(
-                    f"swin_num_heads: {heads} heads do not divide the width {width} of stage {stage + 1} "
-                    f"(swin_embed_dim {self.swin_embed_dim}): change one of them"
-                )
+            where = f"width {width} of stage {stage + 1} (swin_embed_dim {self.swin_embed_dim})"
+            _check(width % heads == 0, f"swin_num_heads: {heads} heads do not divide the {where}: change one of them")
         for width_key, heads_key in (
             ("bert_hidden_size", "bert_num_heads"),
             ("bert_hidden_size", "cross_attention_heads"),
             ("decoder_dim", "decoder_heads"),
         ):
             width, heads = getattr(self, width_key), getattr(self, heads_key)
-            if width % heads:
-                raise ConfigError(f"{heads_key} {heads} does not divide {width_key} {width}: change one of them")
-        if len(set(self.wpa_stages)) != len(self.wpa_stages):
-            raise ConfigError(f"wpa_stages is {list(self.wpa_stages)}: give each stage once")
-        if not self.wpa_stages and self.wpa_direction != "none":
-            raise ConfigError("wpa_stages is empty: give stages from 1 to 4, or set wpa_direction to none")
+            _check(width % heads == 0, f"{heads_key} {heads} does not divide {width_key} {width}: change one of them")
+        stages = list(self.wpa_stages)
+        _check(len(set(stages)) == len(stages), f"wpa_stages is {stages}: give each stage once")
+        remedy = "give stages from 1 to 4, or set wpa_direction to none"
+        _check(stages or self.wpa_direction == "none", f"wpa_stages is empty: {remedy}")
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,7 @@ class _AllReduce(nn.Cell):
         return self.sum(x)
 
 
-@cache
-def _all_reduce() -> _AllReduce:
-    return _AllReduce()
+_all_reduce = cache(_AllReduce)
 
 
 def _flatten(x: Tensor) -> Tensor:

@@ -19,9 +19,8 @@ REPOSITORY = _PACKAGE / "resources" if (_PACKAGE / "resources").is_dir() else _P
 def find_file(path: str | os.PathLike) -> Path:
     """The file or directory that an input path means; ``~`` is the home directory.
 
-    A relative path is relative to the working directory. If nothing is there, it is relative to the repository, so
-    that ``assets/…`` and ``configs/…`` are found from anywhere. If nothing is there either, the path is returned
-    relative to the working directory, for the caller to report.
+    A relative path is relative to the working directory or, if nothing is there, to the repository, so that
+    ``assets/…`` and ``configs/…`` are found from anywhere. A path that leads nowhere is returned as it is.
     """
     path = Path(path).expanduser()
     if not path.is_absolute() and not path.exists() and (REPOSITORY / path).exists():
@@ -97,7 +96,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # MindSpore writes files that only their owner can read
+        temporary.chmod(0o666 & ~umask)  # MindSpore writes files that only their owner can read
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
