@@ -149,7 +149,7 @@ def _add_keys(parser: argparse.ArgumentParser, names: Sequence[str] | None) -> N
     groups: dict[str, Any] = {}
     named = []
     for key in config_keys().values():
-        settings = {"metavar": "VALUE", "default": argparse.SUPPRESS}
+        settings: dict[str, Any] = {"metavar": "VALUE", "default": argparse.SUPPRESS}
         if names is None or key.name in names:
             if key.title not in groups:
                 groups[key.title] = parser.add_argument_group(f"configuration: {key.title}")

@@ -257,14 +257,14 @@ def _vocabulary(vocab_file: str, checkpoint: Path) -> Path:
 def _pixels(image: ImageInput) -> np.ndarray:
     """RGB (H, W, 3) uint8. Raises: UserError."""
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageFile, ImageOps
 
     from coupalign.data.images import load_image, rgb_pixels
 
     if isinstance(image, (str, os.PathLike)):
         return load_image(image)
     if isinstance(image, Image.Image):
-        if image.format == "TIFF":
+        if isinstance(image, ImageFile.ImageFile) and image.format == "TIFF":
             image.filename = ""  # from a file that is not compressed, Pillow would turn the picture twice
         return rgb_pixels(ImageOps.exif_transpose(image), "the PIL image")
     if not isinstance(image, np.ndarray):
