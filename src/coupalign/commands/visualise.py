@@ -1,4 +1,6 @@
-"""Draw pictures of evaluations, predictions and trainings. The sub-commands, each with --help:
+"""Draw pictures of evaluations, predictions and trainings.
+
+Sub-commands (each has --help):
 
 gallery        best, median and worst cases of an evaluation, as a picture and as an HTML page (Figure 3)
 alignment      word-pixel attention, gates and weighted masks of one prediction (Figure 4)
