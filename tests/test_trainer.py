@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from contextlib import contextmanager
@@ -215,6 +216,19 @@ def test_best_is_the_highest_so_far_and_all_epochs_are_in_the_curve(training, ca
         own = steps[epoch * STEPS : (epoch + 1) * STEPS]
         assert float(row["loss"]) == pytest.approx(np.mean([float(each["loss"]) for each in own]), rel=1e-12)
         assert row["learning_rate"] == own[-1]["learning_rate"] and row["skipped"] == "0"
+
+
+def test_truncated_expressions_and_unknown_words_are_reported(training, tiny_data, tmp_path, caplog):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data, ignore=shutil.ignore_patterns("source"))
+    meta = json.loads((data / "meta.json").read_text())
+    meta["splits"]["train"].update(truncated=7, unknown=1234)
+    meta["splits"]["val"].update(truncated=0, unknown=0)
+    (data / "meta.json").write_text(json.dumps(meta))
+    caplog.set_level("INFO")
+    train(data, tmp_path / "run")
+    (line,) = [line for line in caplog.messages if "unknown" in line]
+    assert "train" in line and "7 " in line and "1,234 " in line and "val" not in line
 
 
 def test_going_on_elsewhere_leaves_a_best_checkpoint_there(training, whole, tmp_path):

@@ -26,6 +26,8 @@ class Split:
             int64; height, width int32; expression, family, category str; token_ids, token_mask (rows, T) int32;
             image_row, mask_row int64, in the files of images and masks; baselines (rows, 4) int64, pixels of the image:
             intersection and union of the target with all objects of its class, and with the image's largest object.
+        truncated: Number of expressions that are longer than max_tokens.
+        unknown: Number of expressions with words outside the vocabulary.
 
     Raises:
         UserError: The split is missing, or was made for another vocabulary or length.
@@ -36,11 +38,13 @@ class Split:
         self.name = split
         self._files = {part: str(record_file(directory, split, part)) for part in (IMAGES, MASKS, EXPRESSIONS)}
         self._image_size = config.model.image_size
+        counts = meta["splits"][split]
         self._counts = {
-            IMAGES: meta["splits"][split]["images"],
-            MASKS: meta["splits"][split]["referents"],
-            EXPRESSIONS: meta["splits"][split]["expressions"],
+            IMAGES: counts["images"],
+            MASKS: counts["referents"],
+            EXPRESSIONS: counts["expressions"],
         }
+        self.truncated, self.unknown = counts.get("truncated", 0), counts.get("unknown", 0)
         self.records = _columns(self._files[EXPRESSIONS])
         largest = self.records["token_ids"].max(initial=0)
         if largest >= config.model.bert_vocab_size:

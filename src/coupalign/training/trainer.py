@@ -85,6 +85,13 @@ class Trainer:
                 f"split {settings.train_split} has fewer samples than batch_size {settings.batch_size}: "
                 "lower batch_size"
             )
+        lost = [
+            f"{split.name}: {split.truncated:,} expressions truncated, {split.unknown:,} with unknown words"
+            for split in (self.split, self.val_split)
+            if split.truncated or split.unknown
+        ]
+        if lost:
+            self._log("; ".join(lost))
         state, data = find_state(config), fingerprint(self.split.records["token_ids"])
         if state:
             check_unchanged(state[0], state[2], config, data)
