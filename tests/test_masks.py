@@ -254,7 +254,7 @@ def test_lossy_masks_that_are_not_black_and_white_are_refused(tmp_path, values):
 
 def test_mask_files_of_another_size_missing_or_damaged_are_refused_by_name(tmp_path):
     path = tmp_path / "mask.png"
-    with pytest.raises(UserError, match=r"annotation 5: the mask .*mask\.png is missing"):
+    with pytest.raises(UserError, match=r"annotation 5: the mask .*mask\.png cannot be read"):
         _mask({"png": str(path)})
     Image.new("L", (20, 30), 1).save(path)
     with pytest.raises(UserError, match=r"mask\.png is 30 x 20 pixels \(height x width\), its image 20 x 30"):
@@ -272,7 +272,7 @@ def test_mask_files_of_another_size_missing_or_damaged_are_refused_by_name(tmp_p
         (None, "no segmentation"),
         ([], "covers no pixel"),
         ({}, "size and counts"),
-        ({"size": [30, 20], "counts": [600]}, "30 x 20"),
+        ({"size": [30, 20], "counts": [600]}, "size .30, 20. for an image of 20 x 30"),
         ([["a"] * 6], "polygons"),
         ([[1, 2, 3, 4, 5, 6, 7]], "odd number"),
         ([2, 4, 33, 4, 33, 35], "a mask a list of polygons"),  # flat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coupalign.data.prepare import Prepared, Source, is_json_lines, read_dataset, split_by
-from coupalign.data.published import check_files, compare
+from coupalign.data.published import compare, where_to_get
 from coupalign.data.refer import read_refer
 from coupalign.data.referents import EMPTY, ReferDataset
 from coupalign.errors import UserError
@@ -25,17 +25,17 @@ def check(name: str, source: Source) -> tuple[str, bool]:
     if is_json_lines(source.annotations):
         return check_dataset(read_dataset(name, Source(source.annotations, source.images, source.split_by, skip=True)))
     whose = split_by(name, source.split_by)
-    listing, complete = check_files(name, whose, source.annotations, source.images)
-    if source.annotations is None:
-        return listing, False
+    if source.annotations is None or source.images is None:
+        return f"give --annotations and --images, the directories of:\n{where_to_get(name)}", False
     try:
         dataset = read_refer(source.annotations, source.images, whose, skip=True)
     except UserError as error:
-        return f"{listing}\n{error}", False
+        return f"{error}\n{where_to_get(name)}", False
     counts = {split: dataset.counts(split) for split in dataset.splits}
     left_out = sum(problem.expressions for problem in dataset.problems if problem.kind == EMPTY)
-    compared, all_there = compare(name, whose, counts, left_out)
-    return "\n".join([listing, compared, *_problems(dataset)]), complete and all_there and not _wrong(dataset)
+    compared, complete = compare(name, whose, counts, left_out)
+    lines = [compared, *_problems(dataset), *([where_to_get(name)] if _wrong(dataset) else [])]
+    return "\n".join(lines), complete and not _wrong(dataset)
 
 
 def check_dataset(dataset: ReferDataset) -> tuple[str, bool]:

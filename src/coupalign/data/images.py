@@ -13,12 +13,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps
 
 from coupalign.errors import UserError
 
@@ -32,11 +31,7 @@ _logger = logging.getLogger(__name__)
 
 def load_image(path: str | os.PathLike) -> np.ndarray:
     """Reads an image file: (H, W, 3) uint8, RGB, upright. Raises: UserError, as `decode_image`."""
-    try:
-        content = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError for a null character in the path
-        raise UserError(f"image {path} cannot be read ({getattr(error, 'strerror', error)}): check its path") from error
-    return decode_image(content, path)
+    return decode_image(read_content(path, f"image {path}"), path)
 
 
 def decode_image(content: bytes, path: str | os.PathLike) -> np.ndarray:
@@ -93,31 +88,21 @@ def encode_record(
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns height and width of the upright image, from the file's header where possible. Raises: UserError."""
-    try:
-        with open(path, "rb") as file, _open(file, f"image {path}") as picture:
-            orientation = _orientation(picture, f"image {path}")
-            return picture.size if orientation in _SIDEWAYS else picture.size[::-1]
-    except FileNotFoundError as error:
-        raise UserError(f"image {path} is missing: check its path") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"image {path} cannot be read ({getattr(error, 'strerror', error)}): check its path") from error
+    with _open(path, f"image {path}") as picture:
+        sideways = _orientation(picture, f"image {path}") in _SIDEWAYS
+        return picture.size if sideways else picture.size[::-1]
+
+
+def read_content(path: str | os.PathLike, name: str) -> bytes:
+    """Returns the bytes of a file; `name` is the subject of error messages, such as "image a.jpg". Raises: UserError."""
+    with _decoding(name):
+        return Path(path).read_bytes()
 
 
 def open_upright(content: bytes, name: str) -> Pillow.Image:
-    """Decodes the first frame of an image file and turns it upright, in the file's own mode.
-
-    Args:
-        name: Subject of the error messages, such as "image a.jpg".
-
-    Raises: UserError.
-    """
-    try:
-        with _quiet():
-            return ImageOps.exif_transpose(_load(content, name)[0])
-    except UserError:
-        raise
-    except Exception as error:  # damaged EXIF data
-        raise _damaged(name) from error
+    """Decodes the first frame of an image file and turns it upright, in the file's own mode. Raises: UserError."""
+    with _decoding(name):
+        return ImageOps.exif_transpose(_load(content, name)[0])
 
 
 def rgb_pixels(picture: Pillow.Image, name: str) -> np.ndarray:
@@ -129,28 +114,18 @@ def rgb_pixels(picture: Pillow.Image, name: str) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
-def _open(file: bytes | BinaryIO, name: str) -> Pillow.Image:
-    try:
-        with _quiet():
-            picture = Pillow.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise _damaged(name) from error
-    except Pillow.DecompressionBombError as error:
-        raise _too_large(name) from error
-    except Exception as error:  # Pillow raises nearly anything for damaged headers
-        raise _damaged(name) from error
-    if picture.width * picture.height > MOST_PIXELS:
-        raise _too_large(name)
-    return picture
+def _open(file: bytes | str | os.PathLike, name: str) -> Pillow.Image:
+    with _decoding(name):
+        picture = Pillow.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+        if picture.width * picture.height > MOST_PIXELS:
+            raise Pillow.DecompressionBombError
+        return picture
 
 
 def _orientation(picture: Pillow.Image, name: str) -> int:
     """The orientation still to be applied, 1 to 8. Pillow itself turns TIFFs, and gives their upright size."""
-    try:
-        with _quiet():
-            orientation = picture.getexif().get(_ORIENTATION, 1)
-    except Exception as error:
-        raise _damaged(name) from error
+    with _decoding(name):
+        orientation = picture.getexif().get(_ORIENTATION, 1)
     return orientation if orientation in range(2, 9) and picture.format != "TIFF" else 1
 
 
@@ -158,18 +133,16 @@ def _load(content: bytes, name: str) -> tuple[Pillow.Image, bytes]:
     """Decodes a file; returns the picture, and `content` with the end marker of a JPEG added if only that is missing."""
     picture = _open(content, name)
     try:
-        with _quiet():
+        with _decoding(name):
             picture.load()
         return picture, content
-    except Exception as error:
+    except UserError:
         if picture.format not in ("JPEG", "MPO"):
-            raise _damaged(name) from error
+            raise
     # libjpeg decodes missing pixels from whatever follows. If two continuations give the same pixels, none is missing.
-    try:
+    with _decoding(name):
         pictures = [Pillow.open(io.BytesIO(content + tail + _END)) for tail in (b"", b"\x00" * 4096, b"\xaa" * 4096)]
         first, *others = (rgb_pixels(picture, name) for picture in pictures)
-    except Exception as error:
-        raise _damaged(name) from error
     if not all(np.array_equal(first, other) for other in others):
         raise UserError(f"{name} ends early, and some of its pixels are missing: copy or download it again")
     _logger.warning("%s has no end marker; all its pixels are present", name)
@@ -177,16 +150,17 @@ def _load(content: bytes, name: str) -> tuple[Pillow.Image, bytes]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Ignores Pillow's warnings about metadata and sizes; sizes are checked here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _too_large(name: str) -> UserError:
-    return UserError(f"{name} has more than {MOST_PIXELS:,} pixels: make it smaller")
-
-
-def _damaged(name: str) -> UserError:
-    return UserError(f"{name} is not an image, is damaged or ends early: use a complete JPEG or PNG file")
+def _decoding(name: str) -> Iterator[None]:
+    """Silences Pillow's warnings, and turns its exceptions, of nearly any type for a damaged file, into UserError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UserError:
+        raise
+    except Pillow.DecompressionBombError as error:
+        raise UserError(f"{name} has more than {MOST_PIXELS:,} pixels: make it smaller") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"{name} cannot be read ({error.strerror}): check its path") from error
+        raise UserError(f"{name} is not an image, is damaged or ends early: use a complete JPEG or PNG file") from error

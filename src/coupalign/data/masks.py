@@ -6,14 +6,13 @@ import logging
 import os
 from array import array
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
 from pycocotools import mask as coco
 
-from coupalign.data.images import MOST_PIXELS, open_upright
+from coupalign.data.images import MOST_PIXELS, open_upright, read_content
 from coupalign.errors import UserError
 
 # Limits on the input of pycocotools, which would overflow or reserve gigabytes beyond them.
@@ -22,8 +21,6 @@ _LONGEST_OUTLINE = 1e6
 _logger = logging.getLogger(__name__)
 _BRACKETS = "points in brackets of their own, as LabelMe and OpenCV write them: write x and y in turn in one list"
 _WRITE_MASK = "Save it as a greyscale PNG with 0 for the background and 255 for the object"
-
-
 FORMS = '{"png": "a.png"}, {"size": [height, width], "counts": ...} or polygons in pixels [[x1, y1, x2, y2, ...], ...]'
 
 
@@ -48,22 +45,11 @@ def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> n
     if isinstance(segmentation, Mapping) and "png" in segmentation:
         mask = mask_from_file(segmentation["png"], height, width, where)
     else:
-        parts = [segmentation] if isinstance(segmentation, Mapping) else segmentation
-        if not isinstance(parts, list):
-            raise UserError(f"{where} has no segmentation: use the file that the data set came with")
-        mask = np.zeros((height, width), bool)
         try:
-            if len(parts) > 1 and all(isinstance(part, (list, array)) and len(part) == 2 for part in parts):
-                raise TypeError(_BRACKETS)
-            for part in parts:
-                mask |= (
-                    _from_runs(part, height, width, where)
-                    if isinstance(part, Mapping)
-                    else _from_polygon(part, height, width)
-                )
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            mask = _from_parts(segmentation, height, width)
+        except (OverflowError, TypeError, ValueError) as error:
             raise UserError(
-                f"{where} has an invalid mask{f' ({error})' * bool(str(error))}: give {FORMS}, or leave out its referents"
+                f"{where} has an invalid mask ({error}): give {FORMS}, or leave out its referents"
             ) from error
     if not mask.any():
         raise UserError(f"{where} covers no pixel of its image: correct its mask, or leave out its referents")
@@ -84,6 +70,18 @@ def _as_array(kind: str, numbers: Any) -> Any:
         return array(kind, numbers) if isinstance(numbers, list) else numbers
     except (TypeError, OverflowError):
         return numbers
+
+
+def _from_parts(segmentation: Any, height: int, width: int) -> np.ndarray:
+    parts = [segmentation] if isinstance(segmentation, Mapping) else segmentation
+    if not isinstance(parts, list):
+        raise TypeError("no segmentation")
+    if len(parts) > 1 and all(isinstance(part, (list, array)) and len(part) == 2 for part in parts):
+        raise TypeError(_BRACKETS)
+    mask = np.zeros((height, width), bool)
+    for part in parts:
+        mask |= (_from_runs if isinstance(part, Mapping) else _from_polygon)(part, height, width)
+    return mask
 
 
 def _from_polygon(numbers: Any, height: int, width: int) -> np.ndarray | bool:
@@ -107,43 +105,41 @@ def _from_polygon(numbers: Any, height: int, width: int) -> np.ndarray | bool:
     return coco.decode(coco.frPyObjects([points], height, width)[0]).astype(bool)
 
 
-def _from_runs(part: Mapping[str, Any], height: int, width: int, where: str) -> np.ndarray:
+def _from_runs(part: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     """Decodes run lengths here, because pycocotools reads beyond the end of damaged ones."""
-    if not isinstance(part.get("size"), list) or "counts" not in part:
+    if not {"size", "counts"} <= set(part):
         raise ValueError("run lengths need size and counts")
-    size, counts = part["size"], part["counts"]
-    if size != [height, width]:
-        raise UserError(
-            f"{where} is {' x '.join(map(str, size[:2]))} pixels (height x width), its image {height} x "
-            f"{width}: the annotations belong to other images"
-        )
+    if part["size"] != [height, width]:
+        raise ValueError(f"size {part['size']!r:.60} for an image of {height} x {width} pixels, height x width")
+    counts = part["counts"]
     if isinstance(counts, str):
         counts = counts.encode("ascii")
-    runs = _decompressed(counts) if isinstance(counts, bytes) else np.array(counts, np.int64)
+    runs = np.array(_decompressed(counts) if isinstance(counts, bytes) else counts, np.int64)
     if runs.ndim != 1 or (runs < 0).any() or runs.sum() != height * width:
         raise ValueError("run lengths that do not add up to the image's pixels")
     # Column by column, background first.
     return np.repeat(np.arange(runs.size) % 2 == 1, runs).reshape(width, height).T
 
 
-def _decompressed(code: bytes) -> np.ndarray:
-    """Decodes COCO's compressed run lengths to int64.
+def _decompressed(code: bytes) -> list[int]:
+    """Decodes COCO's compressed run lengths.
 
     A character holds five bits, lowest first; its sixth bit says that more follow. From the fourth on, a run is coded as
     the difference to the run two before.
     """
-    digits = np.frombuffer(code, np.uint8).astype(np.int64) - 48
-    if not digits.size or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
+    runs: list[int] = []
+    value = shift = 0
+    for digit in (character - 48 for character in code):
+        if not 0 <= digit < 64 or shift > 30:
+            raise ValueError("damaged run lengths")
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit < 32:
+            value -= (digit & 16) << shift - 4
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or not runs:
         raise ValueError("damaged run lengths")
-    last = digits < 32
-    starts = np.flatnonzero(np.r_[True, last[:-1]])
-    lengths = np.diff(np.r_[starts, digits.size])
-    if lengths.max() > 7:
-        raise ValueError("damaged run lengths")
-    runs = np.add.reduceat((digits & 31) << 5 * (np.arange(digits.size) - np.repeat(starts, lengths)), starts)
-    runs -= np.where(digits[last] & 16, 1 << 5 * lengths, 0)
-    for chain in (runs[1::2], runs[2::2]):
-        np.cumsum(chain, out=chain)
     return runs
 
 
@@ -159,11 +155,7 @@ def mask_from_file(path: str | os.PathLike, height: int, width: int, where: str)
         UserError: The file is missing, damaged, of another size, or could be read in more than one way.
     """
     name = f"{where}: the mask {path}"
-    try:
-        content = Path(path).read_bytes()
-    except (OSError, TypeError, ValueError) as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise UserError(f"{name} {reason}: check its path") from error
+    content = read_content(path, name)
     picture = open_upright(content, name)
     if picture.size != (width, height):
         raise UserError(

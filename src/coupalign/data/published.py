@@ -14,10 +14,6 @@ Totals in the CoupAlign paper (section 4.1) differ from the sums of these splits
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-
-from coupalign.data.refer import refer_files
-from coupalign.errors import UserError
 
 KINDS = ("images", "referents", "expressions")
 # By data set and author of the splits, by split: numbers of images, referents and expressions; None if unknown.
@@ -50,48 +46,15 @@ PAPER: Mapping[str, tuple[int, int | None, int]] = {
     "referit": (19_894, None, 130_525),
 }
 _ARCHIVE = {"refcoco": "refcoco.zip", "refcoco+": "refcoco+.zip", "refcocog": "refcocog.zip", "referit": "refclef.zip"}
-_REFER = "the REFER tool, github.com/lichengunc/refer: {}"
-_COCO = "COCO, cocodataset.org, Download: 2014 Train images (train2014.zip, 13 GB, 82,783 files)"
-_SAIAPR = "the REFER tool, github.com/lichengunc/refer: saiapr_tc-12.zip (19,997 images of IAPR TC-12)"
+_REFER = "the REFER tool (github.com/lichengunc/refer)"
 
 
-def check_files(dataset: str, split_by: str, annotations: Path | None, images: Path | None) -> tuple[str, bool]:
-    """Lists which files of a published data set are present and where to get the others.
-
-    Only directories are listed; `read_refer` checks that the image of each referent exists.
-
-    Returns:
-        The list, and whether everything is present.
-    """
-    lines, complete = [], True
-    archive = f"from {_REFER.format(_ARCHIVE[dataset])}"
-    names = f"refs({split_by}).p", "instances.json"
-    if annotations is None:
-        complete = False
-        lines.append(f"{' and '.join(names)}: give their directory with --annotations; {archive}")
-    else:
-        for file in (annotations / name for name in names):
-            complete &= file.is_file()
-            lines.append(f"{file}: found" if file.is_file() else f"{file}: missing; {archive}")
-        if not complete:
-            try:
-                refer_files(annotations, split_by)
-            except UserError as error:
-                lines.append(f"  {error}")
-    origin = f"from {_SAIAPR if dataset == 'referit' else _COCO}"
-    if images is None:
-        lines.append(f"images: give their directory with --images; {origin}")
-        return "\n".join(lines), False
-    if _holds_images(images):
-        lines.append(f"{images}: holds images")
-        return "\n".join(lines), complete
-    lines.append(f"{images}: {'holds no images' if images.is_dir() else 'missing'}; {origin}")
-    return "\n".join(lines), False
-
-
-def _holds_images(directory: Path) -> bool:
-    """Whether there is a JPEG or PNG at most three directories below, as in saiapr_tc-12/00/images."""
-    return any(next(directory.glob(f"{'*/' * depth}*.{kind}"), None) for depth in range(4) for kind in ("jpg", "png"))
+def where_to_get(dataset: str) -> str:
+    """Names the sources of the annotations and images of a published data set."""
+    images = f"saiapr_tc-12.zip (19,997 images) of {_REFER}"
+    if dataset != "referit":
+        images = "2014 Train images (train2014.zip, 13 GB, 82,783 files) of COCO (cocodataset.org)"
+    return f"annotations: {_ARCHIVE[dataset]} of {_REFER}\nimages: {images}"
 
 
 def compare(
@@ -109,35 +72,22 @@ def compare(
     published = PUBLISHED.get((dataset, split_by), {})
     lines, complete = [], True
     for split in dict.fromkeys((*published, *counts)):
-        if split not in counts:
-            complete = False
-            lines.append(f"{split}: missing, published with {published[split][1]:,} referents")
-        elif split not in published:
-            lines.append(f"{split}: {_counted(counts[split])}; no published numbers to compare with")
-        else:
-            expected = dict(zip(KINDS, published[split], strict=True))
-            lines.append(
-                f"{split}: " + ", ".join(_compared(kind, counts[split][kind], expected[kind]) for kind in KINDS)
-            )
-            complete &= all(
-                number is None or counts[split][kind] + left_out * (kind == "expressions") >= number
-                for kind, number in expected.items()
-            )
-    total = {kind: sum(count[kind] for count in counts.values()) for kind in KINDS[1:]}
-    lines.append(f"all splits: {_counted(total)}")
-    if dataset in PAPER:
-        numbers = {kind: number for kind, number in zip(KINDS, PAPER[dataset], strict=True) if number is not None}
-        lines[-1] += f"; the CoupAlign paper says {_counted(numbers)}"
+        found = counts.get(split, dict.fromkeys(KINDS, 0))
+        expected = dict(zip(KINDS, published.get(split, (None,) * len(KINDS))))
+        lines.append(f"{split}: " + ", ".join(_compared(kind, found[kind], expected[kind]) for kind in KINDS))
+        complete &= all(
+            number is None or found[kind] + left_out * (kind == "expressions") >= number
+            for kind, number in expected.items()
+        )
+    for kind, paper in zip(KINDS[1:], PAPER[dataset][1:]):
+        total = sum(count[kind] for count in counts.values())
+        lines.append(f"all splits: {total:,} {kind}" + (f"; the CoupAlign paper says {paper:,}" if paper else ""))
     return "\n".join(lines), complete
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS if kind in counts)
 
 
 def _compared(kind: str, found: int, published: int | None) -> str:
     if published is None:
-        return f"{found:,} {kind}"
+        return f"{found:,} {kind} (no published number)"
     if found == published:
         return f"{found:,} {kind} ok"
     return f"{found:,} {kind}, {abs(found - published):,} {'more' if found > published else 'fewer'} than published"

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ _WHOLE = ("id", "image_id", "category_id", "height", "width")  # some tools writ
 _KEPT = {*_WHOLE, "images", "annotations", "categories", "file_name", "name", "segmentation", "size", "counts"}
 
 
-def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool = False) -> ReferDataset:
+def read_refer(annotations: Path, images: Path, split_by: str, skip: bool = False) -> ReferDataset:
     """Reads and checks a data set. Images are only looked for, not opened.
 
     An ann_id that is text, as in ReferIt, becomes the annotation's index in instances.json.
@@ -43,14 +44,14 @@ def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool
     Args:
         annotations: Directory with refs(<split_by>).p and instances.json.
         images: Directory of the images: COCO's train2014 or its parent; for ReferIt, saiapr_tc-12 as a tree or flat, or
-            its parent. None skips the search.
+            its parent.
         split_by: Author of the splits: unc, umd, google, berkeley.
         skip: Leave out referents and expressions that cannot be used, instead of raising the first problem.
 
     Raises:
         UserError: Something is missing or inconsistent.
     """
-    refs_file, instances_file = refer_files(annotations, split_by)
+    refs_file, instances_file = _files(annotations, split_by)
     instances = _read_instances(instances_file)
     by_id = _keyed(instances["annotations"], f"{instances_file}: annotation", image_id=is_id)
     image_entries = _keyed(instances["images"], f"{instances_file}: image")
@@ -64,22 +65,24 @@ def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool
     problems, referents = Problems(skip), []
     as_places = any(isinstance(key, str) for key in by_id)
     numbers: dict[Any, Any] = {key: place if as_places else key for place, key in enumerate(by_id)}
-    for place, ref in enumerate(refs):
-        ref_id: Any = ref.get("ref_id") if isinstance(ref, dict) else None
+    ref_ids = [ref.get("ref_id") if isinstance(ref, dict) else None for ref in refs]
+    times = Counter(filter(is_id, ref_ids))
+    for place, (ref_id, ref) in enumerate(zip(ref_ids, refs)):
         name = f"referent {ref_id}" if is_id(ref_id) else f"entry {place}"
+        where = f"{refs_file}: {name}"
         try:
-            _check(ref, by_id, image_entries, categories)
+            _check(ref, where, by_id, image_entries, categories)
+            if times[ref_id] > 1:
+                raise UserError(f"{where}: ref_id {ref_id} occurs twice: use different ids")
         except UserError as error:
             said = ref.get("sentences") if isinstance(ref, dict) else None
-            expressions = len(said) if isinstance(said, list) else 0
-            problems.add(Problem("referent", name, f"{refs_file}: {name} {error}", 1, expressions))
+            problems.add(Problem("referent", name, str(error), 1, len(said) if isinstance(said, list) else 0))
             continue
-        if sentences := _sentences(ref["sentences"], f"{refs_file}: {name}", name, problems):
+        if sentences := _sentences(ref["sentences"], where, name, problems):
             category = categories[ref["category_id"]]
             referents.append(
                 Referent(ref_id, numbers[ref["ann_id"]], ref["image_id"], category, ref["split"], sentences)
             )
-    referents = _without_repeated(referents, refs_file, problems)
     used = _images(referents, image_entries, images, instances_file, problems)
     usable = tuple(referent for referent in referents if referent.image_id in used)
     if not usable:
@@ -95,31 +98,17 @@ def read_refer(annotations: Path, images: Path | None, split_by: str, skip: bool
     return ReferDataset((refs_file, instances_file), usable, used, kept, annotations_of, tuple(problems.found))
 
 
-def refer_files(annotations: Path, split_by: str) -> tuple[Path, Path]:
-    """Returns refs(<split_by>).p and instances.json of a directory. Raises: UserError that names what is there instead."""
-    refs, instances = annotations / f"refs({split_by}).p", annotations / "instances.json"
-    if not annotations.is_dir():
-        raise UserError(
-            f"{annotations} is not a directory: give the one of refs({split_by}).p and instances.json with --annotations"
-        )
-    others = [file.name[5:-3] for file in sorted(annotations.glob("refs(*).p"))]
-    below = [str(file.parent) for file in sorted(annotations.glob(f"*/{refs.name}"))]
-    if not refs.is_file() and others:
-        raise UserError(
-            f"{refs} is missing, but there is refs({others[0]}).p: set --split_by {others[0]}, or get "
-            f"{refs.name} of the REFER tool"
-        )
-    if not refs.is_file() and below:
-        raise UserError(
-            f"{refs} is missing, but is in {' and '.join(below)}: give the data set's own directory with --annotations"
-        )
-    for file in (refs, instances):
+def _files(annotations: Path, split_by: str) -> tuple[Path, Path]:
+    files = annotations / f"refs({split_by}).p", annotations / "instances.json"
+    for file in files:
         if not file.is_file():
+            others = {*annotations.glob("refs(*).p"), *annotations.glob("*/refs(*).p")} - {files[0]}
             raise UserError(
-                f"{file} is missing: put {refs.name} and instances.json of the REFER tool into "
-                f"{annotations}, or give their directory with --annotations"
+                f"{file} is missing{', but there is ' * bool(others)}{', '.join(sorted(map(str, others)))}: give the "
+                f"directory of {files[0].name} and instances.json with --annotations, and the author of the splits "
+                "with --split_by"
             )
-    return refs, instances
+    return files
 
 
 def _read_instances(path: Path) -> dict[str, Any]:
@@ -145,15 +134,22 @@ def _kept(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
+def _require(entry: Any, where: str, fields: Mapping[str, Callable[[Any], Any]]) -> None:
+    """Raises: UserError if `entry` is not a dictionary with these fields, which fit their tests."""
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is a {type(entry).__name__} without {', '.join(fields)}: {_OWN_FILE}")
+    for key, fits in fields.items():
+        if key not in entry:
+            raise UserError(f"{where} has no {key}: {_OWN_FILE}")
+        if not fits(entry[key]):
+            raise UserError(f"{where} has the {key} {shown(entry[key])}: {_OWN_FILE}")
+
+
 def _keyed(entries: list[Any], what: str, **needed: Callable[[object], Any]) -> dict[int | str, Any]:
     """Returns the entries of instances.json by id."""
     by_id = {}
     for place, entry in enumerate(entries):
-        for key, fits in {"id": _is_key, **needed}.items():
-            if not isinstance(entry, dict) or key not in entry:
-                raise UserError(f"{what} number {place} has no {key}: {_OWN_FILE}")
-            if not fits(entry[key]):
-                raise UserError(f"{what} number {place} has the {key} {shown(entry[key])}: {_OWN_FILE}")
+        _require(entry, f"{what} number {place}", {"id": _is_key, **needed})
         if entry["id"] in by_id:
             raise UserError(f"{what} id {shown(entry['id'])} occurs twice: use different ids")
         by_id[entry["id"]] = entry
@@ -164,7 +160,7 @@ def _is_key(value: object) -> bool:
     return isinstance(value, str) or is_id(value)
 
 
-_FIELDS: dict[str, Callable[[object], bool]] = {
+_REFERENT: dict[str, Callable[[object], bool]] = {
     "ref_id": is_id,
     "ann_id": _is_key,
     "image_id": is_id,
@@ -172,131 +168,90 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "split": is_split,
     "sentences": lambda value: isinstance(value, list) and bool(value),
 }
+_IMAGE = {"file_name": lambda value: isinstance(value, str), "height": is_size, "width": is_size}
 
 
-def _check(
-    ref: Any, annotations: Mapping[int | str, Any], images: Mapping[int | str, Any], categories: Mapping[int | str, str]
-) -> None:
-    """Raises: UserError that says what is wrong with a referent; its name comes before the message."""
-    if not isinstance(ref, dict):
-        raise UserError(f"is a {type(ref).__name__} instead of a referent: {_OWN_FILE}")
-    for key, fits in _FIELDS.items():
-        if key not in ref:
-            raise UserError(f"has no {key}: {_OWN_FILE}")
-        if not fits(ref[key]):
-            raise UserError(f"has the {key} {shown(ref[key])}: {_OWN_FILE}")
+def _check(ref: Any, where: str, annotations: Mapping, images: Mapping, categories: Mapping) -> None:
+    """Raises: UserError that says what is wrong with a referent."""
+    _require(ref, where, _REFERENT)
     remedy = "refs and instances.json belong to different data sets or versions, use files that belong together"
     for key, known in (("ann_id", annotations), ("image_id", images), ("category_id", categories)):
         if ref[key] not in known:
-            raise UserError(f"{key} {shown(ref[key])} is not in instances.json: {remedy}")
+            raise UserError(f"{where}: {key} {shown(ref[key])} is not in instances.json: {remedy}")
     image_id = annotations[ref["ann_id"]]["image_id"]
     if image_id != ref["image_id"]:
-        raise UserError(f"annotation {shown(ref['ann_id'])} is on image {image_id}, not on {ref['image_id']}: {remedy}")
-
-
-def _without_repeated(referents: list[Referent], file: Path, problems: Problems) -> list[Referent]:
-    times = Counter(referent.ref_id for referent in referents)
-    for referent in referents:
-        if times[referent.ref_id] > 1:
-            message = f"{file}: ref_id {referent.ref_id} occurs twice: use different ids"
-            problems.add(Problem("referent", f"referent {referent.ref_id}", message, 1, len(referent.sentences)))
-    return [referent for referent in referents if times[referent.ref_id] == 1]
+        raise UserError(
+            f"{where}: annotation {shown(ref['ann_id'])} is on image {image_id}, not on {ref['image_id']}: {remedy}"
+        )
 
 
 def _sentences(said: list[Any], where: str, name: str, problems: Problems) -> tuple[Sentence, ...]:
     """Returns the sentences that have a word: as cleaned by REFER (sent) or, without a word there, as typed (raw)."""
     kept, lost = [], []
     for place, sentence in enumerate(said):
+        kind = "expression"
         if not isinstance(sentence, dict) or not is_id(sentence.get("sent_id")):
-            lost.append((place, "has no sent_id that is a number", True))
+            what = "has no sent_id that is a number"
         elif not any(isinstance(sentence.get(key), str) for key in ("sent", "raw")):
-            lost.append((place, "has no text, neither sent nor raw", True))
+            what = "has no text, neither sent nor raw"
         elif text := next(filter(has_word, (as_text(sentence.get("sent")), as_text(sentence.get("raw")))), ""):
             kept.append(Sentence(sentence["sent_id"], text, as_text(sentence.get("family"))))
+            continue
         else:
-            lost.append((place, "has no word", False))
-    for place, what, is_wrong in lost:
-        problem = Problem(
-            "expression" if is_wrong else EMPTY,
-            f"{name}, sentence {place}",
-            f"{where}: sentence {place} {what}: {_OWN_FILE}",
-            int(not kept and place == lost[-1][0]),
-            1,
-        )
-        # The authors' own files contain expressions without a word.
-        problems.add(problem) if is_wrong else problems.found.append(problem)
+            kind, what = EMPTY, "has no word"
+        lost.append(Problem(kind, f"{name}, sentence {place}", f"{where}: sentence {place} {what}: {_OWN_FILE}", 0, 1))
+    if not kept:
+        lost[-1] = replace(lost[-1], referents=1)
+    for problem in lost:
+        problems.add(problem)
     return tuple(kept)
 
 
 def _images(
-    referents: Iterable[Referent],
-    entries: Mapping[int | str, Any],
-    directory: Path | None,
-    file: Path,
-    problems: Problems,
+    referents: Iterable[Referent], entries: Mapping, directory: Path, file: Path, problems: Problems
 ) -> dict[int, Image]:
     """Returns the images of referents by ascending image_id."""
-    used: dict[int, Image] = {}
-    missing: list[Problem] = []
-    find = _finder(directory)
     of_image: dict[int, list[Referent]] = {}
     for referent in referents:
         of_image.setdefault(referent.image_id, []).append(referent)
-    for image_id in sorted(of_image):
-        entry, lost = entries[image_id], of_image[image_id]
-        counts = len(lost), sum(len(referent.sentences) for referent in lost)
-        for key, fits in (("file_name", lambda value: isinstance(value, str)), ("height", is_size), ("width", is_size)):
-            if not fits(entry.get(key)):
-                problems.add(
-                    Problem(
-                        "image", f"image {image_id}", f"{file}: image {image_id} has no {key}: {_OWN_FILE}", *counts
-                    )
-                )
-                break
+    used: dict[int, Image] = {}
+    missing = []
+    find = _finder(directory)
+    for image_id, lost in sorted(of_image.items()):
+        entry, counts = entries[image_id], (len(lost), sum(len(referent.sentences) for referent in lost))
+        try:
+            _require(entry, f"{file}: image {image_id}", _IMAGE)
+        except UserError as error:
+            problems.add(Problem("image", f"image {image_id}", str(error), *counts))
+            continue
+        path = find(entry["file_name"])
+        if os.path.isfile(path):
+            used[image_id] = Image(path, entry["height"], entry["width"])
         else:
-            path = find(entry["file_name"])
-            if directory is None or os.path.isfile(path):
-                used[image_id] = Image(path, entry["height"], entry["width"])
-            else:
-                missing.append(Problem("image", str(path), f"{path} is missing", *counts))
-    for problem in missing:
-        more = f", and {len(missing) - 1:,} more" * (len(missing) > 1)
-        problems.add(
-            replace(
-                problem,
-                message=f"{problem.message}{more}: give the directory of the images with --images, "
-                "or download what is missing",
-            )
+            missing.append((path, counts))
+    more = f", and {len(missing) - 1:,} more" * (len(missing) > 1)
+    for path, counts in missing:
+        message = (
+            f"{path} is missing{more}: give the directory of the images with --images, or download what is missing"
         )
+        problems.add(Problem("image", str(path), message, *counts))
     return used
 
 
-def _finder(directory: Path | None) -> Callable[[str], Path]:
+def _finder(directory: Path) -> Callable[[str], Path]:
     """Returns a function from file_name to the image in `directory` or its train2014 or saiapr_tc-12.
 
     ReferIt's images are either in one directory or in IAPR TC-12's own tree <part>/images/<name>; file_name has either
     form.
     """
-    if directory is None:
-        return Path
-    tree: dict[str, Path] | None = None
+    roots = directory, directory / "train2014", directory / "saiapr_tc-12"
+    tree = cache(lambda: {path.name: path for root in roots for path in root.glob("*/images/*")})
 
     def find(name: str) -> Path:
-        nonlocal tree
         plain = name.rpartition("/")[2]
-        for path in (
-            directory / name,
-            directory / "train2014" / name,
-            directory / "saiapr_tc-12" / name,
-            directory / plain,
-            directory / "saiapr_tc-12" / plain,
-        ):
+        for path in (root / each for each in (name, plain) for root in roots):
             if os.path.isfile(path):
                 return path
-        if tree is None:
-            tree = {
-                path.name: path for root in (directory, directory / "saiapr_tc-12") for path in root.glob("*/images/*")
-            }
-        return tree.get(plain, directory / name)
+        return tree().get(plain, directory / name)
 
     return find

@@ -72,19 +72,15 @@ class Problem:
 
 
 class Problems:
-    """Collects problems in `found`, or raises the first one.
-
-    Args:
-        skip: Continue after a problem.
-    """
+    """Collects problems in `found`; unless `skip`, raises the first one that is not EMPTY."""
 
     def __init__(self, skip: bool):
         self.found: list[Problem] = []
         self._skip = skip
 
     def add(self, problem: Problem) -> None:
-        """Raises UserError with the problem's message unless problems are skipped."""
-        if not self._skip:
+        """Raises: UserError with the problem's message."""
+        if not self._skip and problem.kind != EMPTY:
             raise UserError(problem.message)
         self.found.append(problem)
 
