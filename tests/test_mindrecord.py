@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 from mindspore.mindrecord import FileReader
 
 from coupalign.data import convert as converting
-from coupalign.data.convert import SCENES_PER_PART, convert, read_pixels, scenes_of
+from coupalign.data.convert import SCENES_PER_PART, convert, read_part, scenes_of
 from coupalign.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, record_file, split_files, write_split
 from coupalign.data.refer import read_refer
 from coupalign.data.tokenizer import Tokenizer
@@ -23,9 +25,9 @@ def _write(handmade: Handmade, directory, split: str, skip: bool = False):
     handmade.write()
     scenes = scenes_of(read_refer(handmade.annotations, handmade.images, "unc", skip), split)
     parts = list(convert(scenes, directory, split, skip, 1))
-    pixels = [each for part, *_ in parts for each in read_pixels(part)]
-    largest = max(size for *_, size in parts)
-    written = write_split(directory, split, zip(scenes, pixels, strict=True), TOKENIZER, "a test", largest)
+    largest = max(part.largest for part in parts)
+    counts, problems = write_split(directory, split, map(read_part, parts), TOKENIZER, "a test", largest)
+    written = SimpleNamespace(**counts, problems=problems)
     images, masks, rows = (_read(record_file(directory, split, part)) for part in (IMAGES, MASKS, EXPRESSIONS))
     assert (written.images, written.referents, written.expressions) == (len(images), len(masks), len(rows))
     return [{**row, **images[row["image_row"]], **masks[row["mask_row"]]} for row in rows], written
@@ -108,7 +110,7 @@ def test_baselines_where_objects_overlap_and_one_has_no_inside(handmade, tmp_pat
     assert rows[0]["baselines"].tolist() == [200, 1300, 100, 1300]
 
 
-def test_more_rows_than_are_written_at_once(handmade, tmp_path):
+def test_many_expressions_of_one_referent(handmade, tmp_path):
     handmade.refs[0] = handmade.ref(20, 1, 7, 1, "train", {i: f"cup number {i}" for i in range(600)})
     rows, _ = _write(handmade, tmp_path, "train")
     assert [row["expression"] for row in rows[:600]] == [f"cup number {i}" for i in range(600)]
@@ -123,14 +125,14 @@ def test_scenes_stay_in_order_with_any_number_of_workers(handmade, tmp_path, wor
     )
     scenes = ([train] + [val] * 2) * SCENES_PER_PART
     parts = list(convert(scenes, tmp_path, "x", False, workers))
-    assert [count for _, count, _ in parts] == [SCENES_PER_PART] * 3
-    drawn = [pixels for part, *_ in parts for pixels in read_pixels(part)]
+    assert [len(part.scenes) for part in parts] == [SCENES_PER_PART] * 3
+    drawn = [pixels for part in parts for _, pixels in read_part(part)]
     assert [list(pixels.masks) for pixels in drawn] == [[20, 21], [22], [22]] * SCENES_PER_PART
-    before = {part: part.stat().st_mtime_ns for part, *_ in parts}
-    parts[1][0].unlink()
+    before = {part.path: part.path.stat().st_mtime_ns for part in parts}
+    parts[1].path.unlink()
     assert list(convert(scenes, tmp_path, "x", False, workers)) == parts
     again = {part for part, time in before.items() if part.stat().st_mtime_ns != time}
-    assert again == {parts[1][0]}
+    assert again == {parts[1].path}
 
 
 def test_the_umask_decides_who_may_read_the_files(handmade, tmp_path):
@@ -200,7 +202,7 @@ def test_parts_are_bounded_by_their_pixels(handmade, tmp_path, monkeypatch):
     handmade.write()
     dataset = read_refer(handmade.annotations, handmade.images, "unc")
     scenes = scenes_of(dataset, "train") + scenes_of(dataset, "val") * 3  # 2,400 and three times 1,500 pixels
-    assert [count for _, count, _ in convert(scenes, tmp_path, "x", False, 1)] == [2, 2]
+    assert [len(part.scenes) for part in convert(scenes, tmp_path, "x", False, 1)] == [2, 2]
 
 
 def test_truncated_expressions_and_unknown_words_are_counted(handmade, tmp_path):

@@ -6,12 +6,12 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from coupalign.data.images import encode_record
+from coupalign.data.images import encode_record, read_content
 from coupalign.data.masks import annotation_mask
 from coupalign.data.plain_pickle import load_plain_pickle
 from coupalign.data.referents import Image, Problem, Problems, ReferDataset, Referent
@@ -54,6 +54,14 @@ class Pixels:
     problems: Sequence[Problem]
 
 
+class Part(NamedTuple):
+    """A file of drawn scenes; `largest` is the size of the largest image in bytes."""
+
+    scenes: Sequence[Scene]
+    path: Path
+    largest: int
+
+
 def scenes_of(dataset: ReferDataset, split: str) -> list[Scene]:
     """Returns the scenes of a split in the order of their first referents."""
     by_image: dict[int, list[Referent]] = {}
@@ -69,35 +77,31 @@ def scenes_of(dataset: ReferDataset, split: str) -> list[Scene]:
     ]
 
 
-def convert(
-    scenes: Sequence[Scene], directory: Path, name: str, skip: bool, workers: int
-) -> Iterator[tuple[Path, int, int]]:
-    """Draws scenes into part files of `directory`; existing ones are kept.
+def convert(scenes: Sequence[Scene], directory: Path, name: str, skip: bool, workers: int) -> Iterator[Part]:
+    """Draws scenes into part files of `directory`, in order; existing ones are kept.
 
     Args:
         name: Prefix of the files, before a number.
         skip: Collect problems in `Pixels.problems` instead of raising the first one.
         workers: Number of processes.
 
-    Yields:
-        Each file, in order, with its number of scenes and the size of its largest image in bytes.
-
     Raises:
         UserError: Something cannot be used; files that are already finished stay.
     """
-    parts = list(_parts(scenes))
-    jobs = [(part, directory / f"{name}.{number:05d}.pkl", skip) for number, part in enumerate(parts)]
+    jobs = [(part, directory / f"{name}.{number:05d}.pkl", skip) for number, part in enumerate(_parts(scenes))]
     largest = map_in_order(_convert_scenes, jobs, min(workers, len(jobs)))
     for (part, path, _), size in zip(jobs, largest, strict=True):
-        yield path, len(part), size
+        yield Part(part, path, size)
 
 
-def read_pixels(path: Path) -> list[Pixels]:
-    """Reads a part file of `convert`, scene by scene."""
-    return [
-        Pixels(**{**drawn, "problems": [Problem(**problem) for problem in drawn["problems"]]})
-        for drawn in load_plain_pickle(path)
-    ]
+def read_part(part: Part) -> list[tuple[Scene, Pixels]]:
+    """Reads the scenes of a part file."""
+    return list(zip(part.scenes, _read_pixels(part.path), strict=True))
+
+
+def _read_pixels(path: Path) -> list[Pixels]:
+    drawn = load_plain_pickle(path)
+    return [Pixels(**{**each, "problems": [Problem(**problem) for problem in each["problems"]]}) for each in drawn]
 
 
 def _parts(scenes: Sequence[Scene]) -> Iterator[list[Scene]]:
@@ -118,7 +122,7 @@ def _convert_scenes(job: tuple[Sequence[Scene], Path, bool]) -> int:
     """Writes the part file of some scenes; returns the size of the largest image that is stored."""
     scenes, path, skip = job
     if path.is_file():
-        return max(pixels.image_bytes for pixels in read_pixels(path))
+        return max(pixels.image_bytes for pixels in _read_pixels(path))
     drawn = [_draw(scene, skip) for scene in scenes]
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         pickle.dump([asdict(pixels) for pixels in drawn], file, protocol=4)
@@ -129,33 +133,28 @@ def _draw(scene: Scene, skip: bool) -> Pixels:
     problems, image = Problems(skip), scene.image
     sentences = sum(len(referent.sentences) for referent in scene.referents)
     try:
-        content = image.path.read_bytes()
+        content = read_content(image.path, f"image {image.path}")
         record = encode_record(content, image.path, (image.height, image.width), image.as_stored)
         if len(record) > MOST_IMAGE_BYTES:
             raise UserError(
                 f"image {image.path} takes {len(record) >> 20:,} MB, more than the {MOST_IMAGE_BYTES >> 20} MB of a row "
                 "of MindRecord: make it smaller"
             )
-    except (OSError, UserError) as error:
-        message = f"image {image.path} cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-        problems.add(Problem("image", str(image.path), message, len(scene.referents), sentences))
+    except UserError as error:
+        problems.add(Problem("image", str(image.path), str(error), len(scene.referents), sentences))
         return Pixels(b"", 0, {}, {}, problems.found)
     # One bit per pixel: an image may be large and have many annotations.
     masks: dict[int, np.ndarray] = {}
-    wrong: dict[int, str] = {}
+    wrong: dict[int, str] = {}  # only matters if a referent uses it
     for ann_id, annotation in scene.annotations.items():
         try:
             masks[ann_id] = np.packbits(annotation_mask(annotation, image.height, image.width))
         except UserError as error:
-            wrong[ann_id] = str(error)  # only matters if a referent uses it
-    kept = []
-    for referent in scene.referents:
-        if referent.ann_id in masks:
-            kept.append(referent)
-        else:
-            problems.add(
-                Problem("mask", f"annotation {referent.ann_id}", wrong[referent.ann_id], 1, len(referent.sentences))
-            )
+            wrong[ann_id] = str(error)
+    for ref in scene.referents:
+        if ref.ann_id in wrong:
+            problems.add(Problem("mask", f"annotation {ref.ann_id}", wrong[ref.ann_id], 1, len(ref.sentences)))
+    kept = [referent for referent in scene.referents if referent.ann_id in masks]
     return Pixels(
         b"" if record is content else record,
         len(record),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from coupalign.data.convert import Pixels, Scene, convert, read_pixels, scenes_of
+from coupalign.data.convert import convert, read_part, scenes_of
 from coupalign.data.fingerprint import files_digest
 from coupalign.data.json_lines import read_json_lines
 from coupalign.data.mindrecord import split_files, write_split
@@ -30,7 +30,6 @@ SKIPPED_FILE = "skipped.jsonl"
 HASHES_FILE = "source_hashes.json"
 SPLIT_BY = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google"), "referit": ("berkeley",)}
 _UNFINISHED = ".unfinished-"
-_COUNTS = ("images", "referents", "expressions", "truncated", "unknown", "unknown_words")
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,8 @@ def prepare(
             if files_digest(files, output / HASHES_FILE, workers) != sources:
                 shutil.rmtree(work)
                 raise UserError("images, masks or annotations changed during the preparation: start it again")
-            problems = [*dataset.problems, *(Problem(**each) for made in splits.values() for each in made["problems"])]
-            counts = {split: {name: made[name] for name in _COUNTS} for split, made in splits.items()}
+            problems = [*dataset.problems, *(problem for _, found in splits.values() for problem in found)]
+            counts = {split: counted for split, (counted, _) in splits.items()}
             _finish(work, output, {**settings, "fingerprint": fingerprint, "splits": counts}, problems)
         except OSError as error:
             raise UserError(
@@ -184,34 +183,27 @@ def split_by(name: str, wanted: str | None) -> str:
 
 def _make_split(
     work: Path, dataset: ReferDataset, split: str, tokenizer: Tokenizer, fingerprint: str, skip: bool, workers: int
-) -> dict:
-    """Writes a split into `work`, unless it is there already; returns its counts and problems (see `Written`)."""
+) -> tuple[dict, list[Problem]]:
+    """Writes a split into `work`, unless it is there already; returns its counts and problems (see `write_split`)."""
     marker = work / f"{split}.json"
     if marker.is_file():
-        return json.loads(marker.read_text(encoding="utf-8"))
-    scenes = scenes_of(dataset, split)
-    parts, largest = [], 0
+        counts, problems = json.loads(marker.read_text(encoding="utf-8"))
+        return counts, [Problem(**problem) for problem in problems]
+    scenes, parts = scenes_of(dataset, split), []
     with tqdm(total=len(scenes), desc=f"{split}: checking and drawing", unit=" images", disable=None) as progress:
-        for part, count, size in convert(scenes, work, split, skip, workers):
+        for part in convert(scenes, work, split, skip, workers):
             parts.append(part)
-            largest = max(largest, size)
-            progress.update(count)
-    drawn = tqdm(_drawn(scenes, parts), total=len(scenes), desc=f"{split}: writing", unit=" images", disable=None)
-    written = write_split(work, split, drawn, tokenizer, f"CoupAlign {fingerprint}", largest)
-    if not written.expressions:
+            progress.update(len(part.scenes))
+    drawn = map(read_part, tqdm(parts, desc=f"{split}: writing", unit=" parts", disable=None))
+    largest = max(part.largest for part in parts)
+    counts, problems = write_split(work, split, drawn, tokenizer, f"CoupAlign {fingerprint}", largest)
+    if not counts["expressions"]:
         raise UserError(f"nothing of split {split} can be used: --on_error stop names the first problem")
     with atomic_path(marker) as path:
-        path.write_text(json.dumps(asdict(written)), encoding="utf-8")
+        path.write_text(json.dumps([counts, [asdict(problem) for problem in problems]]), encoding="utf-8")
     for part in parts:
-        part.unlink()
-    return asdict(written)
-
-
-def _drawn(scenes: list[Scene], parts: list[Path]) -> Iterator[tuple[Scene, Pixels]]:
-    left = iter(scenes)
-    for part in parts:
-        for pixels in read_pixels(part):
-            yield next(left), pixels
+        part.path.unlink()
+    return counts, problems
 
 
 def _finish(work: Path, output: Path, meta: dict, problems: list[Problem]) -> None:
