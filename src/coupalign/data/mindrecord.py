@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,6 @@ from coupalign.data.images import read_content
 from coupalign.data.referents import EMPTY, Problem, Referent
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
-from coupalign.files import apply_umask
 
 if TYPE_CHECKING:
     from coupalign.data.convert import Pixels, Scene
@@ -113,8 +113,11 @@ def write_split(
                     writer.write_raw_data(rows[name])
         for writer in writers.values():
             writer.commit()
+        # MindRecord gives its files to their owner only; the umask decides instead.
+        umask = os.umask(0)
+        os.umask(umask)
         for path in split_files(directory, split):
-            apply_umask(path)
+            path.chmod(0o666 & ~umask)
     except (MindRecordException, RuntimeError) as error:
         raise UserError(
             f"{directory} cannot be written ({str(error).splitlines()[0]}): free some space or choose another --output"
