@@ -22,31 +22,17 @@ _ROW = {"fill": 0, "mark": 3, "outline": 5}  # of the six rows of a colour: thre
 
 # Vertices on a disc of radius 1000, y down.
 _TRIANGLE = ((0, -1000), (1000, 760), (-1000, 760))
-_STAR = (
-    (0, -1000),
-    (250, -345),
-    (951, -309),
-    (405, 132),
-    (588, 809),
-    (0, 427),
-    (-588, 809),
-    (-405, 132),
-    (-951, -309),
-    (-250, -345),
-)
+_RIGHT = ((250, -345), (951, -309), (405, 132), (588, 809))
+_STAR = ((0, -1000), *_RIGHT, (0, 427), *((-x, y) for x, y in reversed(_RIGHT)))
 _HEART_TIP = ((-940, -150), (0, 950), (940, -150), (0, -420))
 
 
 def palette() -> np.ndarray:
     """Returns (96, 3) uint8: eight tones of each background, then six rows of each colour."""
-    rows = [
-        [np.clip(part + 6 * (tone - _TONES // 2), 0, 255) for part in base]
-        for base in _BACKGROUNDS
-        for tone in range(_TONES)
-    ]
-    for colour in COLOURS.values():
-        rows += [[part * share // 100 for part in colour] for share in (100, 96, 92, 34, 30, 16)]
-    return np.array(rows, np.uint8)
+    tones = 6 * (np.arange(_TONES) - _TONES // 2)
+    backgrounds = np.clip(np.array(_BACKGROUNDS)[:, None] + tones[:, None], 0, 255)
+    colours = np.array([*COLOURS.values()])[:, None] * np.array([100, 96, 92, 34, 30, 16])[:, None] // 100
+    return np.concatenate([backgrounds.reshape(-1, 3), colours.reshape(-1, 3)]).astype(np.uint8)
 
 
 def background(height: int, width: int, dice: Dice) -> np.ndarray:
@@ -61,7 +47,7 @@ def background(height: int, width: int, dice: Dice) -> np.ndarray:
 
 
 def shape_mask(shape: str, radius: int) -> np.ndarray:
-    """Draws a shape: (2 radius, 2 radius) bool, centred in the square."""
+    """Draws a shape of FACTORS: (2 radius, 2 radius) bool, centred in the square."""
     # Twice the distance of a pixel's centre from the middle: odd integers, so that shapes are symmetric.
     axis = 2 * np.arange(2 * radius, dtype=np.int64) + 1 - 2 * radius
     v, u = axis[:, None], axis[None]
@@ -82,10 +68,8 @@ def shape_mask(shape: str, radius: int) -> np.ndarray:
         return _polygon(u, v, full, _TRIANGLE)
     if shape == "star":
         return _polygon(u, v, full, _STAR)
-    if shape == "heart":
-        lobe = (100 * abs(u) - 48 * full) ** 2 + (100 * v + 40 * full) ** 2 <= (54 * full) ** 2
-        return lobe | _polygon(u, v, full, _HEART_TIP)
-    raise ValueError(f"no shape {shape!r}")
+    lobe = (100 * abs(u) - 48 * full) ** 2 + (100 * v + 40 * full) ** 2 <= (54 * full) ** 2  # of a heart
+    return lobe | _polygon(u, v, full, _HEART_TIP)
 
 
 def paint(mask: np.ndarray, colour: str, pattern: str, slant: int, dice: Dice) -> np.ndarray:
@@ -96,10 +80,9 @@ def paint(mask: np.ndarray, colour: str, pattern: str, slant: int, dice: Dice) -
     """
     size = len(mask)
     first = len(_BACKGROUNDS) * _TONES + list(COLOURS).index(colour) * 6
-    y, x = np.arange(size)[:, None], np.arange(size)[None]
     fill = first + _ROW["fill"] + dice.array(3, mask.shape)
     # Measured from the middle, so that a kind looks the same at every place.
-    y, x = y - size // 2, x - size // 2
+    y, x = np.ogrid[-(size // 2) : size - size // 2, -(size // 2) : size - size // 2]
     small = size < 28
     if pattern == "striped":
         half = 3 if small else 4

@@ -98,10 +98,9 @@ def _negation(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None
     if any(said == factor for said, _ in group.looks):
         return None
     others = sorted({getattr(things[i].kind, factor) for i in group.named(things)} - {getattr(kind, factor)})
-    if not others or len(others) > 2 or (len(others) == 2 and factor == "size"):
+    if not 0 < len(others) <= 2:
         return None
-    without = tuple((factor, value) for value in dice.some(others, 2))
-    return Described(group.looks, without)
+    return Described(group.looks, tuple((factor, value) for value in dice.some(others, 2)))
 
 
 def _extreme(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:

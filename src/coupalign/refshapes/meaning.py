@@ -6,7 +6,7 @@ expression is true in the picture, also after it has been resized to a square.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from coupalign.refshapes.dice import Dice
@@ -26,12 +26,7 @@ class Unclear(Exception):
 
 @dataclass(frozen=True)
 class Described:
-    """Things described by their looks.
-
-    Attributes:
-        looks: (factor, value) pairs that hold, no factor twice.
-        without: (factor, value) pairs that do not hold.
-    """
+    """Things described by (factor, value) pairs that hold, no factor twice, and pairs that do not hold."""
 
     looks: tuple[tuple[str, str], ...]
     without: tuple[tuple[str, str], ...] = ()
@@ -86,16 +81,7 @@ class Ranked:
 
     def named(self, things: Sequence[Thing]) -> list[int]:
         """Returns the index of the thing, if it exists. Raises: Unclear."""
-        order = self.order(things)
-        if self.rank > len(order):
-            return []
-        before, here, after = order[: self.rank - 1], order[self.rank - 1], order[self.rank :]
-        if not (
-            all(_clearly_ahead(things[i], things[here], self.direction) for i in before)
-            and all(_clearly_ahead(things[here], things[i], self.direction) for i in after)
-        ):
-            raise Unclear
-        return [here]
+        return _nth(self.order(things), self.rank, lambda i, j: _clearly_ahead(things[i], things[j], self.direction))
 
     def order(self, things: Sequence[Thing]) -> list[int]:
         """Returns the indices of the ranked things, first to last. Raises: Unclear."""
@@ -113,33 +99,28 @@ class Closest:
     def named(self, things: Sequence[Thing]) -> list[int]:
         """Returns the index of the thing, if it exists. Raises: Unclear."""
         anchor = only(self.anchor, things)
-        ax, ay = things[anchor].centre
-        square = {
-            i: (things[i].centre[0] - ax) ** 2 + (things[i].centre[1] - ay) ** 2
-            for i in self.of.named(things)
-            if i != anchor
-        }
-        order = sorted(square, key=square.__getitem__)
-        if self.rank > len(order):
-            return []
-        before, here, after = order[: self.rank - 1], order[self.rank - 1], order[self.rank :]
+        others = [i for i in self.of.named(things) if i != anchor]
+        x, y = things[anchor].centre
+        square = {i: (things[i].centre[0] - x) ** 2 + (things[i].centre[1] - y) ** 2 for i in others}
         more, less = (number**2 for number in _FARTHER)
-        if not (
-            all(less * square[here] >= more * square[i] for i in before)
-            and all(less * square[i] >= more * square[here] for i in after)
-        ):
-            raise Unclear
-        return [here]
+        order = sorted(square, key=square.__getitem__)
+        return _nth(order, self.rank, lambda near, far: less * square[far] >= more * square[near])
+
+
+def _nth(order: list[int], rank: int, clear: Callable[[int, int], bool]) -> list[int]:
+    """Item number `rank` (from 1) of `order`, or nothing. Raises: Unclear unless `clear` separates it from all others."""
+    for here in order[rank - 1 : rank]:
+        if all(clear(i, here) for i in order[: rank - 1]) and all(clear(here, i) for i in order[rank:]):
+            return [here]
+        raise Unclear
+    return []
 
 
 Meaning = Described | Related | Ranked | Closest
 
 
 def parts_of(meaning: Meaning, things: Sequence[Thing]) -> tuple[list[int], list[int], list[int]]:
-    """Returns indices of the described group, of the anchors, and of the ranked things in order.
-
-    Raises: Unclear.
-    """
+    """Returns indices of the described group, the anchors and the ranked things in order. Raises: Unclear."""
     if isinstance(meaning, Described):
         return meaning.named(things), [], []
     if isinstance(meaning, Ranked):

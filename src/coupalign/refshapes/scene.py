@@ -21,7 +21,6 @@ HELD_OUT = frozenset((FACTORS["colour"][(3 * i + 1) % 8], shape) for i, shape in
 # Smallest and largest number of objects in a scene, by split.
 OBJECTS = {"train": (3, 8), "val": (3, 8), "testA": (3, 8), "testB": (9, 12)}
 
-_FACTOR_NAMES = tuple(FACTORS)
 _CANVASES = ((128, 128), (128, 128), (112, 144), (144, 112), (128, 144), (144, 128), (120, 120))
 _RADIUS = {"small": (9, 11), "large": (17, 20)}
 _VISIBLE_PERCENT = 65
@@ -69,17 +68,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its objects.
+    """A picture and its objects."""
 
-    Attributes:
-        image: (H, W) uint8, rows of the palette.
-        labels: (H, W) int16, index of the visible thing, -1 for the background.
-        things: In the order of drawing, later ones in front.
-    """
-
-    image: np.ndarray
-    labels: np.ndarray
-    things: tuple[Thing, ...]
+    image: np.ndarray  # (H, W) uint8, rows of the palette
+    labels: np.ndarray  # (H, W) int16, index of the visible thing, -1 for the background
+    things: tuple[Thing, ...]  # in the order of drawing, later ones in front
 
     def referents(self, unseen_pairs: bool) -> list[int]:
         """Returns things with a distractor of their class and one that differs in a single factor.
@@ -130,13 +123,13 @@ def _kinds(dice: Dice, count: int, unseen_pairs: bool) -> list[Kind]:
         first = allowed(random_kind)
     kinds = [
         first,
-        allowed(lambda: changed(first, [dice.pick(_FACTOR_NAMES)])),
+        allowed(lambda: changed(first, [dice.pick([*FACTORS])])),
         allowed(lambda: changed(first, dice.some(("colour", "size", "pattern"), dice.between(1, 2)))),
     ]
     while len(kinds) < count:
         roll = dice.below(100)
         if roll < 60:
-            kinds.append(allowed(lambda: changed(dice.pick(kinds), dice.some(_FACTOR_NAMES, dice.between(1, 2)))))
+            kinds.append(allowed(lambda: changed(dice.pick(kinds), dice.some([*FACTORS], dice.between(1, 2)))))
         elif roll < 70:
             kinds.append(dice.pick(kinds))
         else:
@@ -160,10 +153,7 @@ def _place(dice: Dice, kinds: list[Kind], height: int, width: int) -> Scene | No
             trial = labels.copy()
             trial[window][mask] = index
             areas = np.bincount(trial.ravel() + 1, minlength=index + 2)[1:]
-            if all(
-                100 * seen >= _VISIBLE_PERCENT * full and seen >= _VISIBLE_PIXELS
-                for seen, full in zip(areas.tolist(), full_areas, strict=True)
-            ):
+            if (100 * areas >= _VISIBLE_PERCENT * np.array(full_areas)).all() and areas.min() >= _VISIBLE_PIXELS:
                 break
         else:
             return None

@@ -34,14 +34,9 @@ _SCENES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class RefShapesSettings:
-    """Settings of a RefShapes data set.
+    """Settings of a RefShapes data set."""
 
-    Attributes:
-        expressions: Number in train; each other split has a tenth.
-        seed: Seed of all random choices.
-    """
-
-    expressions: int = 20000
+    expressions: int = 20000  # in train; each other split has a tenth
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -50,9 +45,6 @@ class RefShapesSettings:
         if not 0 <= self.seed < 2**31:
             raise UserError(f"the seed of RefShapes is 0 to {2**31 - 1}, not {self.seed}: choose another --seed")
 
-    def count(self, split: str) -> int:
-        return self.expressions if split == "train" else self.expressions // 10
-
 
 def write_refshapes(directory: Path, settings: RefShapesSettings, workers: int = 1) -> bool:
     """Writes the data set of `settings` to `directory`: images/, instances.json, refs(refshapes).p.
@@ -60,11 +52,7 @@ def write_refshapes(directory: Path, settings: RefShapesSettings, workers: int =
     Pixels, annotations and expressions are the same on every machine and with any number of workers. A complete data set
     of the same settings is kept; one of other settings is replaced; the directory appears only once it is complete.
 
-    Returns:
-        Whether files were written.
-
-    Raises:
-        UserError: `directory` holds something else.
+    Returns: Whether files were written. Raises: UserError if `directory` holds something else.
     """
     recipe = _json({"version": _VERSION, **asdict(settings)})
     if directory.exists():
@@ -88,10 +76,7 @@ def write_refshapes(directory: Path, settings: RefShapesSettings, workers: int =
 
 
 def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> None:
-    images: list[dict] = []
-    annotations: list[dict] = []
-    refs: list[dict] = []
-    sentences = 0
+    images, annotations, refs, sentences = [], [], [], 0
     for split in _SPLITS:
         for number, record in enumerate(_records(split, settings, workers)):
             image_id = len(images) + 1
@@ -104,35 +89,23 @@ def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> 
             for thing, expressions in record["refs"]:
                 ids = list(range(sentences, sentences + len(expressions)))
                 sentences += len(ids)
-                refs.append(
-                    {
-                        "ref_id": len(refs) + 1,
-                        "ann_id": first + thing,
-                        "image_id": image_id,
-                        "file_name": name,
-                        "category_id": record["annotations"][thing]["category_id"],
-                        "split": split,
-                        "sent_ids": ids,
-                        "sentences": [
-                            {"sent_id": i, "sent": text, "raw": text, "tokens": text.split(), "family": family}
-                            for i, (family, text) in zip(ids, expressions, strict=True)
-                        ],
-                    }
-                )
+                said = [
+                    {"sent_id": i, "sent": text, "raw": text, "tokens": text.split(), "family": family}
+                    for i, (family, text) in zip(ids, expressions, strict=True)
+                ]
+                category = record["annotations"][thing]["category_id"]
+                ref = {"ref_id": len(refs) + 1, "ann_id": first + thing, "image_id": image_id, "file_name": name}
+                refs.append({**ref, "category_id": category, "split": split, "sent_ids": ids, "sentences": said})
     categories = [{"id": i, "name": shape, "supercategory": "shape"} for i, shape in enumerate(FACTORS["shape"], 1)]
-    instances = {
-        "info": {"description": "RefShapes, a synthetic data set"},
-        "images": images,
-        "annotations": annotations,
-        "categories": categories,
-    }
+    instances = {"images": images, "annotations": annotations, "categories": categories}
+    instances["info"] = {"description": "RefShapes, a synthetic data set"}
     (directory / "instances.json").write_text(_json(instances))
     (directory / "refs(refshapes).p").write_bytes(_pickle(refs))
 
 
 def _records(split: str, settings: RefShapesSettings, workers: int) -> Iterator[dict]:
     """Yields scenes until they have exactly the required number of expressions; the last may lose some."""
-    left = settings.count(split)
+    left = settings.expressions if split == "train" else settings.expressions // 10
     # In chunks, because drawing a scene takes less time than sending it between processes.
     chunks = ((split, range(start, start + _SCENES_AT_ONCE), settings.seed) for start in count(0, _SCENES_AT_ONCE))
     drawn = map_in_order(_chunk, chunks, workers)
@@ -180,13 +153,7 @@ def _record(split: str, number: int, seed: int) -> dict:
             }
         )
     height, width = scene.labels.shape
-    return {
-        "png": _png(scene.image),
-        "height": height,
-        "width": width,
-        "annotations": annotations,
-        "refs": refs,
-    }
+    return {"png": _png(scene.image), "height": height, "width": width, "annotations": annotations, "refs": refs}
 
 
 def _png(indices: np.ndarray) -> bytes:

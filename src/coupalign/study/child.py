@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import time
 from pathlib import Path
 
 from coupalign.cli import Argv, command, option, parse_arguments
 from coupalign.config import Config
-from coupalign.files import atomic_path, find_file, sha256
+from coupalign.files import find_file, write_text
 from coupalign.signals import take_signals
 from coupalign.study.runner import DONE
 
@@ -41,31 +42,20 @@ def main(argv: Argv = None) -> int:
 
 def _finish(config: Config, directory: Path) -> None:
     """Measures and evaluates a trained model."""
-    from coupalign.checkpoints.loading import load_checkpoint
-    from coupalign.data.dataset import Split
     from coupalign.data.prepared import read_meta
-    from coupalign.evaluation.evaluate import evaluate_split
+    from coupalign.evaluation.evaluate import evaluate
     from coupalign.inference.graph import PredictAll
     from coupalign.kernels import use_kernels
     from coupalign.model import build_model
     from coupalign.study.alignment import alignment_over_training
 
-    started = time.monotonic()
+    started, best = time.monotonic(), directory / "best.ckpt"
     model = PredictAll(use_kernels(build_model(config), config))
     model.set_train(False)
     alignment_over_training(model, config, directory)
-    best = directory / "best.ckpt"
-    load_checkpoint(best, model.model)
-
-    def logits(*inputs):
-        return model(*inputs)[0]
-
-    for name in config.evaluation.eval_splits:
-        limit = config.evaluation.eval_limit
-        result = evaluate_split(logits, config, Split(config, name), name, limit, progress=False)
-        result.checkpoint = {"file": str(best), "sha256": sha256(best)}
+    for result in evaluate(config, best, config.evaluation.eval_splits, progress=False):
         result.save(directory / "eval")
-        print(result.table(), flush=True)
+        logging.getLogger(__name__).info(result.table())
     with open(directory / "curve.csv", newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     done = {
@@ -76,8 +66,7 @@ def _finish(config: Config, directory: Path) -> None:
         "parameters": sum(each.size for each in model.model.get_parameters()),
         "data": read_meta(find_file(config.data.data_dir))["fingerprint"],
     }
-    with atomic_path(directory / DONE) as temporary:
-        temporary.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+    write_text(directory / DONE, json.dumps(done, indent=2) + "\n")
     for path in (*directory.glob("step_*.ckpt"), directory / "last.ckpt"):
         path.unlink()
 

@@ -34,46 +34,28 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A study.
-
-    Attributes:
-        path: Its file.
-        base: All keys of the configuration that the rows start from.
-        rows: The keys in which each row differs, by name.
-        reference: Name of the row that the others are compared with.
-        split: Split of the evaluation that the tables show.
-        family: Family of expressions that the tables show; "" is all.
-        failures: Names of the rows in the table of failures.
-        tables: The tables by name, in the order of work: ``title``; ``seeds`` of each row; ``rows`` by name, each with
-            its ``label`` and the ``paper``'s figures in per cent by metric.
-    """
+    """A study. Its `tables` are in the order of work; docs/study.md describes the format of their content."""
 
     path: Path
-    base: dict[str, Any]
-    rows: dict[str, dict[str, Any]]
-    reference: str
-    split: str
-    family: str
-    failures: list[str]
+    base: dict[str, Any]  # all keys of the configuration that the rows start from
+    rows: dict[str, dict[str, Any]]  # the keys in which each row differs, by name
+    reference: str  # row that the others are compared with
+    split: str  # shown in the tables
+    family: str  # of expressions shown in the tables; "" is all
+    failures: list[str]  # rows in the table of failures
     tables: dict[str, dict[str, Any]]
 
     def runs(self, only: str = "") -> list[Run]:
-        """Every run once: table by table, and within a table seed by seed.
+        """Every run of a table, row or row/seed ("" is all) once: table by table, and within a table seed by seed.
 
-        Args:
-            only: Name of a table, a row, or row/seed; "" is all.
-
-        Raises:
-            UserError: `only` names nothing.
+        Raises: UserError if `only` names nothing.
         """
         tables = [self.tables[only]] if only in self.tables else self.tables.values()
         every = [Run(row, seed) for table in tables for seed in table["seeds"] for row in table["rows"]]
         runs = [run for run in dict.fromkeys(every) if only in ("", *self.tables, run.row, str(run))]
         if not runs:
-            raise UserError(
-                f"{self.path}: no table, row or row/seed {only!r}; tables: {', '.join(self.tables)}; "
-                f"rows: {', '.join(self.rows)}"
-            )
+            names = f"tables: {', '.join(self.tables)}; rows: {', '.join(self.rows)}"
+            raise UserError(f"{self.path}: no table, row or row/seed {only!r}; {names}")
         return runs
 
     def config(self, run: Run, output_dir: str | os.PathLike, base: Mapping[str, Any] | None = None) -> Config:
@@ -83,11 +65,7 @@ class Study:
 
 
 def read_study(path: str | os.PathLike) -> Study:
-    """Reads a study file; docs/study.md describes the format.
-
-    Raises:
-        UserError: the file is missing or something in it is wrong.
-    """
+    """Reads a study file; docs/study.md describes the format. Raises: UserError if something in it is wrong."""
     path = find_file(path)
     content = {"keys": {}, "failures": [], **read_mapping(path, "--study")}
     _check(path, content, _STUDY)

@@ -16,7 +16,7 @@ from scipy.stats import ttest_ind
 
 from coupalign.config import load_config
 from coupalign.errors import UserError
-from coupalign.files import atomic_path
+from coupalign.files import write_text
 from coupalign.study.plan import METRICS, Run, Study
 from coupalign.study.runner import DONE, read_starts
 from coupalign.visual.evaluations import Evaluation, dataset_name, read_evaluation
@@ -33,26 +33,15 @@ _ORDERED_BY = ("oIoU", "mIoU")  # the first one of which the paper has figures
 
 @dataclass(frozen=True)
 class Found:
-    """A run that is done.
-
-    Attributes:
-        run: The run.
-        evaluations: Its evaluations by split.
-        compute: Numbers by name, as in the last columns of results.csv.
-        alignment: The rows of its alignment.csv, as text.
-    """
+    """A run that is done."""
 
     run: Run
-    evaluations: dict[str, Evaluation]
-    compute: dict[str, float]
-    alignment: list[dict[str, str]]
+    evaluations: dict[str, Evaluation]  # by split
+    compute: dict[str, float]  # by name, as in the last columns of results.csv
+    alignment: list[dict[str, str]]  # rows of its alignment.csv, as text
 
     def metrics(self, split: str, family: str) -> dict[str, Any]:
-        """Metrics of a family of expressions; family "" is all.
-
-        Raises:
-            UserError: the run has no such split or family.
-        """
+        """Metrics of a family of expressions ("" is all). Raises: UserError if the run has no such split or family."""
         if split not in self.evaluations:
             raise UserError(f"{self.run} was not evaluated on {split}, only on {', '.join(self.evaluations)}")
         content = self.evaluations[split].content
@@ -79,19 +68,16 @@ def difference(values: Sequence[float], reference: Sequence[float]) -> tuple[flo
 def write_results(study: Study, output: str | Path) -> list[Path]:
     """Writes results.csv and results.md from the runs that are done. Returns their paths.
 
-    Raises:
-        UserError: files of a run are missing or damaged, or runs used different data.
+    Raises: UserError if files of a run are missing or damaged, or runs used different data.
     """
-    found = read_found(study, output)
+    found = _read_found(study, output)
     paths = [Path(output, "results.csv"), Path(output, "results.md")]
-    for path, text in zip(paths, (_csv(found), _markdown(study, found))):
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_text(paths[0], _csv(found))
+    write_text(paths[1], _markdown(study, found))
     return paths
 
 
-def read_found(study: Study, output: str | Path) -> list[Found]:
-    """All runs of a study that are done, in the order of work. Raises: UserError as `write_results`."""
+def _read_found(study: Study, output: str | Path) -> list[Found]:
     found = []
     data: dict[str, Any] = {}
     for run in study.runs():

@@ -32,13 +32,10 @@ class Child:
     """Runs one process at a time. As a context manager, it passes SIGTERM and Ctrl-C on to the process.
 
     The processes have sessions of their own, so that Ctrl-C in a terminal reaches them only once and a training saves.
-
-    Attributes:
-        signal: Number of the first signal; 0 if there was none.
     """
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal = 0  # number of the first signal
         self._process: subprocess.Popen | None = None
         self._before: dict[int, Any] = {}
 
@@ -76,28 +73,16 @@ class Child:
 
 
 def train_missing(
-    study: Study,
-    runs: Sequence[Run],
-    base: Config,
-    threads: int,
-    after: Callable[[], object],
-    child: Child | None = None,
+    study: Study, runs: Sequence[Run], base: Config, threads: int, after: Callable[[], object], child: Any = None
 ) -> int:
-    """Trains and evaluates those of `runs` that are not done.
+    """Trains and evaluates those of `runs` that are not done, and calls `after` after each that succeeded.
 
-    Args:
-        study: The study.
-        runs: Some of its runs.
-        base: Configuration that rows start from, with ``output_dir`` of the study.
-        threads: Threads of a training; 0 is MindSpore's own choice.
-        after: Called after each run that succeeded.
-        child: Runs one configuration; only tests give their own.
+    Rows start from the configuration `base`, which has the ``output_dir`` of the study. Threads are those of a
+    training; 0 is MindSpore's own choice. Only tests give a `child`.
 
-    Returns:
-        An exit code: 0; 1 if a run failed; 128 plus a signal's number.
+    Returns: An exit code: 0; 1 if a run failed; 128 plus a signal's number.
 
-    Raises:
-        UserError: a directory holds a run of another configuration. Nothing is trained then.
+    Raises: UserError if a directory holds a run of another configuration. Nothing is trained then.
     """
     configs = {run: study.config(run, base.run.output_dir, base.as_dict()) for run in runs}
     for config in configs.values():
@@ -132,9 +117,8 @@ def read_starts(directory: Path) -> tuple[float, float]:
 
 
 def _processor_seconds() -> float:
-    """Processor time of all child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime
 
 
 def _check_same(config: Config) -> None:
@@ -144,10 +128,9 @@ def _check_same(config: Config) -> None:
     before = load_config(path).as_dict()
     for key, value in config.as_dict().items():
         if key not in ELSEWHERE and before[key] != value:
-            raise UserError(
-                f"{path.parent} holds a run with {key} {before[key]!r}, but now it is {value!r}: choose another "
-                "--output_dir, or remove that run"
-            )
+            difference = f"{key} {before[key]!r}, but now it is {value!r}"
+            remedy = "choose another --output_dir, or remove that run"
+            raise UserError(f"{path.parent} holds a run with {difference}: {remedy}")
 
 
 def _last_line(log: Path) -> str:
