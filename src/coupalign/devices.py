@@ -25,12 +25,9 @@ _ranks = (0, 1)  # (this rank, number of ranks), set once by _join_ranks
 
 
 def set_up(run: RunConfig) -> None:
-    """Selects graph mode and the device, joins the other ranks and sets all seeds.
+    """Selects graph mode and the device, joins the other ranks and sets all seeds, before the first Tensor is made.
 
-    Call it before the first Tensor is made.
-
-    Raises:
-        UserError: If the device is not available, or not all ranks arrive in time.
+    Raises: UserError if the device is not available, or not all ranks arrive in time.
     """
     use_device(run.device_target)
     _join_ranks(run.device_target)
@@ -50,21 +47,17 @@ def use_device(device_target: str) -> None:
 
 
 def rank() -> int:
-    """Returns the number of this process, from 0; 0 without msrun."""
+    """Number of this process, from 0."""
     return _ranks[0]
 
 
 def rank_count() -> int:
-    """Returns the number of processes that work together; 1 without msrun."""
+    """Number of processes that work together."""
     return _ranks[1]
 
 
 def all_reduce_sum(values: np.ndarray) -> np.ndarray:
-    """Returns the sum over all ranks. Every rank must call this with an array of the same shape.
-
-    Args:
-        values: float32, added in float32; or int64, added exactly.
-    """
+    """The sum over all ranks of float32, or of int64 exactly. Every rank must call this with the same shape."""
     if rank_count() == 1:
         return values
     if values.dtype == np.float32:
@@ -126,11 +119,9 @@ def _select_device(target: str) -> None:
             return
         lines = str(error).splitlines()
         library = f"libmindspore_{target.lower()}"
-        reasons = [lines[0].split(" Please check")[0], *(line for line in lines[1:] if library in line)]
-        raise UserError(
-            f"device_target {target} is not available: {' '.join(reasons)}: install its driver and libraries "
-            "(on Ascend, source CANN's set_env.sh), or use --device_target CPU"
-        ) from error
+        reason = " ".join([lines[0].split(" Please check")[0], *(line for line in lines[1:] if library in line)])
+        remedy = "install its driver and libraries (on Ascend, source CANN's set_env.sh), or use --device_target CPU"
+        raise UserError(f"device_target {target} is not available: {reason}: {remedy}") from error
 
 
 def _join_ranks(device_target: str) -> None:
@@ -144,11 +135,9 @@ def _join_ranks(device_target: str) -> None:
         communication.init()  # msrun's scheduler returns from this only when all ranks have ended
     except RuntimeError as error:
         count, host, port = (os.environ[name] for name in ("MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT"))
-        reason = str(error).strip().splitlines()[0].split(". ")[0]
-        raise UserError(
-            f"the {count} ranks did not connect at {host}:{port}, or one was lost ({reason}): check that each was "
-            "started, and their logs"
-        ) from error
+        reason = f"or one was lost ({str(error).strip().splitlines()[0].split('. ')[0]})"
+        remedy = "check that each was started, and their logs"
+        raise UserError(f"the {count} ranks did not connect at {host}:{port}, {reason}: {remedy}") from error
     _ranks = communication.get_rank(), communication.get_group_size()
 
 
@@ -169,5 +158,4 @@ def _flatten(x: Tensor) -> Tensor:
 
 
 def _slice_like(vector: Tensor, start: int, x: Tensor) -> Tensor:
-    """Returns the part of `vector` from `start`, in the shape of x."""
     return ops.Slice()(vector, (start,), (x.size,)).reshape(x.shape)

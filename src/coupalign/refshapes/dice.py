@@ -43,16 +43,11 @@ class Dice:
 
     def weighted_order(self, weights: dict[Item, int]) -> list[Item]:
         """Returns the keys in an order in which each next one is drawn from the rest by weight."""
-        rest = dict(weights)
-        order = []
+        rest, order = dict(weights), []
         while rest:
             ticket = self.below(sum(rest.values()))
-            for item, weight in rest.items():
-                ticket -= weight
-                if ticket < 0:
-                    break
-            order.append(item)
-            del rest[item]
+            order.append(list(rest)[np.searchsorted(np.cumsum([*rest.values()]), ticket, side="right")])
+            del rest[order[-1]]
         return order
 
     def array(self, limit: int, shape: tuple[int, ...]) -> np.ndarray:

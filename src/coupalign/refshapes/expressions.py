@@ -39,7 +39,7 @@ def make_expressions(things: Sequence[Thing], index: int, count: int, dice: Dice
     made = []
     for family in dice.weighted_order(_WEIGHTS):
         for _ in range(_TRIES):
-            meaning = propose(family, things, index, dice)
+            meaning = PROPOSALS[family](things, index, dice)
             if meaning is None or not refers_to(meaning, things, index):
                 continue
             text = word(meaning, dice)
@@ -49,11 +49,6 @@ def make_expressions(things: Sequence[Thing], index: int, count: int, dice: Dice
         if len(made) == count:
             break
     return made
-
-
-def propose(family: str, things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
-    """Proposes a meaning of a family, or None; it may refer to the thing `index`, to others, or be unclear."""
-    return _PROPOSE[family](things, index, dice)
 
 
 def _description(thing: Thing, dice: Dice, fewest: int, most: int) -> Described:
@@ -116,11 +111,7 @@ def _ordinal(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
 def _later_rank(group: Described | Related, things: Sequence[Thing], index: int, dice: Dice) -> Ranked | None:
     """Refers to the group's member `index` by its rank, unless it is first, last or beyond the fourth."""
     direction = dice.pick(list(DIRECTIONS))
-    try:
-        last = len(group.named(things))
-    except Unclear:
-        return None
-    ranks = [Ranked(group, direction, rank) for rank in range(2, min(last, 5))]
+    ranks = [Ranked(group, direction, rank) for rank in range(2, min(_count(group, things), 5))]
     return next((ranked for ranked in ranks if refers_to(ranked, things, index)), None)
 
 
@@ -167,13 +158,18 @@ def _ranked(group: Described | Related, things: Sequence[Thing], index: int, dic
     if dice.chance(50):
         return _later_rank(group, things, index, dice)
     ranked = Ranked(group, dice.pick(list(DIRECTIONS)), 1)
+    return ranked if _count(group, things) > 1 and refers_to(ranked, things, index) else None
+
+
+def _count(group: Described | Related, things: Sequence[Thing]) -> int:
     try:
-        return ranked if len(group.named(things)) > 1 and refers_to(ranked, things, index) else None
+        return len(group.named(things))
     except Unclear:
-        return None
+        return 0
 
 
-_PROPOSE = {
+# Each proposes a meaning of its family, or None; it may refer to the thing `index`, to others, or be unclear.
+PROPOSALS = {
     "attribute": _attribute,
     "extreme": _extreme,
     "ordinal": _ordinal,

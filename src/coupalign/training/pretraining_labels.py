@@ -12,7 +12,7 @@ from coupalign.data.transform import prepare_image
 from coupalign.data.workers import map_in_order
 from coupalign.refshapes.dice import Dice
 from coupalign.refshapes.drawing import palette
-from coupalign.refshapes.expressions import make_expressions, propose
+from coupalign.refshapes.expressions import PROPOSALS, make_expressions
 from coupalign.refshapes.meaning import Described, Meaning, Unclear, looks_of, parts_of
 from coupalign.refshapes.scene import FACTORS, OBJECTS, Scene, Thing, make_scene
 from coupalign.refshapes.wording import word
@@ -87,7 +87,7 @@ def describe(scene: Scene, dice: Dice) -> Meaning:
     if dice.chance(_POSITIONS):
         for family in dice.weighted_order(_POSITIONAL):
             for _ in range(_TRIES):
-                meaning = propose(family, things, dice.below(len(things)), dice)
+                meaning = PROPOSALS[family](things, dice.below(len(things)), dice)
                 try:
                     if meaning is not None and meaning.named(things):
                         return meaning
