@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from coupalign.errors import UserError
-from coupalign.files import atomic_path
+from coupalign.files import write_text
 
 _RECENT = 2 * 10**9  # ns; a file may change again within one tick of the file system's clock
 
@@ -53,8 +53,7 @@ def files_digest(files: Iterable[Path], cache: Path, workers: int) -> str:
     now = time.time_ns()
     settled = {path: entry for path, entry in entries.items() if now - max(entry[1:3]) > _RECENT}
     if settled != known:
-        with atomic_path(cache) as temporary:
-            temporary.write_text(json.dumps(settled), encoding="utf-8")
+        write_text(cache, json.dumps(settled))
     return digest.hexdigest()
 
 

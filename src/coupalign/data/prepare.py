@@ -24,7 +24,7 @@ from coupalign.data.refer import read_refer
 from coupalign.data.referents import Problem, ReferDataset
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
-from coupalign.files import atomic_path, make_directory
+from coupalign.files import make_directory, write_text
 
 SKIPPED_FILE = "skipped.jsonl"
 HASHES_FILE = "source_hashes.json"
@@ -199,8 +199,7 @@ def _make_split(
     counts, problems = write_split(work, split, drawn, tokenizer, f"CoupAlign {fingerprint}", largest)
     if not counts["expressions"]:
         raise UserError(f"nothing of split {split} can be used: --on_error stop names the first problem")
-    with atomic_path(marker) as path:
-        path.write_text(json.dumps([counts, [asdict(problem) for problem in problems]]), encoding="utf-8")
+    write_text(marker, json.dumps([counts, [asdict(problem) for problem in problems]]))
     for part in parts:
         part.path.unlink()
     return counts, problems
@@ -220,11 +219,9 @@ def _finish(work: Path, output: Path, meta: dict, problems: list[Problem]) -> No
     for old in [*output.glob("*.mindrecord"), *output.glob("*.mindrecord.db")]:
         if old.name not in names:
             old.unlink()
-    with atomic_path(output / SKIPPED_FILE) as path:
-        path.write_text("".join(f"{json.dumps(asdict(problem))}\n" for problem in problems), encoding="utf-8")
+    write_text(output / SKIPPED_FILE, "".join(f"{json.dumps(asdict(problem))}\n" for problem in problems))
     sizes = {name: (output / name).stat().st_size for name in names}
-    with atomic_path(output / META_FILE) as path:
-        path.write_text(json.dumps({**meta, "files": sizes}, indent=2) + "\n", encoding="utf-8")
+    write_text(output / META_FILE, json.dumps({**meta, "files": sizes}, indent=2) + "\n")
     shutil.rmtree(work)
 
 

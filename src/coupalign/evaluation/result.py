@@ -14,7 +14,7 @@ import numpy as np
 
 from coupalign.config import Config
 from coupalign.evaluation.metric import PRECISIONS, SegmentationMetric
-from coupalign.files import atomic_path
+from coupalign.files import atomic_path, write_text
 
 SAMPLE_COLUMNS = ("image_id", "ref_id", "ann_id", "sent_id", "expression", "family", "category")
 COLUMNS = ("oIoU", "mIoU", *(f"prec@0.{tenths}" for tenths in PRECISIONS))
@@ -152,8 +152,7 @@ class Result:
             for row, (intersection, union) in enumerate(self._counts.tolist()):
                 sample = (self._columns[name][row] for name in SAMPLE_COLUMNS)
                 writer.writerow([*sample, intersection, union, f"{intersection / union if union else 1:.6f}"])
-        with atomic_path(directory / f"{self.split}.json") as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(directory / f"{self.split}.json", json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
 
 
 def _metrics(counts: np.ndarray) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from matplotlib.font_manager import fontManager, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
-from coupalign.files import atomic_path
+from coupalign.files import atomic_path, write_text
 from coupalign.overlay import spotlight
 
 INK, MUTED, GROUND = "#1f2933", "#66727f", "#f4f6f8"
@@ -187,5 +187,4 @@ def jpeg_uri(rgb: np.ndarray, side: int) -> str:
 def write_page(path: str | os.PathLike, template: str, values: Mapping) -> None:
     """Writes an HTML page from a template of this package, atomically. Values are escaped."""
     page = templates.get_template(template).render(values)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
