@@ -83,12 +83,8 @@ class Split:
         Columns: image (B, 3, S, S) float32; token_ids, token_mask (B, T) int32; mask (B, S, S) float32, 0 or 1.
         """
         data = self._rows(indices, num_workers, image_transforms(self._image_size))
-        data = _map(
-            data,
-            [*mask_decoding(), *mask_resizing(self._image_size), foreground(mindspore.float32)],
-            "mask",
-            num_workers,
-        )
+        operations = [*mask_decoding(), *mask_resizing(self._image_size), foreground(mindspore.float32)]
+        data = _map(data, operations, "mask", num_workers)
         return data.batch(batch_size, drop_remainder=True)
 
     def samples(self, indices: Sequence[int] | np.ndarray, num_workers: int) -> Iterator[dict[str, np.ndarray]]:

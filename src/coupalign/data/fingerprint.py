@@ -38,7 +38,8 @@ def files_digest(files: Iterable[Path], cache: Path, workers: int) -> str:
 
     def entry(path: str) -> list:
         try:
-            state = _state(path)
+            status = os.stat(path)
+            state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
             before = known.get(path)
             return before if before and before[:-1] == state else [*state, _blake2b(path)]
         except OSError as error:
@@ -55,11 +56,6 @@ def files_digest(files: Iterable[Path], cache: Path, workers: int) -> str:
     if settled != known:
         write_text(cache, json.dumps(settled))
     return digest.hexdigest()
-
-
-def _state(path: str) -> list[int]:
-    status = os.stat(path)
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _blake2b(path: str) -> str:

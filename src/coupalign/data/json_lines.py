@@ -113,16 +113,8 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
                 "category_id": first.category,
                 "segmentation": masks[first.image, first.mask],
             }
-        made.append(
-            Referent(
-                ref_id,
-                ann_id,
-                image_id,
-                first.category,
-                first.split,
-                tuple(Sentence(ids[line.number][3], line.text, line.family) for line in said),
-            )
-        )
+        sentences = tuple(Sentence(ids[line.number][3], line.text, line.family) for line in said)
+        made.append(Referent(ref_id, ann_id, image_id, first.category, first.split, sentences))
     return ReferDataset((file,), tuple(made), used, annotations, annotations_of, tuple(problems.found))
 
 
@@ -140,7 +132,7 @@ def _lines(file: Path, images: Path, problems: Problems) -> Iterator[tuple[_Line
         if has_word(line.text):
             yield line, mask
         else:
-            problems.found.append(Problem(EMPTY, f"line {number}", f"{where} has an expression without a word", 0, 1))
+            problems.add(Problem(EMPTY, f"line {number}", f"{where} has an expression without a word", 0, 1))
 
 
 def _content(file: Path) -> Iterator[bytes]:
@@ -217,16 +209,11 @@ def _with_ids(lines: list[_Line], file: Path, problems: Problems) -> tuple[list[
                 continue
             other = known.setdefault(given, line)
             if meaning(other) != meaning(line):
-                problems.add(
-                    Problem(
-                        "expression",
-                        f"line {line.number}",
-                        f"{file}: line {line.number} has the {key} "
-                        f"{given} of line {other.number}, which has another image, mask, split or category: use different ids",
-                        0,
-                        1,
-                    )
+                message = (
+                    f"{file}: line {line.number} has the {key} {given} of line {other.number}, which has another image, "
+                    "mask, split or category: use different ids"
                 )
+                problems.add(Problem("expression", f"line {line.number}", message, 0, 1))
                 break
             own.append(given)
         else:

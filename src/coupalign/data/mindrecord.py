@@ -80,7 +80,8 @@ def write_split(
         UserError: The files cannot be written.
     """
     counts = Counter(images=0, referents=0, expressions=0, truncated=0, unknown=0)
-    unknown, problems = Counter[str](), []
+    unknown = Counter[str]()
+    problems: list[Problem] = []
     pages = {IMAGES: max(_SMALLEST_PAGE, 1 << (largest_image + 1023).bit_length())}
     try:
         writers = {}

@@ -12,20 +12,7 @@ from typing import Any
 from coupalign.errors import UserError
 
 # Instructions for objects of classes, for data outside of the file, and for bytearrays (whose size the file claims).
-_NOT_PLAIN = (
-    "BINPERSID",
-    "BUILD",
-    "BYTEARRAY8",
-    "EXT1",
-    "EXT2",
-    "EXT4",
-    "NEWOBJ",
-    "NEWOBJ_EX",
-    "NEXT_BUFFER",
-    "OBJ",
-    "PERSID",
-    "READONLY_BUFFER",
-)
+_NOT_PLAIN = "BINPERSID BUILD BYTEARRAY8 EXT1 EXT2 EXT4 NEWOBJ NEWOBJ_EX NEXT_BUFFER OBJ PERSID READONLY_BUFFER".split()
 
 
 def load_plain_pickle(path: str | os.PathLike) -> Any:
@@ -75,14 +62,10 @@ class _PlainUnpickler(pickle._Unpickler):
             return set if name == "set" else frozenset
         # Python 3 writes bytes for Python 2 in these two ways: empty, and others.
         if module in ("builtins", "__builtin__") and name == "bytes":
-            return _no_bytes
+            return lambda: b""
         if (module, name) == ("_codecs", "encode"):
             return _latin1_bytes
         raise _refuse(f"{module}.{name}")
-
-
-def _no_bytes() -> bytes:
-    return b""
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:

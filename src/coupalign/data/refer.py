@@ -168,7 +168,11 @@ _REFERENT: dict[str, Callable[[object], bool]] = {
     "split": is_split,
     "sentences": lambda value: isinstance(value, list) and bool(value),
 }
-_IMAGE = {"file_name": lambda value: isinstance(value, str), "height": is_size, "width": is_size}
+_IMAGE: dict[str, Callable[[object], bool]] = {
+    "file_name": lambda value: isinstance(value, str),
+    "height": is_size,
+    "width": is_size,
+}
 
 
 def _check(ref: Any, where: str, annotations: Mapping, images: Mapping, categories: Mapping) -> None:

@@ -64,11 +64,7 @@ class Tokenizer:
         self._tokenizer.enable_padding(length=max_tokens, pad_id=0, pad_token="[PAD]")
 
     def encode(self, expression: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns token ids and token mask, both (T,) int32; the mask is 1 for a token and 0 for padding.
-
-        Raises:
-            UserError: The expression has no word.
-        """
+        """Returns token ids and token mask, (T,) int32; the mask is 0 for padding. Raises: UserError without a word."""
         encoding = self._encode(expression)
         return np.array(encoding.ids, np.int32), np.array(encoding.attention_mask, np.int32)
 
@@ -84,10 +80,6 @@ class Tokenizer:
         Raises: UserError, as `encode`.
         """
         return _words(self._encode(expression), expression)
-
-    def fits(self, expression: str) -> bool:
-        """Whether the expression is not truncated. Raises: UserError, as `encode`."""
-        return not self._encode(expression).overflowing
 
     def report(self, expression: str) -> TokenizerReport:
         """Returns what the tokens do not say: the truncated part and unknown words. Raises: UserError, as `encode`."""
@@ -105,8 +97,7 @@ class Tokenizer:
         last, unknown = self.report(expression)
         lines = []
         if last is not None:
-            pieces = self.max_tokens - 2
-            lines.append(f"the expression is longer than {pieces} word pieces: it was cut after “{last}”")
+            lines.append(f"the expression is longer than {self.max_tokens - 2} word pieces: it was cut after “{last}”")
         if unknown:
             lines.append(f"words that are not in the vocabulary: {', '.join(unknown)}")
         return tuple(lines)
