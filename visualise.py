@@ -1,4 +1,4 @@
-"""Draw pictures of evaluations, predictions and trainings. The sub-commands, each with --help:"""
+"""Draw pictures of evaluations, predictions and trainings."""
 
 from coupalign.commands.visualise import main
 

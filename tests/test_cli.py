@@ -38,6 +38,7 @@ def test_arguments_that_are_refused():
     assert "--batch-size: did you mean --batch_size?" in refused("--batch-size=3")
     assert "--checkpont: did you mean --checkpoint?" in refused("--checkpont", "a")
     assert "--epoch: did you mean --epochs?" in refused("--epoch", "3")
+    assert "--lr: --help lists all options" in refused("--lr", "3")
     assert "'stray'" in refused("stray")
     assert "'-c'" in refused("-c", "x.yaml")
     assert "--epochs" in refused("--epochs")

@@ -202,8 +202,9 @@ class _Parser(argparse.ArgumentParser):
             raise UserError(f"unexpected argument {first!r}: options are written --key value")
         if name[2:] in config_keys():
             raise UserError(f"{name} is not used by {self.prog}: remove it (--help lists what is used)")
-        nearest = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0)[0]
-        raise UserError(f"unknown option {name}: did you mean {nearest}?")
+        nearest = difflib.get_close_matches(name, self._option_string_actions, n=1)
+        advice = f"did you mean {nearest[0]}?" if nearest else "--help lists all options"
+        raise UserError(f"unknown option {name}: {advice}")
 
 
 def _unknown_options(argv: Sequence[str], known: Container[str]) -> list[str]:

@@ -45,8 +45,8 @@ def check_split(config: Config, split: str) -> tuple[Path, dict]:
     again = f"run prepare_data.py again with --output {directory}"
     if not meta:
         raise UserError(
-            f"{directory / META_FILE} is missing or broken, so {directory} holds no complete data set: "
-            f"make one with prepare_data.py --output {directory}, or set data_dir"
+            f"{directory / META_FILE} is missing or broken, so {directory} holds no complete data set: make one with "
+            "prepare_data.py and the configuration of this command (docs/data.md), or set --data_dir to another"
         )
     if meta.get("format") != FORMAT:
         raise UserError(f"{directory} was made by another version of this program: {again}")
