@@ -15,6 +15,7 @@ from coupalign.cli import Argv, command, option, parse_arguments
 from coupalign.errors import UserError
 from coupalign.files import check_directory, find_file
 
+KEYS = ["dataset", "data_dir", "vocab_file", "max_tokens", "seed"]
 OPTIONS = [
     option("--output DIR", "directory of the files (default: data_dir)"),
     option("--annotations PATH", "directory of refs(<split_by>).p and instances.json, or a file of JSON Lines"),
@@ -29,9 +30,7 @@ OPTIONS = [
 
 @command
 def main(argv: Argv = None) -> int:
-    config, args = parse_arguments(
-        __doc__, argv, OPTIONS, keys=["dataset", "data_dir", "vocab_file", "max_tokens", "seed"]
-    )
+    config, args = parse_arguments(__doc__, argv, OPTIONS, keys=KEYS)
     # --check lists what is missing, so it accepts paths that do not exist.
     find = check_exists if not args.check else lambda path, _: find_file(path)
     annotations = find(args.annotations, "--annotations") if args.annotations else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,8 @@ def alignment_over_training(model: PredictAll, config: Config, directory: Path) 
     size = config.evaluation.eval_batch_size
     rows = np.resize(rows, size * math.ceil(SAMPLES / size))
     samples = list(split.samples(rows, config.data.num_workers))
-    names = ("image", "token_ids", "token_mask")
-    batches = [
-        [np.stack([each[name] for each in samples[start : start + size]]) for name in names]
-        for start in range(0, len(samples), size)
-    ]
+    inputs = [np.stack([each[name] for each in samples]) for name in ("image", "token_ids", "token_mask")]
+    batches = list(zip(*(np.split(each, len(samples) // size) for each in inputs)))
     table = []
     for path in reversed(checkpoints(directory)):
         load_checkpoint(path, model.model)
@@ -52,7 +50,7 @@ def alignment_over_training(model: PredictAll, config: Config, directory: Path) 
         writer.writerows(table)
 
 
-def _means(model: PredictAll, batches: list[list[np.ndarray]]) -> dict[str, float]:
+def _means(model: PredictAll, batches: Sequence[tuple[np.ndarray, ...]]) -> dict[str, float]:
     found = defaultdict(list)
     stages = [stage for stage, has_wpa in enumerate(model.model.has_wpa, 1) if has_wpa]
     for batch in batches:
