@@ -192,21 +192,26 @@ def test_auto_takes_the_one_before_a_damaged_checkpoint_and_says_so(run, damage,
         find_state(going_on(config))
 
 
-@pytest.mark.parametrize("changed", ["fewer", "more"])
+@pytest.mark.parametrize("changed", ["fewer", "more", "text"])
 def test_a_checkpoint_of_another_version(run, changed, caplog):
     """Missing required fields are refused, and skipped by auto. Other differences are tolerated."""
     config, directory = run
     at = progress(config, 9)
-    fields = {**vars(at), "temperature": 3} if changed == "more" else {"config": at.config, "step": 9}
+    fields = {
+        "more": {**vars(at), "temperature": 3},
+        "fewer": {"config": at.config, "step": 9},
+        "text": {**vars(at), "config": "a.yaml"},
+    }[changed]
     saved = make_dataclass("Other", fields)(**fields)
     (directory / "last.ckpt").unlink()
     save_state(directory / "last.ckpt", parameters(9), saved)
     if changed == "more":
         assert find_state(going_on(config))[2] == at and "temperature" in caplog.text
     else:
-        with pytest.raises(UserError, match="another version.* lacks data.*--init_checkpoint"):
+        lacking = {"fewer": "data", "text": "config"}[changed]
+        with pytest.raises(UserError, match=f"another version.* lacks {lacking}.*--init_checkpoint"):
             read_state(directory / "last.ckpt")
-        assert find_state(going_on(config))[0].name == "step_00000006.ckpt" and "lacks data" in caplog.text
+        assert find_state(going_on(config))[0].name == "step_00000006.ckpt" and f"lacks {lacking}" in caplog.text
 
 
 def test_going_on_from_a_checkpoint_by_name(run, tmp_path):

@@ -139,9 +139,13 @@ def read_state(path: Path) -> tuple[dict[str, Parameter], Progress]:
             "as --init_checkpoint instead of --resume"
         )
     checksum, state = entry[:64], entry[64:]
-    values = json.loads(state) if hashlib.sha256(state.encode()).hexdigest() == checksum else {}
-    if not values or values.pop("parameters", None) != _digest(saved):
-        raise UserError(f"checkpoint {path} is damaged (wrong checksum): resume from an older one")
+    values = json.loads(state) if hashlib.sha256(state.encode()).hexdigest() == checksum else None
+    if not isinstance(values, dict) or values.pop("parameters", None) != _digest(saved):
+        raise UserError(
+            f"checkpoint {path} is damaged (wrong checksum) or of another version: resume from an older one"
+        )
+    if not isinstance(values.get("config"), dict):
+        values.pop("config", None)
     known = {each.name: each for each in fields(Progress)}
     missing = [
         name
