@@ -65,7 +65,7 @@ def read_refer(annotations: Path, images: Path, split_by: str, skip: bool = Fals
     problems, referents = Problems(skip), []
     as_places = any(isinstance(key, str) for key in by_id)
     numbers: dict[Any, Any] = {key: place if as_places else key for place, key in enumerate(by_id)}
-    ref_ids = [ref.get("ref_id") if isinstance(ref, dict) else None for ref in refs]
+    ref_ids: list[Any] = [ref.get("ref_id") if isinstance(ref, dict) else None for ref in refs]
     times = Counter(filter(is_id, ref_ids))
     for place, (ref_id, ref) in enumerate(zip(ref_ids, refs)):
         name = f"referent {ref_id}" if is_id(ref_id) else f"entry {place}"
