@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +15,94 @@ from mindspore.nn.utils import no_init_parameters
 from coupalign.checkpoints.fit import fit
 from coupalign.checkpoints.loading import CONVERTED, MODEL_PREFIXES, first_few, save_weights
 from coupalign.checkpoints.naming import Naming, bert_naming, own_naming, swin_naming
-from coupalign.checkpoints.report import Report, Taken
 from coupalign.checkpoints.source import Source, read_own_checkpoint, read_weights
 from coupalign.config import Config
 from coupalign.errors import UserError
-from coupalign.files import atomic_path, find_file
+from coupalign.files import atomic_path, find_file, sha256
 from coupalign.model import build_model
 
-_SWIN_KEYS = "set swin_embed_dim, swin_depths and swin_num_heads to those of this Swin, or choose another file"
-_BERT_KEYS = (
-    "set bert_hidden_size, bert_num_layers, bert_max_positions and bert_vocab_size to those of this BERT, or choose "
-    "another file"
-)
-_OWN_KEYS = (
-    "pass its config.yaml with --config; only image_size, swin_window_size and a lower bert_max_positions may differ"
-)
+_KEYS = {
+    "Swin": "set swin_embed_dim, swin_depths and swin_num_heads to those of this Swin",
+    "BERT": "set bert_hidden_size, bert_num_layers, bert_max_positions and bert_vocab_size to those of this BERT",
+    "": "pass its config.yaml with --config; only image_size, swin_window_size and a lower bert_max_positions may differ",
+}
+
+
+@dataclass
+class Taken:
+    """The use of the tensors of one file.
+
+    Attributes:
+        source: The file.
+        naming: Naming scheme of its tensors.
+        used: For each tensor its parameter and what was done to it ("" for nothing).
+        ignored: For each other tensor the reason why it is not used.
+    """
+
+    source: Source
+    naming: Naming
+    used: dict[str, tuple[str, str]] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """One line with counts."""
+        changed = sum(bool(done) for _, done in self.used.values())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(self.ignored.values()).items())
+        return (
+            f"{self.source.path}: {len(self.source.tensors)} tensors with names of {self.naming.label}, "
+            f"{len(self.used)} used{f' ({changed} resized or cut)' if changed else ''}, {len(self.ignored)} ignored"
+            f"{f' ({reasons})' if reasons else ''}"
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of a conversion: the written checkpoint, the use of each file, and the shapes of the model by name."""
+
+    output: Path
+    taken: list[Taken]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def file(self) -> Path:
+        """Path of the full report."""
+        return self.output.with_name(f"{self.output.name}.report.txt")
+
+    def summary(self) -> str:
+        """A line for each file, one for parameters that keep random weights, one for the written checkpoint."""
+        origins = self._origins()
+        lines = [taken.summary() for taken in self.taken]
+        random = Counter(name.split(".")[0] for name in self.shapes if name not in origins)
+        if random:
+            lines.append(f"random weights in {', '.join(f'{module} ({count})' for module, count in random.items())}")
+        numbers = {name: math.prod(shape) for name, shape in self.shapes.items()}
+        lines.append(
+            f"{self.output}: {len(origins)} of {len(self.shapes)} parameters, {sum(map(numbers.get, origins)):,} of "
+            f"{sum(numbers.values()):,} numbers; details in {self.file}"
+        )
+        return "\n".join(lines)
+
+    def text(self) -> str:
+        """All tensors of the files and all parameters of the model, each once."""
+        lines = [self.summary()]
+        for taken in self.taken:
+            lines += ["", f"{taken.source.path} (sha256 {sha256(taken.source.path)})"]
+            for name, tensor in taken.source.tensors.items():
+                parameter, done = taken.used.get(name, ("", ""))
+                use = f"-> {parameter}{f', {done}' if done else ''}" if parameter else f"ignored: {taken.ignored[name]}"
+                lines.append(f"  {name} {tensor.dtype} {tensor.shape} {use}")
+        origins = self._origins()
+        lines += ["", "parameters of the model"]
+        lines += [f"  {name} {shape} <- {origins.get(name, 'random')}" for name, shape in self.shapes.items()]
+        return "\n".join(lines) + "\n"
+
+    def _origins(self) -> dict[str, str]:
+        """Names of the tensors that each parameter comes from; parameters with random weights are left out."""
+        origins: dict[str, str] = {}
+        for taken in self.taken:
+            for tensor, (parameter, _) in taken.used.items():
+                origins[parameter] = ", ".join(filter(None, (origins.get(parameter), tensor)))
+        return origins
 
 
 def convert(
@@ -46,9 +122,6 @@ def convert(
         bert: PyTorch or safetensors file of a BERT with the names of Hugging Face.
         checkpoint: Instead of both, a checkpoint of CoupAlign trained with another image_size or window.
 
-    Returns:
-        What became of every tensor.
-
     Raises:
         UserError: If a file cannot be read or does not fit, a tensor has no known use, or a parameter of an encoder
             has no tensor. Nothing is written then.
@@ -60,8 +133,8 @@ def convert(
         raise UserError("--checkpoint is a whole model: give either --checkpoint, or --swin and --bert")
     if not (checkpoint or swin or bert):
         raise UserError("nothing to convert: give --swin, --bert or both, or --checkpoint")
-    for path in (checkpoint, swin, bert):
-        if path and output.exists() and find_file(path).exists() and output.samefile(find_file(path)):
+    for path in filter(None, (checkpoint, swin, bert)):
+        if output.exists() and find_file(path).exists() and output.samefile(find_file(path)):
             raise UserError(f"--output {output} is the file to convert: choose another")
     with no_init_parameters():
         shapes = {name: tuple(parameter.shape) for name, parameter in build_model(config).parameters_dict().items()}
@@ -69,15 +142,14 @@ def convert(
     values: dict[str, np.ndarray] = {}
     taken = []
     if checkpoint:
-        taken.append(take(read_own_checkpoint(checkpoint), own_naming(MODEL_PREFIXES), "", shapes, values, _OWN_KEYS))
+        taken.append(take(read_own_checkpoint(checkpoint), own_naming(MODEL_PREFIXES), "", shapes, values))
     if swin:
         source = read_weights(swin)
-        naming = swin_naming(source.tensors) or _refuse_names(source, "Swin")
-        taken.append(take(source, naming, "image_encoder.", shapes, values, _SWIN_KEYS))
+        taken.append(take(source, swin_naming(source.tensors), "image_encoder.", shapes, values, "Swin"))
     if bert:
         source = read_weights(bert)
-        naming = bert_naming(source.tensors, config.model.bert_num_layers) or _refuse_names(source, "BERT")
-        taken.append(take(source, naming, "text_encoder.", shapes, values, _BERT_KEYS))
+        naming = bert_naming(source.tensors, config.model.bert_num_layers)
+        taken.append(take(source, naming, "text_encoder.", shapes, values, "BERT"))
 
     report = Report(output, taken, shapes)
     weights = {name: Tensor(values[name]) for name in shapes if name in values}
@@ -91,39 +163,44 @@ def convert(
 
 def take(
     source: Source,
-    naming: Naming,
+    naming: Naming | None,
     prefix: str,
     shapes: dict[str, tuple[int, ...]],
     values: dict[str, np.ndarray],
-    remedy: str,
+    kind: str = "",
 ) -> Taken:
-    """Adds all parameters whose names start with ``prefix`` to ``values``, as float32.
+    """Adds all parameters of ``shapes`` whose names start with ``prefix`` to ``values``, as float32.
 
     Args:
         source: The file.
-        naming: Names of its tensors.
+        naming: Names of its tensors, or None if they are unknown.
         prefix: Prefix of the encoder in the model.
         shapes: Shapes of all parameters of the model.
         values: Values by parameter name, to be added to.
-        remedy: Advice for a file that does not fit.
+        kind: "Swin", "BERT", or "" for CoupAlign.
 
     Raises:
         UserError: As ``convert``.
     """
+    path, remedy = source.path, _KEYS[kind]
+    if naming is None:
+        raise UserError(
+            f"{path} has no known names of a {kind}, but {first_few(source.tensors)}: give --{kind.lower()} a {kind} file"
+        )
     wanted = {name: naming.sources(name.removeprefix(prefix)) for name in shapes if name.startswith(prefix)}
     used = {tensor for tensors in wanted.values() for tensor in tensors}
-    ignored = {tensor: naming.reason(tensor) or "" for tensor in source.tensors if tensor not in used}
-    lacking = [tensor for tensor in used if tensor not in source.tensors]
-    if lacking and {tensor for name in ("norm.gamma", "norm.beta") for tensor in naming.sources(name)} == set(lacking):
+    lacking = used - source.tensors.keys()
+    if lacking and lacking == {tensor for name in ("norm.gamma", "norm.beta") for tensor in naming.sources(name)}:
         raise UserError(
-            f"{source.path} lacks the final norm {first_few(sorted(lacking))}, as backbones of detection and "
-            "segmentation models do: choose the ImageNet checkpoint of this Swin"
+            f"{path} lacks the final norm {first_few(sorted(lacking))}, as backbones of detection and segmentation "
+            "models do: choose the ImageNet checkpoint of this Swin"
         )
     if lacking:
-        raise UserError(f"{source.path} lacks {first_few(sorted(lacking))}: {remedy}")
+        raise UserError(f"{path} lacks {first_few(sorted(lacking))}: {remedy}")
+    ignored = {tensor: naming.reason(tensor) or "" for tensor in source.tensors if tensor not in used}
     unknown = [tensor for tensor, reason in ignored.items() if not reason]
     if unknown:
-        raise UserError(f"{source.path} has {first_few(unknown)}, which the model has no parameter for: {remedy}")
+        raise UserError(f"{path} has {first_few(unknown)}, which the model has no parameter for: {remedy}")
     taken = Taken(source, naming, ignored=ignored)
     for name, tensors in wanted.items():
         shape = (shapes[name][0] // len(tensors), *shapes[name][1:])
@@ -132,17 +209,10 @@ def take(
             part = source.tensors[tensor]
             fitted = fit(name, part, shape)
             if fitted is None:
-                raise UserError(f"{source.path} has {tensor} {part.shape}, which does not fit {shape}: {remedy}")
+                raise UserError(f"{path} has {tensor} {part.shape}, which does not fit {shape}: {remedy}")
             if part.dtype.kind != "f" or not np.isfinite(fitted[0]).all():
-                raise UserError(f"{source.path} has values in {tensor} that are not finite floats: download it again")
+                raise UserError(f"{path} has values in {tensor} that are not finite floats: download it again")
             parts.append(fitted[0].astype(np.float32))
             taken.used[tensor] = name, fitted[1]
         values[name] = np.concatenate(parts)
     return taken
-
-
-def _refuse_names(source: Source, kind: str) -> Naming:
-    raise UserError(
-        f"{source.path} has no known names of a {kind}, but {first_few(source.tensors)}: give --{kind.lower()} a {kind} "
-        "file"
-    )

@@ -23,11 +23,7 @@ _CONVERT_AGAIN = "it was converted for another configuration: run convert_weight
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Parameter]:
-    """All parameters of a checkpoint file by name.
-
-    Raises:
-        UserError: If the file is missing or is not a complete checkpoint.
-    """
+    """All parameters of a checkpoint file by name. Raises: UserError if it is missing, incomplete or another file."""
     path = find_checkpoint(path)
     try:
         return mindspore.load_checkpoint(str(path))
@@ -36,11 +32,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Parameter]:
 
 
 def save_weights(path: str | os.PathLike, weights: Mapping[str, Parameter | Tensor]) -> None:
-    """Writes weights by name as a MindSpore checkpoint, atomically.
-
-    Raises:
-        UserError: If the file cannot be written.
-    """
+    """Writes weights by name as a MindSpore checkpoint, atomically. Raises: UserError if that fails."""
     with atomic_path(path) as temporary:
         mindspore.save_checkpoint([{"name": name, "data": value} for name, value in weights.items()], str(temporary))
 
@@ -77,7 +69,7 @@ def start_from(path: str | os.PathLike, model: nn.Cell) -> str:
     if CONVERTED not in saved:
         _set_parameters(path, saved, wanted, _OTHER_CONFIGURATION)
         return f"starting from {path}: all {len(wanted)} parameters loaded"
-    modules = {_module(name) for name in saved}
+    modules = set(map(_module, saved))
     loaded = {name: parameter for name, parameter in wanted.items() if _module(name) in modules}
     _set_parameters(path, saved, loaded, _CONVERT_AGAIN)
     random = dict.fromkeys(_module(name) for name in wanted if name not in loaded)

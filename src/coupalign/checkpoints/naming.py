@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
+
+Pairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ class Naming:
 
 
 _SWIN_IGNORED = (
-    (r"\.relative_position_index$", "the model computes it"),
-    (r"\.attn_mask$", "the model computes it"),
+    (r"\.(relative_position_index|attn_mask)$", "the model computes it"),
     (r"^(module\.)?(head|classifier)\.", "classification head"),
 )
+_PYTORCH = ((r"\.(gamma|embedding_table)$", ".weight"), (r"\.beta$", ".bias"))
 _HUGGING_FACE_SWIN = (
+    *_PYTORCH,
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
     (r"^patch_embed\.norm\.", "embeddings.norm."),
     (r"^norm\.", "layernorm."),
@@ -44,21 +46,18 @@ _HUGGING_FACE_SWIN = (
     (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
 )
+# Since 0.9, timm has patch merging at the start of a stage; the official code has it at the end of the previous.
+_TIMM = (*_PYTORCH, *((rf"^layers\.{i}\.downsample\.", f"layers.{i + 1}.downsample.") for i in (2, 1, 0)))
 
 
 def swin_naming(names: Collection[str]) -> Naming | None:
     """The scheme of a Swin file: the official code, timm or Hugging Face; None if it is none of them."""
     prefix = _prefix(names, "patch_embed.proj.weight")
     if prefix is not None:
-        start = prefix
-        # Since 0.9, timm has patch merging at the start of a stage; the official code has it at the end of the previous.
         is_timm = f"{prefix}layers.3.downsample.reduction.weight" in names
-        label, rename = ("timm", _timm_swin) if is_timm else ("official", _pytorch)
-        return Naming(label, lambda name: (start + rename(name),), (*_SWIN_IGNORED, *_outside(prefix)))
+        return _naming(*(("timm", _TIMM) if is_timm else ("official", _PYTORCH)), prefix, _SWIN_IGNORED)
     prefix = _prefix(names, "embeddings.patch_embeddings.projection.weight")
-    if prefix is None:
-        return None
-    return Naming("Hugging Face", partial(_hugging_face_swin, prefix), (*_SWIN_IGNORED, *_outside(prefix)))
+    return None if prefix is None else _naming("Hugging Face", _HUGGING_FACE_SWIN, prefix, _SWIN_IGNORED)
 
 
 def bert_naming(names: Collection[str], layers: int) -> Naming | None:
@@ -66,18 +65,16 @@ def bert_naming(names: Collection[str], layers: int) -> Naming | None:
     prefix = _prefix(names, "embeddings.word_embeddings.weight")
     if prefix is None:
         return None
-    # The first files of Hugging Face kept gamma and beta, the names of TensorFlow.
-    rename = _pytorch_embedding if f"{prefix}embeddings.LayerNorm.gamma" in names else _pytorch
     start = "^" + re.escape(prefix)
-    wanted = "|".join(map(str, range(layers)))
     ignored = (
         (rf"{start}embeddings\.position_ids$", "the numbers 0, 1, 2, …"),
         (rf"{start}pooler\.", "pooler, which CoupAlign does not have"),
         (r"^(cls|classifier|qa_outputs)\.", "head of another task"),
-        (rf"{start}encoder\.layer\.(?!({wanted})\.)\d+\.", f"beyond bert_num_layers {layers}"),
-        *_outside(prefix),
+        (rf"{start}encoder\.layer\.(?!({'|'.join(map(str, range(layers)))})\.)\d+\.", f"beyond bert_num_layers {layers}"),
     )
-    return Naming("Hugging Face", lambda name: (prefix + rename(name),), ignored)
+    # The first files of Hugging Face kept gamma and beta, the names of TensorFlow.
+    is_old = f"{prefix}embeddings.LayerNorm.gamma" in names
+    return _naming("Hugging Face", ((r"\.embedding_table$", ".weight"),) if is_old else _PYTORCH, prefix, ignored)
 
 
 def own_naming(prefixes: Collection[str]) -> Naming:
@@ -92,27 +89,13 @@ def _prefix(names: Collection[str], name: str) -> str | None:
     return min((each for each in prefixes if not each or each.endswith(".")), key=len, default=None)
 
 
-def _outside(prefix: str) -> tuple[tuple[str, str], ...]:
-    return ((f"^(?!{re.escape(prefix)})", "outside the encoder"),) if prefix else ()
+def _naming(label: str, replacements: Pairs, prefix: str, ignored: Pairs) -> Naming:
+    def sources(name: str) -> tuple[str, ...]:
+        for ours, theirs in replacements:
+            name = re.sub(ours, theirs, name)
+        if ".attention.self.qkv." in name:
+            return tuple(prefix + name.replace(".qkv.", f".{part}.") for part in ("query", "key", "value"))
+        return (prefix + name,)
 
-
-def _pytorch_embedding(name: str) -> str:
-    return re.sub(r"\.embedding_table$", ".weight", name)
-
-
-def _pytorch(name: str) -> str:
-    return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", _pytorch_embedding(name)))
-
-
-def _timm_swin(name: str) -> str:
-    name = _pytorch(name)
-    return re.sub(r"^layers\.(\d)\.downsample\.", lambda stage: f"layers.{int(stage[1]) + 1}.downsample.", name)
-
-
-def _hugging_face_swin(prefix: str, name: str) -> tuple[str, ...]:
-    name = _pytorch(name)
-    for ours, theirs in _HUGGING_FACE_SWIN:
-        name = re.sub(ours, theirs, name)
-    if ".qkv." in name:
-        return tuple(prefix + name.replace(".qkv.", f".{part}.") for part in ("query", "key", "value"))
-    return (prefix + name,)
+    outside = ((f"^(?!{re.escape(prefix)})", "outside the encoder"),) if prefix else ()
+    return Naming(label, sources, (*ignored, *outside))

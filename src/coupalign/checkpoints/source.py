@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import pickle
+import re
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,21 +14,13 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from coupalign.checkpoints.loading import CONVERTED, read_checkpoint
-from coupalign.checkpoints.torch_file import LEGACY_START, ZIP_START, read_torch_file, widen_bfloat16
 from coupalign.errors import UserError
 from coupalign.files import find_file
 
-_TYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U8": "u1",
-    "BOOL": "?",
+_TORCH_STARTS = b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # PyTorch from 1.6 on, and before
+_SAFETENSORS_TYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"},
+    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"},
 }
 _NOT_WEIGHTS = {
     b"<": "is a web page: download the file itself",
@@ -35,24 +31,17 @@ _NOT_WEIGHTS = {
 
 @dataclass(frozen=True)
 class Source:
-    """The content of a weight file.
-
-    Attributes:
-        path: The file.
-        tensors: Tensors by name, in their saved dtype (bfloat16 as float32).
-        beside: Names of other content, which was not read.
-    """
+    """A weight file and its tensors by name, in their saved dtype (bfloat16 as float32)."""
 
     path: Path
     tensors: dict[str, np.ndarray]
-    beside: list[str]
 
 
 def read_weights(path: str | os.PathLike) -> Source:
     """Reads a PyTorch file (.pth, .pt, .bin) or a safetensors file. The content decides, not the name.
 
     Raises:
-        UserError: If the file is missing, damaged or of another kind, or contains code.
+        UserError: If the file is missing, damaged or of another kind, or holds other objects than tensors.
     """
     path = find_file(path)
     try:
@@ -60,10 +49,10 @@ def read_weights(path: str | os.PathLike) -> Source:
             start = file.read(64)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from error
-    if start.startswith((ZIP_START, LEGACY_START)):
-        return Source(path, *read_torch_file(path))
+    if start.startswith(_TORCH_STARTS):
+        return Source(path, _read_torch(path))
     if start[8:9] == b"{":
-        return Source(path, _read_safetensors(path), [])
+        return Source(path, _read_safetensors(path))
     for beginning, message in _NOT_WEIGHTS.items():
         if start.lstrip().startswith(beginning):
             raise UserError(f"{path} {message}")
@@ -75,7 +64,41 @@ def read_own_checkpoint(path: str | os.PathLike) -> Source:
     parameters = read_checkpoint(path)
     if CONVERTED in parameters:
         raise UserError(f"{path} holds encoders only: convert the files it was made from with this configuration")
-    return Source(find_file(path), {name: parameter.asnumpy() for name, parameter in parameters.items()}, [])
+    return Source(find_file(path), {name: parameter.asnumpy() for name, parameter in parameters.items()})
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    """The tensors under "model" or "state_dict" if there is one, else all. No code in the file is run."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{path} is a PyTorch file: pip install torch, or choose a safetensors file") from error
+    # Configurations that training scripts save beside the weights.
+    known = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
+    try:
+        with torch.serialization.safe_globals(known):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(content, dict):
+            inside = [content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)]
+            content = (inside or [content])[0]
+        named = isinstance(content, dict) and all(map(torch.is_tensor, content.values()))
+        tensors = {
+            str(name): (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
+            for name, value in (content.items() if named else ())
+        }
+    except Exception as error:  # a damaged file can raise any exception
+        refused = re.search(r"GLOBAL \S+|(?m:^.*(?:reduce for|create new object).*)", str(error))
+        if refused and isinstance(error, pickle.UnpicklingError):
+            command = f"import torch; torch.save(torch.load('{path}', weights_only=False)['model'], 'model.pth')"
+            raise UserError(
+                f"{path} holds more than tensors ({refused[0].strip()}), and loading it could run code: download another "
+                f'file, or if you trust it, save its "model" entry alone: python -c "{command}"'
+            ) from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is not a PyTorch file, or is damaged ({reason}): download it again") from error
+    if not tensors:
+        raise UserError(f"{path} holds no tensors by name, or more than tensors: save the state_dict() of the model")
+    return tensors
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -85,10 +108,12 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is a damaged safetensors file ({error}): download it again") from error
     tensors = {}
     for name, entry in sorted(entries):
-        if entry["dtype"] not in _TYPES:
+        if entry["dtype"] not in _SAFETENSORS_TYPES:
             raise UserError(f"{path} holds {name} as {entry['dtype']}, which is not supported: save it as float32")
-        values = np.frombuffer(entry["data"], _TYPES[entry["dtype"]])
-        tensors[name] = (widen_bfloat16(values) if entry["dtype"] == "BF16" else values).reshape(entry["shape"])
+        values = np.frombuffer(entry["data"], _SAFETENSORS_TYPES[entry["dtype"]])
+        if entry["dtype"] == "BF16":  # its bits are the upper half of a float32
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        tensors[name] = values.reshape(entry["shape"])
     if not tensors:
         raise UserError(f"{path} holds no tensors: choose another file")
     return tensors

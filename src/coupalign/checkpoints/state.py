@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,16 @@ def find_state(config: Config) -> State | None:
     existing = checkpoints(directory)
     if config.training.resume != "auto":
         path = find_file(config.training.resume)
-        resolved = [each.resolve() for each in existing]
-        if path.resolve() in resolved:
-            newer = existing[: resolved.index(path.resolve())]
-            if newer:
+        newer = list(takewhile(lambda each: each.resolve() != path.resolve(), existing))
+        if len(newer) == len(existing):
+            if holds_run:
                 raise UserError(
-                    f"{directory} holds newer checkpoints than {path} ({newer[0].name}): choose another --output_dir, "
-                    "or remove them"
+                    f"{directory} already holds a run, which {path} is not part of: choose another --output_dir"
                 )
-        elif holds_run:
+        elif newer:
             raise UserError(
-                f"{directory} already holds a run, which {path} is not part of: choose another --output_dir"
+                f"{directory} holds newer checkpoints than {path} ({newer[0].name}): choose another --output_dir, or "
+                "remove them"
             )
         return path, *read_state(path)
     first_error = None
@@ -146,31 +146,21 @@ def read_state(path: Path) -> tuple[dict[str, Parameter], Progress]:
         )
     if not isinstance(values.get("config"), dict):
         values.pop("config", None)
-    known = {each.name: each for each in fields(Progress)}
-    missing = [
-        name
-        for name, each in known.items()
-        if name not in values and each.default is MISSING and each.default_factory is MISSING
-    ]
+    defaults = asdict(Progress({}, ""))
+    missing = {"config", "data"} - values.keys()
     if missing:
         raise UserError(
             f"checkpoint {path} was written by another version: its training state lacks {', '.join(missing)}. Start a "
             "new training from its weights with --init_checkpoint"
         )
-    unknown = [name for name in values if name not in known]
+    unknown = values.keys() - defaults
     if unknown:
         logger.warning("%s was written by another version: its %s is ignored", path, first_few(unknown))
-    return saved, Progress(**{name: value for name, value in values.items() if name in known})
+    return saved, Progress(**{name: values[name] for name in defaults if name in values})
 
 
 def check_unchanged(path: Path, progress: Progress, config: Config, data: str) -> None:
-    """Checks that the run of checkpoint ``path`` can continue.
-
-    Args:
-        path: The checkpoint, for messages.
-        progress: Its progress.
-        config: The present configuration.
-        data: Fingerprint of the present training split.
+    """Checks that the run of checkpoint ``path`` can continue with this configuration and data fingerprint.
 
     Raises:
         UserError: If a key that decides what is learned, or the data, differ.
@@ -190,11 +180,7 @@ def check_unchanged(path: Path, progress: Progress, config: Config, data: str) -
 
 
 def set_parameters(path: Path, parameters: Mapping[str, Parameter], saved: Mapping[str, Parameter]) -> None:
-    """Sets all ``parameters`` to the values saved in checkpoint ``path``.
-
-    Raises:
-        UserError: If one is missing or has another shape.
-    """
+    """Sets all ``parameters`` to the values of checkpoint ``path``. Raises: UserError if one is missing or differs."""
     for name, parameter in parameters.items():
         if name not in saved or saved[name].shape != parameter.shape:
             raise UserError(
