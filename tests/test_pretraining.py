@@ -178,8 +178,7 @@ def test_scenes_are_in_no_split_and_the_same_each_time():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_are_as_the_model_takes_them(workers):
-    tokenizer = Tokenizer(VOCABULARY, 24)
-    batches = list(labelled_batches(range(6), 3, 64, tokenizer, 4, workers))
+    batches = list(labelled_batches(scenes(range(6), 64), 4, workers))
     assert len(batches) == 1
     for i in range(4):
         for name, value in zip(COLUMNS, scenes(range(6), 64)[i], strict=True):
@@ -259,7 +258,6 @@ def config_file(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_checkpoint_to_start_from(config_file, tmp_path, capsys):
     output = tmp_path / "start.ckpt"
     assert pretrain.main(["--config", str(config_file), "--output", str(output), "--scenes", "43"]) == 0
@@ -283,7 +281,6 @@ def test_a_checkpoint_to_start_from(config_file, tmp_path, capsys):
             assert_close(each.asnumpy(), saved[name].asnumpy(), 1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_one_that_is_stopped_leaves_what_it_has_learnt(config_file, tmp_path, monkeypatch):
     def two_batches(*arguments):

@@ -46,14 +46,15 @@ def check_data(config: Config, splits: Sequence[str] | None = None) -> None:
         check_split(config, split)
 
 
-def check_batch_size(config: Config, ranks: int) -> None:
-    """Checks that the batch divides among the ranks and ``accumulation_steps``. Raises: UserError."""
+def check_batch_size(config: Config, ranks: int) -> int:
+    """Samples that a rank processes at a time. Raises: UserError if the batch cannot be divided evenly."""
     size, steps = config.training.batch_size, config.training.accumulation_steps
     if size % (ranks * steps):
         raise UserError(
             f"batch_size {size} does not divide among {ranks} devices and accumulation_steps {steps}: set batch_size "
             f"to a multiple of {ranks * steps}"
         )
+    return size // (ranks * steps)
 
 
 def check_training(config: Config, ranks: int) -> None:

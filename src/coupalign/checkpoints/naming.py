@@ -70,7 +70,10 @@ def bert_naming(names: Collection[str], layers: int) -> Naming | None:
         (rf"{start}embeddings\.position_ids$", "the numbers 0, 1, 2, …"),
         (rf"{start}pooler\.", "pooler, which CoupAlign does not have"),
         (r"^(cls|classifier|qa_outputs)\.", "head of another task"),
-        (rf"{start}encoder\.layer\.(?!({'|'.join(map(str, range(layers)))})\.)\d+\.", f"beyond bert_num_layers {layers}"),
+        (
+            rf"{start}encoder\.layer\.(?!({'|'.join(map(str, range(layers)))})\.)\d+\.",
+            f"beyond bert_num_layers {layers}",
+        ),
     )
     # The first files of Hugging Face kept gamma and beta, the names of TensorFlow.
     is_old = f"{prefix}embeddings.LayerNorm.gamma" in names

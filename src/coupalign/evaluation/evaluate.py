@@ -72,9 +72,7 @@ def evaluate_split(
     Args:
         forward: Function (image, token_ids, token_mask) -> logits, such as a model in evaluation mode. Its batches
             always have ``eval_batch_size`` samples.
-        config: The configuration.
-        split: The split.
-        name: Name of the split.
+        config, split, name: The configuration, the split and its name.
         limit: Maximum number of samples, the first ones; 0 for all.
         progress: Whether to show a progress bar on stderr.
         shuffled: Whether to evaluate each image with the expression of another one too, which doubles the time.
@@ -82,8 +80,7 @@ def evaluate_split(
         show: Called with each sample of this rank: its row of the split, its entry of ``Split.samples`` and its
             probability map (S, S).
 
-    Returns:
-        The result of the whole split, the same on every rank.
+    Returns: The result of the whole split, the same on every rank.
 
     Raises:
         UserError: The split is empty, or the model's output is not finite.
@@ -97,10 +94,8 @@ def evaluate_split(
     numbers = np.arange(len(indices))
     mine = numbers[numbers // size % devices.rank_count() == devices.rank()]
     equally_often = len(indices) // (size * devices.rank_count())
-    bar = tqdm(
-        total=len(mine), desc=name, unit="sample", disable=not progress, mininterval=0.5 if sys.stderr.isatty() else 30
-    )
-    with bar:
+    seconds = 0.5 if sys.stderr.isatty() else 30
+    with tqdm(total=len(mine), desc=name, unit="sample", disable=not progress, mininterval=seconds) as bar:
         read = split.samples(indices[mine], config.data.num_workers) if len(mine) else ()
         for number, samples in enumerate(_batches(read, size)):
             rows = mine[number * size :][: len(samples)]
@@ -133,15 +128,7 @@ def evaluated_rows(config: Config, split: Split, name: str, limit: int) -> np.nd
 
 
 def derangement(image_ids: np.ndarray, seed: int) -> np.ndarray | None:
-    """A random permutation that gives each sample one of another image; None if no permutation does.
-
-    Args:
-        image_ids: Image of each sample, (n,).
-        seed: Seed of the permutation.
-
-    Returns:
-        A permutation p, (n,), with ``image_ids[p[k]] != image_ids[k]`` for all k.
-    """
+    """A random permutation p, (n,), with ``image_ids[p[k]] != image_ids[k]`` for all k; None if there is none."""
     _, groups, sizes = np.unique(image_ids, return_inverse=True, return_counts=True)
     largest = sizes.max()
     if 2 * largest > len(image_ids):
@@ -162,12 +149,9 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def compare(settings: EvaluationConfig, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, int]:
-    """Intersection and union in pixels of a prediction and its target, at the size of ``eval_resolution``.
+    """Intersection and union in pixels of a probability map (S, S) and the target of its entry of ``Split.samples``.
 
-    Args:
-        settings: The section ``evaluation`` of the configuration.
-        probability: Probability map (S, S).
-        sample: Entry of ``Split.samples``.
+    They are compared at the size of ``eval_resolution``.
     """
     target = sample["target" if settings.eval_resolution == "original" else "input_target"]
     if settings.eval_resolution == "original":

@@ -15,15 +15,12 @@ def intersection_and_union(prediction: np.ndarray, target: np.ndarray) -> tuple[
     """Pixels in both and in either mask, per sample.
 
     Args:
-        prediction: Predicted masks, bool, (h, w) or (B, h, w).
-        target: True masks, likewise.
+        prediction, target: Masks, bool, both (h, w) or both (B, h, w).
 
-    Returns:
-        Intersections and unions, int64, (1,) or (B,).
+    Returns: Intersections and unions, int64, (1,) or (B,).
 
     Raises:
-        ValueError: The shapes differ or are neither of the two.
-        TypeError: An array is not bool.
+        ValueError, TypeError: Another shape or dtype.
     """
     prediction, target = np.asarray(prediction), np.asarray(target)
     if prediction.shape != target.shape:
@@ -58,15 +55,11 @@ class SegmentationMetric:
         self._unions += [int(count) for count in unions]
 
     def compute(self) -> dict[str, Any]:
-        """Computes the metrics of all samples so far.
+        """The metrics of all samples so far. Raises: ValueError if there are none.
 
-        Returns:
-            ``oIoU`` (Σ intersection / Σ union), ``mIoU`` (mean IoU) and ``prec@0.5`` … ``prec@0.9`` (share of samples
-            with a strictly larger IoU), all from 0 to 1; ``histogram``, the number of samples with an IoU in [0, .1),
-            [.1, .2), … [.4, .5); ``samples``, the number of samples.
-
-        Raises:
-            ValueError: There are no samples.
+        ``oIoU`` (Σ intersection / Σ union), ``mIoU`` (mean IoU) and ``prec@0.5`` … ``prec@0.9`` (share of samples with a
+        strictly larger IoU), all from 0 to 1; ``histogram``, the number of samples with an IoU in [0, .1), [.1, .2), …
+        [.4, .5); ``samples``, the number of samples.
         """
         samples = len(self._unions)
         if not samples:

@@ -74,11 +74,8 @@ class Result:
             self.family_baselines[family] = {name: _metrics(each[rows]) for name, each in baselines.items()}
 
     def table(self) -> str:
-        """Aligned text with metrics in per cent: all samples, each family, the baselines, the histogram of failures, and
-        each family beside its baselines.
-        """
-        rows = [("", self.metrics), *self.families.items()]
-        rows = [("all" if not name else f"  {name}", metrics) for name, metrics in rows]
+        """Metrics in per cent: all, families, baselines, histogram of failures, families beside their baselines."""
+        rows = [("all", self.metrics), *((f"  {name}", metrics) for name, metrics in self.families.items())]
         rows += [(f"baseline: {name}", metrics) for name, metrics in self.baselines.items()]
         width = max(len(name) for name, _ in rows)
         dataset = self.config.data.dataset + (" (synthetic)" if self.config.data.dataset == SYNTHETIC else "")

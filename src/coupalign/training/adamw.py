@@ -31,12 +31,10 @@ class FusedAdamW(AdamW):
         root_c_2 = ops.sqrt(1 - ops.pow(self.beta2.reshape(()), step))
         constants = root_c_2 / c_1, self.beta1.reshape(()), self.beta2.reshape(()), self.eps.reshape(()) * root_c_2
         if self.is_group_lr:
-            return for_each(
-                ops.partial(_update, constants), rate, decay, self._parameters, gradients, self.exp_avg, self.exp_avg_sq
-            )
-        return for_each(
-            ops.partial(_update, constants, rate), decay, self._parameters, gradients, self.exp_avg, self.exp_avg_sq
-        )
+            update = ops.partial(_update, constants)
+            return for_each(update, rate, decay, self._parameters, gradients, self.exp_avg, self.exp_avg_sq)
+        update = ops.partial(_update, constants, rate)
+        return for_each(update, decay, self._parameters, gradients, self.exp_avg, self.exp_avg_sq)
 
 
 def _update(

@@ -13,14 +13,8 @@ from coupalign.training.step_timer import TIME_COLUMNS
 
 def progress_bar(steps: int, done: int, name: str, shown: bool) -> tqdm:
     """A bar on stderr over all `steps` of a training; its remaining time is that of the whole training."""
-    return tqdm(
-        total=steps,
-        initial=done,
-        desc=name,
-        unit="step",
-        disable=not shown,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
+    seconds = 0.5 if sys.stderr.isatty() else 30
+    return tqdm(total=steps, initial=done, desc=name, unit="step", disable=not shown, mininterval=seconds)
 
 
 def losses_line(figures: Mapping[str, float], weight: float) -> str:
@@ -37,8 +31,7 @@ def epoch_line(figures: Mapping[str, float], epochs: int, val_split: str, is_bes
     if TIME_COLUMNS[0] in figures:
         data, step, host = (figures[name] for name in TIME_COLUMNS)
         line += (
-            f", {figures['samples_per_second']} samples/s ({data:.0f} ms waiting for data, {step:.0f} ms step, "
-            f"{host:.0f} ms host)"
+            f", {figures['samples_per_second']} samples/s ({data:.0f} ms data, {step:.0f} ms step, {host:.0f} ms host)"
         )
     if figures["skipped"]:
         line += f", {figures['skipped']} steps not finite and skipped"

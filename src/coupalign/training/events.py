@@ -15,11 +15,9 @@ from tensorboardX.summary import make_image
 
 from coupalign.files import make_directory
 
-FLUSH_SECONDS = 20
-
 
 class Events:
-    """Writes scalars and images to an event file.
+    """Writes scalars and images to an event file. All methods raise OSError if it cannot be written.
 
     tensorboardX's SummaryWriter writes from a thread, which dies silently when the disk is full and can then block the
     process. So this class uses the writer below it, which raises.
@@ -27,17 +25,12 @@ class Events:
     Args:
         directory: Directory of the event files. Each start of a run adds a file.
         step: First step of this start. TensorBoard ignores what older files have from there on.
-
-    Raises:
-        OSError: The file cannot be written. All methods raise the same.
     """
 
     def __init__(self, directory: Path, step: int):
         # The writer's own names differ by the second only, and it overwrites.
         self._writer = EventsWriter(str(make_directory(directory) / "events"), f".{time.time_ns()}")
-        self._flushed = time.monotonic()
         self._add(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
-        self.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds numbers by tag. Numbers that are not finite are left out."""
@@ -48,15 +41,10 @@ class Events:
         """Adds a picture (H, W, 3) uint8."""
         self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=make_image(rgb))])))
 
-    def flush(self) -> None:
-        self._writer.flush()
-        self._flushed = time.monotonic()
-
     def close(self) -> None:
         self._writer.close()
 
     def _add(self, event: Event) -> None:
         event.wall_time = time.time()
         self._writer.write_event(event)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
+        self._writer.flush()

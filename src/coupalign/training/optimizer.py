@@ -16,14 +16,8 @@ from coupalign.config import TrainingConfig
 from coupalign.errors import UserError
 
 # Ends of the names of parameters without weight decay.
-UNDECAYED = (
-    "bias",
-    "gamma",
-    "beta",
-    "relative_position_bias_table",
-    "position_embedding",
-    "position_embeddings.embedding_table",
-)
+_TABLES = ("relative_position_bias_table", "position_embedding", "position_embeddings.embedding_table")
+UNDECAYED = ("bias", "gamma", "beta", *_TABLES)
 
 
 def freeze(model: nn.Cell, patterns: Sequence[str]) -> None:
@@ -52,8 +46,7 @@ def make_optimizer(settings: TrainingConfig, parameters: list[Parameter], steps_
         parameters: Trainable parameters in the order of their gradients.
         steps_per_epoch: Updates per epoch.
 
-    Returns:
-        The optimizer. Its ``schedule`` is the learning rate without scales.
+    Returns: The optimizer. Its ``schedule`` is the learning rate without scales.
 
     Raises:
         UserError: The warm-up is not shorter than the decay, or a pattern matches no parameter.
@@ -70,12 +63,9 @@ def make_optimizer(settings: TrainingConfig, parameters: list[Parameter], steps_
         from coupalign.training.adamw import FusedAdamW
 
     def schedule(scale: float) -> nn.Cell:
+        first, last, steps = settings.learning_rate * scale, settings.end_learning_rate * scale, settings.warmup_steps
         return PolynomialWithWarmUpLR(
-            learning_rate=settings.learning_rate * scale,
-            lr_end=settings.end_learning_rate * scale,
-            power=settings.decay_power,
-            warmup_steps=settings.warmup_steps,
-            total_steps=decay_steps,
+            learning_rate=first, lr_end=last, power=settings.decay_power, warmup_steps=steps, total_steps=decay_steps
         )
 
     names = [each.name for each in parameters]

@@ -29,17 +29,6 @@ def epoch_order(settings: TrainingConfig, seed: int, split: Split, epoch: int) -
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows)
 
 
-def micro_batch_size(settings: TrainingConfig) -> int:
-    """Samples that a rank processes at a time. Raises UserError if the batch cannot be divided evenly."""
-    size, rest = divmod(settings.batch_size, rank_count() * settings.accumulation_steps)
-    if rest:
-        raise UserError(
-            f"batch_size {settings.batch_size} is not a multiple of {rank_count()} devices times accumulation_steps "
-            f"{settings.accumulation_steps}: change one of them"
-        )
-    return size
-
-
 def rank_share(order: np.ndarray, micro_batch: int) -> np.ndarray:
     """This rank's part of `order`, a whole number of batches. The ranks take micro batches in turn."""
     return order.reshape(-1, rank_count(), micro_batch)[:, rank()].reshape(-1)

@@ -26,8 +26,7 @@ class Pictures:
     """
 
     def __init__(self, records: Mapping[str, np.ndarray], threshold: float):
-        self._records = records
-        self._threshold = threshold
+        self._records, self._threshold = records, threshold
         self._images: set[int] = set()
         self.drawn: list[tuple[str, np.ndarray]] = []
 

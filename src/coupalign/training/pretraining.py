@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mindspore import Tensor, nn, ops
 
 from coupalign import devices
 from coupalign.checkpoints.loading import save_weights, start_from
+from coupalign.checks import check_batch_size
 from coupalign.config import Config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
@@ -26,8 +28,8 @@ from coupalign.model.layers import conv
 from coupalign.training.build import build_step
 from coupalign.training.console import progress_bar
 from coupalign.training.events import Events
-from coupalign.training.order import first_samples, micro_batch_size, rank_share
-from coupalign.training.pretraining_labels import COLUMNS, VALUES, labelled_batches
+from coupalign.training.order import first_samples, rank_share
+from coupalign.training.pretraining_labels import COLUMNS, VALUES, LabelledScenes, labelled_batches
 from coupalign.training.step import Objective
 
 logger = logging.getLogger(__name__)
@@ -99,20 +101,13 @@ class _Predict(nn.Cell):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy on held-out scenes.
+    """Accuracy on held-out scenes."""
 
-    Attributes:
-        masks: oIoU of the masks of the descriptions, at threshold 0.5.
-        objects: oIoU of objects against background.
-        values: Share of object pixels with the right value, by the names of VALUES.
-    """
-
-    masks: float
-    objects: float
-    values: dict[str, float]
+    masks: float  # oIoU of the masks of the descriptions, at threshold 0.5
+    objects: float  # oIoU of objects against background
+    values: dict[str, float]  # share of object pixels with the right value, by the names of VALUES
 
     def line(self) -> str:
-        """The figures in one line."""
         named = ", ".join(f"{name} {share:.4f}" for name, share in self.values.items())
         return f"held out: oIoU of masks {self.masks:.4f}, of objects {self.objects:.4f}; pixels right: {named}"
 
@@ -142,20 +137,15 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     steps = count // settings.batch_size
     if steps == 0:
         raise UserError(f"{count} scenes are fewer than batch_size {settings.batch_size}: raise --scenes")
-    micro_batch = micro_batch_size(settings)
+    micro_batch = check_batch_size(config, devices.rank_count())
     output = check_writable(output)
     model = build_model(config)
     weights = model.parameters_dict()
     if settings.init_checkpoint:
         start_from(settings.init_checkpoint, model)
-    step = build_step(
-        config,
-        model,
-        max(1, steps // settings.decay_epochs),
-        micro_batch,
-        lambda objective: PretrainingObjective(objective, config.model.seg_head_dim),
-        COLUMNS,
-    ).set_train()
+    steps_per_epoch = max(1, steps // settings.decay_epochs)
+    extend = partial(PretrainingObjective, dim=config.model.seg_head_dim)
+    step = build_step(config, model, steps_per_epoch, micro_batch, extend, COLUMNS).set_train()
     batches = _batches(config, rank_share(np.arange(steps * settings.batch_size), micro_batch), micro_batch)
     # A step that is not finite is normal only while the loss scale of float16 adapts.
     skipped_in_row, most_skipped = 0, settings.max_skipped_steps if config.run.precision == "fp16" else 1
@@ -165,10 +155,8 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
         progress_bar(steps, 0, "pretraining", progress and writes) as bar,
     ):
         for number in range(1, steps + 1):
-            parts = (
-                {column: Tensor(value) for column, value in batch.items()}
-                for batch in islice(batches, settings.accumulation_steps)
-            )
+            given = islice(batches, settings.accumulation_steps)
+            parts = ({column: Tensor(value) for column, value in batch.items()} for batch in given)
             losses, _, finite = step.update(parts, config.run.seed, number, first_samples(settings, micro_batch))
             skipped_in_row = 0 if bool(finite) else skipped_in_row + 1
             if skipped_in_row == most_skipped:
@@ -180,9 +168,8 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
             if events:
                 events.scalars(number, {f"pretraining/{name}": value for name, value in figures.items()})
             bar.update()
-            bar.set_postfix_str(
-                f"mask {figures['segmentation_loss']:.4f}, labels {figures['label_loss']:.4f}", refresh=False
-            )
+            line = f"mask {figures['segmentation_loss']:.4f}, labels {figures['label_loss']:.4f}"
+            bar.set_postfix_str(line, refresh=False)
             if number == steps or settings.checkpoint_every and number % settings.checkpoint_every == 0:
                 if config.model.batch_norm == "local":
                     step.average_statistics()
@@ -195,9 +182,8 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
 
 def _batches(config: Config, numbers: np.ndarray, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
-    return labelled_batches(
-        numbers, config.run.seed, config.model.image_size, tokenizer, batch_size, config.data.num_workers
-    )
+    scenes = LabelledScenes(numbers, config.run.seed, config.model.image_size, tokenizer)
+    return labelled_batches(scenes, batch_size, config.data.num_workers)
 
 
 def _accuracy(config: Config, objective: PretrainingObjective, batch_size: int, first: int) -> Accuracy:

@@ -107,23 +107,12 @@ def _by_looks(things: Sequence[Thing], dice: Dice) -> Described:
     return Described(looks_of(kind, [first, *factors]))
 
 
-def labelled_batches(
-    numbers: Sequence[int] | np.ndarray, seed: int, image_size: int, tokenizer: Tokenizer, batch_size: int, workers: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of LabelledScenes in order. An incomplete last batch is left out.
-
-    Args:
-        numbers, seed, image_size, tokenizer: See LabelledScenes.
-        batch_size: Scenes in a batch.
-        workers: Processes that generate scenes; 1 for this process only.
-
-    Yields:
-        Stacked items, by COLUMNS.
+def labelled_batches(scenes: LabelledScenes, batch_size: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields stacked items in order, by COLUMNS. An incomplete last batch is left out.
 
     Raises:
-        UserError: A process was killed.
+        UserError: One of the processes that generate scenes was killed. With 1 worker there are none.
     """
-    scenes = LabelledScenes(numbers, seed, image_size, tokenizer)
     jobs = ((scenes, range(start, start + batch_size)) for start in range(0, len(scenes) - batch_size + 1, batch_size))
     with closing(map_in_order(_batch, jobs, workers)) as batches:
         yield from batches

@@ -14,13 +14,7 @@ _DEVICE_ACTIVITIES = {"CPU": [], "GPU": [ProfilerActivity.GPU], "Ascend": [Profi
 
 
 class StepProfiler:
-    """Traces `steps` steps of this start, after the first SKIPPED.
-
-    Args:
-        steps: Number of steps to trace; 0 for none.
-        device: The key ``device_target``.
-        directory: Directory of the trace.
-    """
+    """Traces `steps` steps of this start (0 for none), after the first SKIPPED, into a directory."""
 
     def __init__(self, steps: int, device: str, directory: Path):
         self._directory = directory

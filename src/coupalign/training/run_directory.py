@@ -30,11 +30,9 @@ EPOCH_COLUMNS = (
     *VALIDATION_COLUMNS,
 )
 # TensorBoard tags of the figures of a step and of an epoch.
-STEP_TAGS = {**{name: f"train/{name}" for name in STEP_COLUMNS[1:]}, **{name: f"time/{name}" for name in TIME_COLUMNS}}
-EPOCH_TAGS = {
-    **{name: f"epoch/{name}" for name in (*LOSSES, "samples_per_second")},
-    **{name: f"validation/{name}" for name in VALIDATION_COLUMNS},
-}
+STEP_TAGS = {name: f"train/{name}" for name in STEP_COLUMNS[1:]} | {name: f"time/{name}" for name in TIME_COLUMNS}
+EPOCH_TAGS = {name: f"epoch/{name}" for name in (*LOSSES, "samples_per_second")}
+EPOCH_TAGS |= {name: f"validation/{name}" for name in VALIDATION_COLUMNS}
 _TEMPORARY = ("last", "best", "steps", "curve", "log", "config")  # stems of the files written atomically
 
 
@@ -80,11 +78,11 @@ class RunDirectory:
         self.writes = writes
         self._keep = config.training.keep_checkpoints
         self._last_step: int | None = None
-        if writes:
-            try:
+        try:
+            if writes:
                 self._open(config, state)
-            except OSError as error:
-                raise UserError(f"{self._refused(error)}: choose another --output_dir") from error
+        except OSError as error:
+            raise UserError(f"{self._refused(error)}: choose another --output_dir") from error
 
     def _open(self, config: Config, state: State | None) -> None:
         make_directory(self.path)
@@ -113,26 +111,21 @@ class RunDirectory:
     def log_step(self, figures: Mapping[str, float]) -> None:
         """Writes the figures of a step: those of STEP_COLUMNS and TIME_COLUMNS, and its ``epoch``."""
         self._steps.add(figures)
-        self._lines.add({"kind": "step", "time": round(time.time(), 3), **figures})
-        if self._events:
-            self._events.scalars(int(figures["step"]), _tagged(figures, STEP_TAGS))
+        self._log("step", figures, STEP_TAGS)
 
     @_on_writer
     def log_epoch(self, figures: Mapping[str, float], pictures: Sequence[tuple[str, np.ndarray]] = ()) -> None:
         """Writes the figures of an epoch, by EPOCH_COLUMNS, and named pictures of its validation."""
         self._epochs.add(figures)
-        self._lines.add({"kind": "epoch", "time": round(time.time(), 3), **figures})
-        if self._events:
-            self._events.scalars(int(figures["step"]), _tagged(figures, EPOCH_TAGS))
-            for name, rgb in pictures:
-                self._events.image(int(figures["step"]), f"validation/{name}", rgb)
+        self._log("epoch", figures, EPOCH_TAGS)
+        for name, rgb in pictures if self._events else ():
+            self._events.image(int(figures["step"]), f"validation/{name}", rgb)
 
     @_on_writer
     def save(self, parameters: Mapping[str, Parameter], progress: Progress) -> None:
         """Writes last.ckpt. The previous last.ckpt becomes a step_<number>.ckpt; the oldest of these are deleted."""
-        logs: tuple[Any, ...] = (self._steps, self._epochs, self._lines, self._events)
-        for each in filter(None, logs):
-            each.flush()  # so that wherever a checkpoint survives a power failure, the rows before it do
+        for log in (self._steps, self._epochs, self._lines):
+            log.flush()  # so that wherever a checkpoint survives a power failure, the rows before it do
         last = self.path / "last.ckpt"
         with atomic_path(last) as path:
             save_state(path, parameters, progress)
@@ -148,10 +141,15 @@ class RunDirectory:
         save_weights(self.path / "best.ckpt", weights)
 
     def close(self) -> None:
-        """Closes the files."""
         with suppress(OSError):  # reported by the method that wrote
             if self.writes and self._events:
                 self._events.close()
+
+    def _log(self, kind: str, figures: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        self._lines.add({"kind": kind, "time": round(time.time(), 3), **figures})
+        if self._events:
+            tagged = {tag: figures[name] for name, tag in tags.items() if name in figures}
+            self._events.scalars(int(figures["step"]), tagged)
 
     def _refused(self, error: OSError) -> str:
         return f"{self.path} cannot be written ({error.strerror or error})"
@@ -161,7 +159,3 @@ class RunDirectory:
         for stem in _TEMPORARY:
             for path in self.path.glob(f".{stem}.????????.*"):
                 path.unlink(missing_ok=True)
-
-
-def _tagged(figures: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, float]:
-    return {tag: figures[name] for name, tag in tags.items() if name in figures}

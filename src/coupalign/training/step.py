@@ -21,17 +21,11 @@ LOSS_SCALE_WINDOW = 1000  # finite updates in a row after which the scale double
 
 
 class StepResult(NamedTuple):
-    """Result of an update, the same on all ranks.
+    """Result of an update, the same on all ranks; float32 scalars and a bool."""
 
-    Attributes:
-        losses: L, L_seg and L_aux, means over the batch; float32 scalars.
-        learning_rate: Learning rate of the update, a float32 scalar.
-        finite: Whether loss and gradients were finite and the update was made; a bool scalar.
-    """
-
-    losses: tuple[Tensor, ...]
+    losses: tuple[Tensor, ...]  # L, L_seg and L_aux, means over the batch
     learning_rate: Tensor
-    finite: Tensor
+    finite: Tensor  # whether loss and gradients were finite and the update was made
 
 
 class Objective(nn.Cell):
@@ -112,19 +106,15 @@ class TrainStep(nn.Cell):
 
     def state(self) -> dict[str, Parameter]:
         """All parameters that the next update depends on, by name: those of the model and of the optimizer."""
-        transient = {id(self.draws)} | {id(each) for each in (self.sums.get_parameters() if self.accumulates else ())}
-        return {name: each for name, each in self.parameters_dict().items() if id(each) not in transient}
+        transient = ("sum.", self.draws.name)
+        return {name: each for name, each in self.parameters_dict().items() if not name.startswith(transient)}
 
     def update(
         self, batches: Iterable[Mapping[str, Tensor]], seed: int, number: int, first_samples: Sequence[int]
     ) -> StepResult:
-        """Makes one update from the micro batches of this rank.
+        """Makes update `number` from the micro batches of this rank, as many as accumulation_steps.
 
-        Args:
-            batches: As many micro batches as accumulation_steps, each with the `columns`.
-            seed: Seed of the training. Dropout follows from it and `number`.
-            number: Number of the update.
-            first_samples: Position in the batch of the first sample of each micro batch.
+        Dropout follows from `seed`, `number` and `first_samples`, the position of each micro batch in the batch.
         """
         for batch, first_sample in zip(batches, first_samples, strict=True):
             self.draws.set_data(draw(seed, number, self.draws, first_sample))
@@ -155,10 +145,10 @@ class TrainStep(nn.Cell):
                 ops.assign(each, Tensor(value))
 
     def average_statistics(self) -> None:
-        """Replaces moving statistics, which differ between ranks if ``batch_norm`` is local, by their mean over the ranks.
+        """Replaces moving statistics, which differ between ranks if ``batch_norm`` is local, by their means.
 
-        They are linear in what they accumulate, so it does not matter how often they are averaged. All ranks must call
-        this at the same step.
+        They are linear in what they accumulate, so it does not matter how often this is called, at the same step on all
+        ranks.
         """
         if devices.rank_count() > 1:
             for name, each in self.state().items():
@@ -177,8 +167,7 @@ class _ScaledObjective(nn.Cell):
 
     def __init__(self, objective: nn.Cell, scaler: DynamicLossScaler | None):
         super().__init__(auto_prefix=False)
-        self.objective = objective
-        self.scaler = scaler
+        self.objective, self.scaler = objective, scaler
 
     def construct(self, *batch: Tensor):
         losses = self.objective(*batch)
@@ -208,8 +197,7 @@ class _UpdateFromSums(nn.Cell):
 
     def __init__(self, sums: _Sums, conclude: Update):
         super().__init__(auto_prefix=False)
-        self.sums = sums
-        self.conclude = conclude
+        self.sums, self.conclude = sums, conclude
 
     def construct(self):
         sums = self.sums

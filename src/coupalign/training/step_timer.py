@@ -14,13 +14,7 @@ TIME_COLUMNS = ("data_ms", "step_ms", "host_ms")
 
 
 class StepTimer:
-    """Measures a lap from the end of one step to the end of the next.
-
-    The first lap includes compilation, so means leave it out.
-
-    Args:
-        clock: Returns the time in seconds.
-    """
+    """Measures a lap from the end of one step to the end of the next. Means leave out the first, which compiles."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self._clock = clock
@@ -35,16 +29,11 @@ class StepTimer:
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yields from `batches` and counts the time until each batch arrives as waiting for data."""
-        batches = iter(batches)
-        while True:
-            before = self._clock()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            finally:
-                self._data += self._clock() - before
+        before = self._clock()
+        for batch in batches:
+            self._data += self._clock() - before
             yield batch
+            before = self._clock()
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -17,15 +17,16 @@ from mindspore import dataset as ds
 from coupalign import devices
 from coupalign.checkpoints.loading import start_from
 from coupalign.checkpoints.state import Progress, check_unchanged, find_state, fingerprint, set_parameters
+from coupalign.checks import check_batch_size
 from coupalign.config import Config
 from coupalign.data.dataset import Split
-from coupalign.devices import rank
+from coupalign.devices import rank, rank_count
 from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.model import build_model
 from coupalign.training.build import build_step
 from coupalign.training.console import epoch_line, losses_line, progress_bar
-from coupalign.training.order import epoch_order, first_samples, micro_batch_size, rank_share
+from coupalign.training.order import epoch_order, first_samples, rank_share
 from coupalign.training.pictures import Pictures
 from coupalign.training.profiler import StepProfiler
 from coupalign.training.run_directory import STEP_COLUMNS, VALIDATION_COLUMNS, RunDirectory
@@ -77,13 +78,12 @@ class Trainer:
             UserError: Data, checkpoint or directory do not fit the configuration or cannot be used.
         """
         config, settings = self.config, self.config.training
-        self._micro_batch = micro_batch_size(settings)
+        self._micro_batch = check_batch_size(config, rank_count())
         self.split, self.val_split = Split(config, settings.train_split), Split(config, settings.val_split)
-        self.steps_per_epoch = len(self._order(0)) // settings.batch_size
+        self.steps_per_epoch = len(epoch_order(settings, config.run.seed, self.split, 0)) // settings.batch_size
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"split {settings.train_split} has fewer samples than batch_size {settings.batch_size}: "
-                "lower batch_size"
+                f"split {settings.train_split} has fewer samples than batch_size {settings.batch_size}: lower batch_size"
             )
         lost = [
             f"{split.name}: {split.truncated:,} expressions truncated, {split.unknown:,} with unknown words"
@@ -115,7 +115,7 @@ class Trainer:
         self.directory = RunDirectory(config, state, writes=rank() == 0)
         if not self.directory.has_best:  # a run that continues in another directory
             self.progress.best = -1.0
-        self._started = time.monotonic() - self.progress.seconds
+        self._started = time.monotonic() - self.progress.seconds  # as if the run had never stopped
 
     def fit(self) -> Path:
         """Trains the remaining epochs.
@@ -130,28 +130,25 @@ class Trainer:
         """
         config, settings, progress = self.config, self.config.training, self.progress
         ds.config.set_prefetch_size(config.data.prefetch)
-        profile = StepProfiler(
-            settings.profile if self.directory.writes else 0,
-            config.run.device_target,
-            self.directory.path / "profile",
-        )
+        profiled = settings.profile if self.directory.writes else 0
+        profile = StepProfiler(profiled, config.run.device_target, self.directory.path / "profile")
         with self._stop_request, closing(self.directory), closing(profile):
             try:
                 while progress.epochs < settings.epochs:
-                    figures = self._train_epoch(profile)
-                    validation = self.validate() if self._validates(progress.epochs) else Validation({}, False, [])
+                    figures, epochs = self._train_epoch(profile), progress.epochs + 1
+                    validates = epochs % config.evaluation.eval_every == 0 or epochs == settings.epochs
+                    validation = self.validate() if validates else Validation({}, False, [])
                     figures.update(validation.metrics)
-                    progress.epochs, progress.sums, progress.skipped = progress.epochs + 1, [], 0
+                    progress.epochs, progress.sums, progress.skipped = epochs, [], 0
                     self.directory.log_epoch({**figures, "seconds": round(self._seconds(), 1)}, validation.pictures)
                     self.save()
                     self._log(epoch_line(figures, settings.epochs, settings.val_split, validation.is_best))
                     self._stop_request.check()
             except Stopped:
                 self.save()
-                self._log(
-                    f"stopped by {signal.Signals(self._stop_request.signal).name} after step {progress.step}, saved to "
-                    f"{self.directory.path}: continue with --resume auto"
-                )
+                name = signal.Signals(self._stop_request.signal).name
+                where = f"after step {progress.step}, saved to {self.directory.path}"
+                self._log(f"stopped by {name} {where}: continue with --resume auto")
                 # msrun kills all ranks as soon as one has ended this way, even a rank that is still writing.
                 devices.barrier()
                 raise
@@ -166,19 +163,17 @@ class Trainer:
         pictures = Pictures(self.val_split.records, evaluation.threshold)
         shows = self.directory.writes and self.config.training.tensorboard
         self.model.set_train(False)
-        self._average_statistics()
+        if self.config.model.batch_norm == "local":
+            self.step.average_statistics()
         with self.step.averaged():
             with self._stop_request.interrupting():
-                result = evaluate_split(
-                    self.model,
-                    self.config,
-                    self.val_split,
+                name, check, show = (
                     self.config.training.val_split,
-                    evaluation.eval_limit,
-                    self._shows_bar,
-                    between=self._stop_request.check,
-                    show=pictures if shows else None,
+                    self._stop_request.check,
+                    pictures if shows else None,
                 )
+                given = self.model, self.config, self.val_split, name, evaluation.eval_limit, self._shows_bar
+                result = evaluate_split(*given, between=check, show=show)
             is_best = result.metrics["oIoU"] > self.progress.best
             if is_best:
                 self.progress.best = result.metrics["oIoU"]
@@ -187,7 +182,8 @@ class Trainer:
 
     def save(self) -> None:
         """Saves the present state to last.ckpt. All ranks must call this at the same step."""
-        self._average_statistics()
+        if self.config.model.batch_norm == "local":
+            self.step.average_statistics()
         self.progress.seconds = self._seconds()
         self.directory.save(self.step.state(), self.progress)
 
@@ -197,12 +193,8 @@ class Trainer:
         start = progress.step - progress.epochs * self.steps_per_epoch
         self._timer.start()
         self.step.set_train(True)
-        with progress_bar(
-            settings.epochs * self.steps_per_epoch,
-            progress.step,
-            f"epoch {progress.epochs + 1}/{settings.epochs}",
-            self._shows_bar,
-        ) as bar:
+        total, name = settings.epochs * self.steps_per_epoch, f"epoch {progress.epochs + 1}/{settings.epochs}"
+        with progress_bar(total, progress.step, name, self._shows_bar) as bar:
             batches = self._timer.waiting(self._batches(start))
             for index in range(start, self.steps_per_epoch):
                 figures = self._train_step(batches)
@@ -211,38 +203,25 @@ class Trainer:
                 bar.update()
                 bar.set_postfix_str(losses_line(figures, self.config.losses.aux_loss_weight), refresh=False)
                 self._stop_request.check()
-                # The last step of an epoch is saved after its validation.
-                if (
-                    settings.checkpoint_every
-                    and progress.step % settings.checkpoint_every == 0
-                    and index + 1 < self.steps_per_epoch
-                ):
+                is_last = index + 1 == self.steps_per_epoch  # which is saved after validation
+                if settings.checkpoint_every and progress.step % settings.checkpoint_every == 0 and not is_last:
                     self.save()
         return self._epoch_figures()
 
     def _train_step(self, batches: Iterator[dict]) -> dict[str, float]:
-        """Makes an update, logs its figures and returns them."""
         settings, progress = self.config.training, self.progress
         with self._timer.working():
-            losses, learning_rate, finite = self.step.update(
-                islice(batches, settings.accumulation_steps),
-                self.config.run.seed,
-                progress.step + 1,
-                first_samples(settings, self._micro_batch),
-            )
+            parts, firsts = islice(batches, settings.accumulation_steps), first_samples(settings, self._micro_batch)
+            losses, learning_rate, finite = self.step.update(parts, self.config.run.seed, progress.step + 1, firsts)
             # Reading the values waits until the device has finished the step.
-            values = [
-                *(float(loss.asnumpy()) for loss in losses),
-                float(learning_rate.asnumpy()),
-                int(not bool(finite)),
-            ]
+            values = [*(float(each.asnumpy()) for each in (*losses, learning_rate)), int(not bool(finite))]
         progress.step += 1
         figures = dict(zip(STEP_COLUMNS, [progress.step, *values]))
         self.directory.log_step({**figures, "epoch": progress.epochs + 1, **self._timer.lap()})
         return figures
 
     def _count(self, figures: dict[str, float]) -> None:
-        """Adds a step to the sums of its epoch. Raises UserError after ``max_skipped_steps`` skipped steps in a row."""
+        """Adds a step to the sums of its epoch."""
         progress = self.progress
         progress.learning_rate = figures["learning_rate"]
         if not figures["skipped"]:
@@ -276,29 +255,17 @@ class Trainer:
             "skipped": progress.skipped,
         }
 
-    def _order(self, epoch: int) -> np.ndarray:
-        return epoch_order(self.config.training, self.config.run.seed, self.split, epoch)
-
     def _batches(self, start: int) -> Iterator[dict]:
         """This rank's micro batches of the epoch from batch `start` on."""
         if start == self.steps_per_epoch:
             return iter(())
         batch_size = self.config.training.batch_size
-        order = self._order(self.progress.epochs)[start * batch_size : self.steps_per_epoch * batch_size]
-        rows = rank_share(order, self._micro_batch)
+        order = epoch_order(self.config.training, self.config.run.seed, self.split, self.progress.epochs)
+        rows = rank_share(order[start * batch_size : self.steps_per_epoch * batch_size], self._micro_batch)
         batches = self.split.train_batches(rows, self._micro_batch, self.config.data.num_workers)
         return batches.create_dict_iterator(num_epochs=1)
 
-    def _average_statistics(self) -> None:
-        if self.config.model.batch_norm == "local":
-            self.step.average_statistics()
-
-    def _validates(self, epoch: int) -> bool:
-        """Whether epoch 0, 1, … ends with a validation."""
-        return (epoch + 1) % self.config.evaluation.eval_every == 0 or epoch + 1 == self.config.training.epochs
-
     def _seconds(self) -> float:
-        """Seconds spent on the run, including those before it was resumed."""
         return time.monotonic() - self._started
 
     @staticmethod

@@ -59,7 +59,7 @@ class Update(nn.Cell):
     Args:
         objective: Its parameters with names in STATISTICS are the statistics that the forward pass changes.
         optimizer: Optimizer of the objective's parameters.
-        max_grad_norm: Gradients are scaled down to this global norm; 0 leaves them unchanged.
+        max_grad_norm: See ``Clip``.
         loss_scaler: Scale of the gradients, or None. It is halved after an update that was not finite and doubled after
             enough finite ones.
         ema_decay: Decay d of the moving average of weights and statistics, ``a <- d a + (1 - d) w`` after each update.
