@@ -1,8 +1,8 @@
 """Convert downloaded Swin and BERT checkpoints into one checkpoint to start a training from.
 
-Swin may have the parameter names of the official code, timm or Hugging Face; BERT has Hugging Face's. Files in .pth,
-.bin and .safetensors are read without PyTorch, and no code in them is run. A training starts from the result with
---init_checkpoint. <output>.report.txt lists what became of every tensor.
+Swin may have the parameter names of the official code, timm or Hugging Face; BERT has Hugging Face's. Files in .pth and
+.bin need PyTorch (pip install torch), .safetensors files do not; no code in them is run. A training starts from the
+result with --init_checkpoint. <output>.report.txt lists what became of every tensor.
 
     python convert_weights.py --swin swin_base_patch4_window7_224_22k.pth --bert model.safetensors --output start.ckpt
 
