@@ -163,20 +163,12 @@ def test_a_damaged_checkpoint_is_refused_by_name_or_holds_the_same(run):
     assert refused > 290
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_auto_takes_the_one_before_a_damaged_checkpoint_and_says_so(run, damage, caplog):
+def test_auto_takes_the_one_before_a_damaged_checkpoint_and_says_so(run, caplog):
     config, directory = run
     for name in ("last.ckpt", "step_00000006.ckpt"):
         content = (directory / name).read_bytes()
         (directory / name).unlink()
-        middle = content.index(b"adam_m") + 60
-        (directory / name).write_bytes(
-            {
-                "truncated": content[:middle],
-                "empty": b"",
-                "flipped": b"".join([content[:middle], bytes([content[middle] ^ 4]), content[middle + 1 :]]),
-            }[damage]
-        )
+        (directory / name).write_bytes(content[: content.index(b"adam_m") + 60])
     path, _, at = find_state(going_on(config))
     assert (path.name, at.step) == ("step_00000004.ckpt", 4)
     warnings = [record.getMessage() for record in caplog.records]

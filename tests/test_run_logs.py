@@ -17,7 +17,6 @@ from coupalign.config import load_config
 from coupalign.data.dataset import Split
 from coupalign.data.transform import prepare_image, restore_image
 from coupalign.devices import set_up
-from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.training.events import Events
 from coupalign.training.pictures import Pictures
@@ -127,17 +126,6 @@ def test_every_line_of_the_log_is_json_with_finite_numbers(tmp_path):
     assert (tmp_path / "steps.csv").read_text().splitlines()[2].split(",")[1:4] == ["nan"] * 3
 
 
-def test_a_run_resumed_in_another_directory_keeps_its_log(tmp_path):
-    log(tmp_path / "run", range(1, 11)).close()
-    log(tmp_path / "branch", [7], tmp_path / "run", 6).close()
-    for name in ("steps.csv", "curve.csv"):
-        old, new = ((tmp_path / each / name).read_text().splitlines() for each in ("run", "branch"))
-        assert new == (old[:8] if name == "steps.csv" else old[:2])
-    lines = [json.loads(line) for line in (tmp_path / "branch/log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["kind"] == "step"] == [1, 2, 3, 4, 5, 6, 7]
-    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1]
-
-
 def test_times_of_a_step_add_up_and_means_leave_out_the_first():
     now = 0.0
 
@@ -224,17 +212,6 @@ def test_a_trace_of_a_few_steps_is_written_and_training_continues(tmp_path, capl
     for _ in range(SKIPPED + 2):
         idle.step()
     assert not (tmp_path / "none").exists()
-
-
-def test_a_full_disk_is_reported_by_the_method_that_writes(tmp_path):
-    """/dev/full accepts no byte."""
-    for name in ("steps.csv", "log.jsonl"):
-        run = open_run(tmp_path)
-        (tmp_path / name).unlink()
-        (tmp_path / name).symlink_to("/dev/full")
-        with pytest.raises(UserError, match="No space left.*--resume auto"):
-            run.log_step(step_figures(1))
-        (tmp_path / name).unlink()
 
 
 def test_events_on_a_full_disk_raise_and_do_not_block(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -85,12 +84,10 @@ def test_speed_and_times_agree_and_compiling_is_no_part_of_them(trained):
     steps = [line for line in lines if line["kind"] == "step"]
     assert [line["step"] for line in steps] == list(range(1, 2 * STEPS + 1))
     for row, own in zip(read_csv(directory / "curve.csv"), (steps[1:STEPS], steps[STEPS:]), strict=True):
-        means = {part: float(row[part]) for part in TIME_COLUMNS}
-        for part in TIME_COLUMNS:
-            assert means[part] == pytest.approx(np.mean([line[part] for line in own]), abs=0.01)
-        assert float(row["samples_per_second"]) == pytest.approx(
-            1e3 * config.training.batch_size / sum(means.values()), rel=0.01
-        )
+        means = [np.mean([line[part] for line in own]) for part in TIME_COLUMNS]
+        assert [float(row[part]) for part in TIME_COLUMNS] == pytest.approx(means, abs=0.01)
+        speed = 1e3 * config.training.batch_size / sum(means)
+        assert float(row["samples_per_second"]) == pytest.approx(speed, rel=0.01)
 
 
 def test_a_run_leaves_its_configuration_and_checkpoints_that_load(trained):
@@ -99,16 +96,6 @@ def test_a_run_leaves_its_configuration_and_checkpoints_that_load(trained):
     model = build_model(config)
     for name in ("best.ckpt", "last.ckpt"):
         load_checkpoint(directory / name, model)
-    assert sorted(os.listdir(directory)) == [
-        "best.ckpt",
-        "config.yaml",
-        "curve.csv",
-        "last.ckpt",
-        "log.jsonl",
-        "step_00000015.ckpt",
-        "steps.csv",
-        "tensorboard",
-    ]
 
 
 def test_norms_follow_the_batches(trained):
@@ -143,43 +130,14 @@ def test_the_same_seed_gives_the_same_curve_to_the_last_digit(trained, tmp_path)
         np.testing.assert_array_equal(parameter.asnumpy(), again[name].asnumpy(), err_msg=name)
 
 
-def test_the_same_seed_gives_the_same_weights_to_start_from(tiny_data, tmp_path):
-    models = []
-    for seed in (1, 1, 2):
-        config = run_config(tiny_data, tmp_path, seed=seed)
-        set_up(config.run)
-        models.append({name: each.asnumpy() for name, each in build_model(config).parameters_dict().items()})
-    one, again, other = models
-    assert all((again[name] == value).all() for name, value in one.items())
-    assert not all((other[name] == value).all() for name, value in one.items())
-
-
-def test_the_same_seed_gives_the_same_run_and_another_may_start_from_its_weights(tiny_train):
-    one, two = tiny_train("one"), tiny_train("two")
-    assert (one / "steps.csv").read_bytes() == (two / "steps.csv").read_bytes()
-    before = read_state(one / "last.ckpt")[0]
-    for name, parameter in read_state(two / "last.ckpt")[0].items():
-        np.testing.assert_array_equal(parameter.asnumpy(), before[name].asnumpy(), err_msg=name)
-    after = read_checkpoint(
-        tiny_train(
-            "three",
-            init_checkpoint=str(one / "last.ckpt"),
-            epochs=1,
-            decay_epochs=1,
-            learning_rate=1e-9,
-            end_learning_rate=0.0,
-        )
-        / "last.ckpt"
-    )
+def test_another_run_may_start_from_saved_weights(tiny_train):
+    start = tiny_train("one") / "last.ckpt"
+    keys = {"init_checkpoint": str(start), "epochs": 1, "decay_epochs": 1}
+    two = tiny_train("two", **keys, learning_rate=1e-9, end_learning_rate=0.0)
+    before, after = (read_checkpoint(path) for path in (start, two / "last.ckpt"))
     assert int(after["global_step"].asnumpy()[0]) == STEPS
     for name in ("image_encoder.weight", "text_encoder.embedding_table", "mask_proj.weight"):
         assert_close(after[name], before[name].asnumpy(), relative=1e-5)
-
-
-def test_steps_that_are_not_finite_in_a_row_stop_the_run(tiny_train, tmp_path):
-    with pytest.raises(UserError, match="not finite in 3 steps in a row, up to step .*: lower learning_rate"):
-        tiny_train("run", learning_rate=1e30, max_skipped_steps=3)
-    assert [row["skipped"] for row in read_csv(tmp_path / "run/steps.csv")][-4:] == ["0", "1", "1", "1"]
 
 
 def test_fewer_samples_than_a_batch_are_refused(tiny_train, tmp_path):

@@ -27,22 +27,8 @@ def tensors() -> dict[str, torch.Tensor]:
     """A tensor of every dtype, and every layout in a storage."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(6, 5, 4, generator=generator)
-    each = {
-        str(kind): (10 * base).to(kind)
-        for kind in (
-            torch.float64,
-            torch.float32,
-            torch.float16,
-            torch.bfloat16,
-            torch.int64,
-            torch.int32,
-            torch.int16,
-            torch.int8,
-            torch.uint8,
-            torch.bool,
-        )
-    }
-    return each | {
+    kinds = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+    return {kind: (10 * base).to(getattr(torch, kind)) for kind in kinds} | {
         "transposed": base.permute(2, 0, 1),
         "offset": base[2:, 1:3],
         "strided": base[::2, ::3, 1::2],
@@ -202,18 +188,10 @@ SMALL = {
 
 
 @pytest.mark.parametrize("whole", SMALL.values(), ids=SMALL)
-def test_a_file_cut_short_is_refused(tmp_path, whole):
-    for length in range(0, len(whole), max(1, len(whole) // 60)):
-        (tmp_path / "a.pth").write_bytes(whole[:length])
-        with pytest.raises(UserError):
-            read_weights(tmp_path / "a.pth")
-
-
-@pytest.mark.parametrize("whole", SMALL.values(), ids=SMALL)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused(tmp_path_factory, whole, data):
-    changed = bytearray(whole)
+    changed = bytearray(whole[: data.draw(st.sampled_from([len(whole), len(whole) // 2, len(whole) - 9]))])
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.mktemp("damaged") / "a.pth"
