@@ -120,23 +120,20 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
 
     Args:
         config: The configuration.
-        count: Number of scenes.
+        count: Number of scenes, at least ``batch_size``.
         output: Checkpoint to write, for ``init_checkpoint`` of a training. It is also written every
             ``checkpoint_every`` steps. With ``ema_decay`` it holds the averaged weights. With ``tensorboard`` the losses
             go to a directory of the same name with the suffix ``.tensorboard``.
         progress: Whether to show a progress bar on stderr.
 
-    Returns:
-        The accuracy on HELD_OUT further scenes.
+    Returns: The accuracy on HELD_OUT further scenes.
 
     Raises:
-        UserError: Fewer scenes than a batch, an ``init_checkpoint`` that does
-            not fit, an `output` that cannot be written, or ``max_skipped_steps`` steps in a row that were not finite.
+        UserError: An ``init_checkpoint`` that does not fit, an `output` that cannot be written, or
+            ``max_skipped_steps`` steps in a row that were not finite.
     """
     settings, writes = config.training, devices.rank() == 0
     steps = count // settings.batch_size
-    if steps == 0:
-        raise UserError(f"{count} scenes are fewer than batch_size {settings.batch_size}: raise --scenes")
     micro_batch = check_batch_size(config, devices.rank_count())
     output = check_writable(output)
     model = build_model(config)
@@ -150,10 +147,8 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     # A step that is not finite is normal only while the loss scale of float16 adapts.
     skipped_in_row, most_skipped = 0, settings.max_skipped_steps if config.run.precision == "fp16" else 1
     events = Events(output.with_suffix(".tensorboard"), 1) if settings.tensorboard and writes else None
-    with (
-        closing(events) if events else nullcontext(),
-        progress_bar(steps, 0, "pretraining", progress and writes) as bar,
-    ):
+    shown = progress and writes
+    with closing(events) if events else nullcontext(), progress_bar(steps, 0, "pretraining", shown) as bar:
         for number in range(1, steps + 1):
             given = islice(batches, settings.accumulation_steps)
             parts = ({column: Tensor(value) for column, value in batch.items()} for batch in given)
