@@ -186,7 +186,7 @@ def test_averaged_weights_are_validated_and_saved(training, monkeypatch):
 def test_a_batch_in_parts_has_the_samples_of_the_whole(training, whole):
     training("parts", accumulation_steps=3)
     assert Step.seen == whole[1]
-    with pytest.raises(UserError, match="batch_size 60 is not a multiple of 1 devices times accumulation_steps 7"):
+    with pytest.raises(UserError, match="batch_size 60 does not divide among 1 devices and accumulation_steps 7"):
         training("seven", accumulation_steps=7)
 
 
