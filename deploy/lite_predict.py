@@ -1,17 +1,12 @@
-"""Segment the object that an expression refers to, with MindSpore Lite instead of MindSpore.
-
-This file needs no other file of the repository. It needs the packages of requirements-lite.txt (Lite 2.0: Python 3.7),
-and the .mindir and .json that export.py wrote.
+"""Segment the object that an expression refers to, with MindSpore Lite. Needs no other file of the repository.
 
     python lite_predict.py --model coupalign.mindir --vocab vocab.txt --image street.jpg --expression "man in red"
     python lite_predict.py --model coupalign.mindir --vocab vocab.txt --requests requests.jsonl --output predictions
 
 A line of requests is {"image": PATH, "expression": TEXT}; paths are relative to the file. For each request the program
 writes a .mask.png and an .overlay.png and prints a line of JSON that names them, or {"error": …} if the request fails.
-The exit status is then 2.
+The exit status is then 2. export.py writes the .mindir and the .json beside it.
 """
-
-from __future__ import annotations
 
 import argparse
 import ctypes
@@ -22,7 +17,6 @@ import os
 import re
 import string
 import sys
-import time
 import unicodedata
 import warnings
 from pathlib import Path
@@ -37,43 +31,31 @@ COLOUR = (255, 64, 32)  # RGB
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MOST_PIXELS = 1 << 27
-_ORIENTATION = 0x0112  # EXIF tag
-_XMP = b"http://ns.adobe.com/xap/1.0/\0"  # begins the segments of a JPEG that hold XMP
+# Word pieces of an unknown word: [UNK], or two successive pieces of one letter each, as m ##u ##g.
+_UNKNOWN = re.compile(r"\[UNK\]| (##)?[^ ] ##[^ ]( |$)")
 
 
 class RequestError(Exception):
-    """A mistake of the user, in one line: what is wrong, where, and what to do."""
+    """A mistake of the user, in one line."""
 
 
 class LiteModel:
-    """An exported CoupAlign in MindSpore Lite.
-
-    Args:
-        model: .mindir of export.py, with its .json beside it.
-        vocab: the vocabulary of the training.
-        device: CPU or Ascend.
-        device_id: number of the Ascend device.
-        threads: CPU threads.
-
-    Raises: RequestError if a file is missing or invalid, or Lite cannot load the model.
-    """
+    """A .mindir of export.py, with the .json beside it, and the vocabulary of its training. Raises: RequestError."""
 
     def __init__(self, model, vocab, device="CPU", device_id=0, threads=2):
-        self.description = _description(Path(model))
+        self.description = _description(model)
         text = self.description["text"]
-        vocabulary = _read(vocab, "vocabulary")
-        if hashlib.sha256(vocabulary).hexdigest() != text["vocabulary_sha256"]:
+        if hashlib.sha256(_read(vocab, "vocabulary")).hexdigest() != text["vocabulary_sha256"]:
             raise RequestError(f"{vocab} is not the vocabulary of the model's training: pass its vocabulary")
         if device == "CPU" and self.description["device"] != "CPU" and threads > 1:
             raise RequestError(
-                f"{model} was exported for {self.description['device']}: pass --threads 1, or export it "
-                "with --export_for CPU"
+                f"{model} was not exported for CPU: pass --threads 1, or export it with --export_for CPU"
             )
         self._max_tokens = text["max_tokens"]
         self._tokenizer = BertWordPieceTokenizer(WordPiece.read_file(str(vocab)), lowercase=True)
         self._tokenizer.enable_truncation(self._max_tokens)
         self._tokenizer.enable_padding(length=self._max_tokens, pad_id=0, pad_token="[PAD]")
-        self._model = _build(Path(model), self.description["versions"], device, device_id, threads)
+        self._model = _build(model, self.description["versions"], device, device_id, threads)
 
     def encode(self, expression):
         """Returns token ids and token mask, both (T,) int32. Raises: RequestError if the expression has no word."""
@@ -83,41 +65,39 @@ class LiteModel:
     def warnings(self, expression):
         """Returns lines about a truncated part and about words outside the vocabulary."""
         encoding = self._encoding(expression)
-        words, tokens = _words(encoding, expression), encoding.tokens
+        words, begin, end = [], 0, 0  # words that were not cut, with their pieces, as in coupalign.data.tokenizer
+        for piece, span, special in zip(encoding.tokens, encoding.offsets, encoding.special_tokens_mask):
+            if not special:
+                continues = words and not any(map(str.isspace, expression[end : span[0]]))
+                begin, end = begin if continues else span[0], span[1]
+                pieces = words.pop()[1] if continues else ""
+                words.append((expression[begin:end], f"{pieces} {piece}"))
         lines = []
         if encoding.overflowing:
-            pieces = self._max_tokens - 2
-            lines.append(f"the expression is longer than {pieces} word pieces: it was cut after “{words[-1][0]}”")
-        unknown = [
-            word.strip(string.punctuation) or word
-            for word, positions in words
-            if _is_unknown(tokens[positions[0] : positions[-1] + 1])
-        ]
+            most, last = self._max_tokens - 2, words[-1][0]
+            lines.append(f"the expression is longer than {most} word pieces: it was cut after “{last}”")
+        unknown = [word.strip(string.punctuation) or word for word, pieces in words if _UNKNOWN.search(pieces)]
         if unknown:
             lines.append(f"words that are not in the vocabulary: {', '.join(dict.fromkeys(unknown))}")
         return lines
 
     def prepare(self, rgb):
-        """Returns an image (H, W, 3) uint8 in the form of the graph's input."""
-        return prepare_image(rgb, self.description["image"])
+        """Returns an image (H, W, 3) uint8 in the form of the graph's input, prepared as in training."""
+        image = self.description["image"]
+        square = cv2.resize(rgb, (image["size"], image["size"]), interpolation=cv2.INTER_LINEAR)
+        if not image["normalised"]:
+            return square
+        mean, std = (np.array(image[key], np.float32) for key in ("mean", "std"))
+        return ((square.astype(np.float32) - mean) / std).transpose(2, 0, 1)
 
     def outputs(self, image, token_ids, token_mask):
         """Returns all outputs of the graph for one prepared image and expression, without the batch axis."""
         tensors = self._model.get_inputs()
-        arrays = (image, token_ids, token_mask)
-        for tensor, array in zip(tensors, arrays):
+        for tensor, array in zip(tensors, (image, token_ids, token_mask)):
             if list(tensor.shape) != [1, *array.shape]:
-                raise RequestError(
-                    f"the model's input is {list(tensor.shape)} instead of {[1, *array.shape]}: export it with batch 1"
-                )
+                raise RequestError(f"the model's input is {tensor.shape}, not {array.shape}: export it with batch 1")
             tensor.set_data_from_numpy(np.ascontiguousarray(array[None]))
         return [output.get_data_to_numpy()[0] for output in self._model.predict(tensors)]
-
-    def predict(self, rgb, expression):
-        """Returns mask (H, W) bool and probability (H, W) float32 for `expression` in `rgb` (H, W, 3) uint8."""
-        probability = self.outputs(self.prepare(rgb), *self.encode(expression))[0]
-        probability = cv2.resize(probability, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        return probability > self.description["threshold"], probability
 
     def _encoding(self, expression):
         try:
@@ -125,28 +105,19 @@ class LiteModel:
         except (TypeError, UnicodeEncodeError) as error:
             raise RequestError(f"the expression {ascii(expression)} is not text in UTF-8") from error
         if sum(encoding.attention_mask) <= 2 or not any(map(str.isalnum, expression)):
-            raise RequestError(
-                'the expression is empty, without a word: say which object is meant, for example "the left cup"'
-            )
+            raise RequestError("the expression is empty, without a word: say which object is meant")
         return encoding
 
 
 def load_image(path):
-    """Returns the image of a file, upright, RGB (H, W, 3) uint8, by the rules of coupalign.data.images.
-
-    Raises: RequestError if the file is not an image, is damaged, or lacks some of its pixels.
-    """
+    """Returns an upright image, RGB (H, W, 3) uint8, by the rules of coupalign.data.images. Raises: RequestError."""
     content = _read(path, "image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about metadata and about sizes
-            return _pixels(content)
+        return _pixels(content)
     except RequestError as error:
         raise RequestError(f"image {path} {error}") from error
     except Exception as error:  # Pillow raises nearly anything for damaged files
-        raise RequestError(
-            f"image {path} is not an image, is damaged or ends early: use a complete JPEG or PNG file"
-        ) from error
+        raise RequestError(f"image {path} is not an image, is damaged or ends early: use a complete one") from error
 
 
 def _pixels(content):
@@ -159,48 +130,26 @@ def _pixels(content):
         if picture.format not in ("JPEG", "MPO"):
             raise
         # A JPEG without an end marker is complete if what follows its data makes no difference.
-        ends = [content + tail + b"\xff\xd9" for tail in (b"", b"\x00" * 4096, b"\xaa" * 4096)]
-        first, *others = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB")) for each in ends)
-        if not all(np.array_equal(first, other) for other in others):
+        ends = (b"\xff\xd9", b"\x00" * 4096 + b"\xff\xd9", b"\xaa" * 4096 + b"\xff\xd9")
+        pictures = [Image.open(io.BytesIO(content + end)) for end in ends]
+        if len({picture.tobytes() for picture in pictures}) > 1:
             raise RequestError("ends early, and some of its pixels are missing: copy or download it again") from None
-        picture = Image.open(io.BytesIO(ends[0]))
-        picture.load()
-    picture = _upright(picture)
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        picture = pictures[0]
+    sixteen_bits = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG")
+    if picture.format != "TIFF":  # Pillow turns TIFFs when it loads them, but Pillow 9 keeps the tag
+        exif = picture.getexif()
+        if 0x0112 not in exif:  # orientation; Pillow 9 ignores XMP in JPEG and WebP
+            packets = [picture.info.get(name) for name in ("XML:com.adobe.xmp", "xmp")]
+            packets += [data for _, data in getattr(picture, "applist", []) if b"adobe.com/xap/1.0/" in data[:29]]
+            found = re.search(r'tiff:Orientation(="|>)([0-9])', str(next(filter(None, packets), "")))
+            if found:
+                exif[0x0112] = int(found.group(2))
+        picture = ImageOps.exif_transpose(picture)
+    if sixteen_bits:
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     elif picture.mode in ("I", "F", "LAB", "HSV"):
         raise RequestError(f"has the pixel type {picture.mode!r} of Pillow: convert it to 8 bits per channel, RGB")
     return np.asarray(picture.convert("RGB"))
-
-
-def _upright(picture):
-    """Applies the orientation of EXIF, or of XMP if EXIF has none; Pillow 9 ignores XMP in JPEG and WebP."""
-    if picture.format == "TIFF":
-        return picture  # Pillow turns TIFFs when it loads them, but Pillow 9 keeps the tag
-    exif = picture.getexif()
-    if _ORIENTATION not in exif:
-        packets = [picture.info.get("XML:com.adobe.xmp"), picture.info.get("xmp")]
-        packets += [
-            data for marker, data in getattr(picture, "applist", []) if marker == "APP1" and data.startswith(_XMP)
-        ]
-        packet = next(filter(None, packets), b"")
-        packet = packet.encode("utf-8", "replace") if isinstance(packet, str) else packet
-        found = re.search(rb'tiff:Orientation(="|>)([0-9])', packet)
-        if found:
-            exif[_ORIENTATION] = int(found.group(2))
-    upright = ImageOps.exif_transpose(picture)
-    upright.format = picture.format
-    return upright
-
-
-def prepare_image(rgb, description):
-    """Returns an image (H, W, 3) uint8 prepared as in training; `description` is that of the graph's input ``image``."""
-    size = description["size"]
-    square = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_LINEAR)
-    if not description["normalised"]:
-        return square
-    mean, std = (np.array(description[key], np.float32) for key in ("mean", "std"))
-    return ((square.astype(np.float32) - mean) / std).transpose(2, 0, 1)
 
 
 def overlay(rgb, mask):
@@ -215,43 +164,36 @@ def overlay(rgb, mask):
 def file_stem(image, expression):
     """Returns the start of a prediction's file names; it differs for each image path and expression, as in predict.py."""
     digest = hashlib.sha256(os.fsencode(os.path.abspath(str(image))) + b"\0" + os.fsencode(expression)).hexdigest()
-    return f"{_slug(Path(image).stem)}-{_slug(expression)}-{digest[:10]}"
+    slugs = []
+    for text in (Path(image).stem, expression):
+        words = "-".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).lower()))
+        slugs.append(words.encode("utf-8", "ignore")[:60].decode("utf-8", "ignore").strip("-") or "x")
+    return "-".join([*slugs, digest[:10]])
 
 
-def _slug(text):
-    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).lower())
-    return "-".join(words).encode("utf-8", "ignore")[:60].decode("utf-8", "ignore").strip("-") or "x"
+def find_images(path):
+    """Returns the images of a directory, sorted by name, or a file's path as it is."""
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return [path]
+    return sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file())
 
 
-def requests(args):
-    """Returns the pairs of image path and expression that the command line requests."""
-    if not args.requests:
-        images = []
-        for path in (Path(each).expanduser() for each in args.image):
-            inside = path.iterdir() if path.is_dir() else ()
-            found = sorted(each for each in inside if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file())
-            if path.is_dir() and not found:
-                raise RequestError(f"directory {path} has no images ({' '.join(IMAGE_SUFFIXES)}): check its path")
-            images += found or [path]
-        return [(path, expression) for path in images for expression in args.expression]
+def read_requests(file):
+    """Returns the pairs of image path and expression in a file of JSON Lines. Raises: RequestError."""
     try:
-        lines = _read(args.requests, "requests").decode("utf-8-sig").split("\n")
+        lines = _read(file, "requests").decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise RequestError(f"requests {args.requests} are not text in UTF-8: save them as UTF-8") from error
+        raise RequestError(f"requests {file} are not text in UTF-8: save them as UTF-8") from error
     pairs = []
     for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
+        try:
+            if line.strip():
                 request = json.loads(line)
-                image, expression = request["image"], request["expression"]
-                if not (isinstance(image, str) and isinstance(expression, str)):
-                    raise TypeError
-                (image + expression).encode()  # refuses parts of characters, such as "\\ud800"
-                pairs.append((Path(args.requests).parent / image, expression))
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise RequestError(
-                    f'requests {args.requests}, line {number}: expected {{"image": PATH, "expression": TEXT}}'
-                ) from error
+                (request["image"] + request["expression"]).encode()  # refuses parts of characters, such as "\\ud800"
+                pairs.append((Path(file).parent / request["image"], request["expression"]))
+        except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RequestError(f'{file} line {number}: expected {{"image": PATH, "expression": TEXT}}') from error
     return pairs
 
 
@@ -269,25 +211,26 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if bool(args.requests) == bool(args.image and args.expression):
         parser.error("pass either --image and --expression, or --requests")
+    warnings.simplefilter("ignore")  # Pillow's, about metadata and about sizes
     os.environ.setdefault("GLOG_v", "4")  # otherwise the error line is lost in Lite's log
     status = 0
     try:
-        pairs = requests(args)
-        start = time.perf_counter()
+        images = [path for each in args.image or () for path in find_images(each)]
+        pairs = [(path, expression) for path in images for expression in args.expression or ()]
+        pairs += read_requests(args.requests) if args.requests else []
+        if not pairs:
+            raise RequestError(f"{args.requests or args.image[0]} has no images: check its path")
         model = LiteModel(args.model, args.vocab, args.device, args.device_id, args.threads)
-        print(f"loaded in {time.perf_counter() - start:.1f} s", file=sys.stderr)
         output = Path(args.output).expanduser()
         output.mkdir(parents=True, exist_ok=True)
         for path, expression in pairs:
-            record = {"image": str(path), "expression": expression}
             try:
-                record.update(_predict_file(model, path, expression, output / file_stem(path, expression)))
+                found = _predict_file(model, path, expression, output / file_stem(path, expression))
             except RequestError as error:
-                record["error"] = str(error)
-                status = 2
-            for warning in record.get("warnings", ()):
+                found, status = {"error": str(error)}, 2
+            for warning in found.get("warnings", ()):
                 print(f"warning: {ascii(expression)}: {warning}", file=sys.stderr)
-            _print_json(record)
+            print(json.dumps({"image": str(path), "expression": expression, **found}), flush=True)
     except (RequestError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -296,30 +239,14 @@ def main(argv=None):
 
 def _predict_file(model, path, expression, stem):
     rgb = load_image(path)
-    lines = model.warnings(expression)
-    start = time.perf_counter()
-    mask, probability = model.predict(rgb, expression)
-    record = {
-        "mask": f"{stem}.mask.png",
-        "overlay": f"{stem}.overlay.png",
-        "area": round(float(mask.mean()), 6),
-        "max_probability": round(float(probability.max()), 6),
-        "milliseconds": round(1000 * (time.perf_counter() - start), 1),
-        "warnings": lines,
-    }
-    for name, pixels in (("mask", mask.astype(np.uint8) * 255), ("overlay", overlay(rgb, mask)[..., ::-1])):
-        Path(record[name]).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
-    return record
-
-
-def _print_json(record):
-    """Prints a line of JSON. Characters that stdout cannot encode are escaped."""
-    line = json.dumps(record, ensure_ascii=False)
-    try:
-        line.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        line = json.dumps(record)
-    print(line, flush=True)
+    probability = model.outputs(model.prepare(rgb), *model.encode(expression))[0]
+    probability = cv2.resize(probability, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    mask = probability > model.description["threshold"]
+    files = {"mask": f"{stem}.mask.png", "overlay": f"{stem}.overlay.png"}
+    Image.fromarray(mask.astype(np.uint8) * 255).save(files["mask"])
+    Image.fromarray(overlay(rgb, mask)).save(files["overlay"])
+    figures = {"area": round(float(mask.mean()), 6), "max_probability": round(float(probability.max()), 6)}
+    return {**files, **figures, "warnings": model.warnings(expression)}
 
 
 def _build(path, versions, device, device_id, threads):
@@ -340,27 +267,19 @@ def _build(path, versions, device, device_id, threads):
 
 
 def load_failure(exporter, lite, device):
-    """Returns why Lite could not load a model, because its own message is the same for all reasons.
-
-    Args:
-        exporter: version of the MindSpore that exported the model.
-        lite: version of MindSpore Lite.
-    """
+    """Returns why MindSpore Lite of version `lite` cannot load a model of MindSpore `exporter`; Lite does not say it."""
     if device == "Ascend":
         try:
             ctypes.CDLL("libgraph.so")
         except OSError as error:
             return f"CANN is not available ({error}): install it and source its set_env.sh"
     if exporter.split(".")[:2] != lite.split(".")[:2]:
-        return (
-            f"MindSpore {exporter} exported it, and MindSpore Lite {lite} reads files of its own version only: "
-            f"run export.py with MindSpore {lite}"
-        )
+        return f"Lite {lite} cannot read files of MindSpore {exporter}: run export.py with MindSpore {lite}"
     return "the file is damaged, or not a MindIR: copy or export it again"
 
 
 def _description(model):
-    path = model.with_suffix(".json")
+    path = Path(model).with_suffix(".json")
     _read(model, "model")
     try:
         description = json.loads(_read(path, "description of the model").decode("utf-8"))
@@ -370,35 +289,11 @@ def _description(model):
         raise RequestError(f"{path} does not describe a model: export the model again") from error
 
 
-def _words(encoding, expression):
-    """Returns the words that were not cut, with the positions of their tokens, as coupalign.data.tokenizer does."""
-    words = []
-    begin = end = 0
-    for position, (span, special) in enumerate(zip(encoding.offsets, encoding.special_tokens_mask)):
-        if not special:
-            continues = bool(words) and not any(map(str.isspace, expression[end : span[0]]))
-            begin, end = begin if continues else span[0], span[1]
-            positions = words.pop()[1] if continues else []
-            words.append((expression[begin:end], [*positions, position]))
-    return words
-
-
-def _is_unknown(pieces):
-    """Whether a word has [UNK], or two successive pieces of one letter each, as m ##u ##g."""
-    letters = [piece[2:] if piece.startswith("##") else piece for piece in pieces]
-    spelled = (
-        len(letters[i]) == len(letters[i + 1]) == 1 and pieces[i + 1].startswith("##") for i in range(len(pieces) - 1)
-    )
-    return "[UNK]" in pieces or any(spelled)
-
-
 def _read(path, what):
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise RequestError(
-            f"{what} {path} cannot be read ({getattr(error, 'strerror', error)}): check its path"
-        ) from error
+        raise RequestError(f"{what} {path} cannot be read ({getattr(error, 'strerror', error)}): check it") from error
 
 
 if __name__ == "__main__":
