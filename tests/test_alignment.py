@@ -189,7 +189,7 @@ def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys
     monkeypatch.setattr("coupalign.devices.set_up", lambda run: None)  # would compile
     asked = []
     monkeypatch.setattr(
-        "coupalign.inference.Predictor", lambda path, *, config: asked.append((config, path)) or predictor
+        "coupalign.inference.predictor.Predictor", lambda path, *, config: asked.append((config, path)) or predictor
     )
     write_png(tmp_path / "a.png", picture(50, 70))
     output = tmp_path / "deep/b.png"

@@ -261,7 +261,7 @@ def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp
     assert score(config, "val", tmp_path / "second", counts).metrics == expected.metrics
 
     (tmp_path / "results/000007_0.bin").write_bytes(b"\0" * 12)
-    with pytest.raises(UserError, match="000007_0.bin is not a probability map"):
+    with pytest.raises(UserError, match="000007_0.bin is no probability map"):
         score(config, "val", tmp_path / "results")
 
 

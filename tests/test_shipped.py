@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as rle
 
 from coupalign.config import load_config
-from coupalign.inference import Predictor
+from coupalign.inference.predictor import Predictor
 from coupalign.refshapes.writer import _record
 from tests.documents import README, README_CN, REPOSITORY, commands
 

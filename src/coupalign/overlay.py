@@ -15,14 +15,7 @@ _BACKGROUND = (175, 0.3)  # offset and factor: grey values 0 to 255 become 175 t
 
 
 def overlay(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Tints the masked pixels and draws the mask's inner outline.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-        mask: (H, W) bool.
-
-    Returns: a new image (H, W, 3) uint8.
-    """
+    """Returns `rgb` (H, W, 3) uint8 with the pixels of `mask` (H, W) bool tinted and its inner outline drawn."""
     drawn = rgb.copy()
     drawn[mask] = (rgb[mask] * (1 - OPACITY) + np.array(COLOUR) * OPACITY).round().astype(np.uint8)
     inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=[0])
@@ -31,9 +24,9 @@ def overlay(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def spotlight(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Keeps the masked pixels, turns the others pale grey, and draws the mask's outer outline.
+    """Returns `rgb` with the pixels outside `mask` pale grey and its outer outline drawn.
 
-    The object keeps its colours, because expressions refer to them. Arguments and result as of ``overlay``.
+    The object keeps its colours, because expressions refer to them.
     """
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[..., None]
     drawn = np.where(mask[..., None], rgb, (_BACKGROUND[0] + _BACKGROUND[1] * grey).round().astype(np.uint8))

@@ -76,7 +76,7 @@ def _alignment(argv: Argv) -> None:
     output, image = _png(args.output), check_exists(args.image, "--image")
     check_model(config, args.checkpoint)
     from coupalign.data.images import load_image
-    from coupalign.inference import Predictor
+    from coupalign.inference.predictor import Predictor
     from coupalign.visual.alignment import as_text, draw_alignment
     from coupalign.visual.figures import save
 

@@ -29,30 +29,20 @@ def write_inputs(
     offset: int = 0,
     limit: int = 0,
 ) -> int:
-    """Writes the inputs of a graph for each sample of a split as raw arrays to directories of `output`.
+    """Writes the inputs of a graph, exported for batch 1, for the samples of a split as raw arrays.
 
-    ``00_image``, ``01_token_ids`` and ``02_token_mask`` hold a file ``<number>.bin`` for each sample, numbered in
-    the order of the split.
+    The directories ``00_image``, ``01_token_ids`` and ``02_token_mask`` of `output` get a file ``<number>.bin`` for
+    each sample, numbered in the order of the split: at most `limit` samples from number `offset` (0: all).
 
-    Args:
-        mindir: Graph exported for batch 1, with its .json beside it.
-        offset: Number of the first sample to write.
-        limit: Number of samples to write at most; 0 writes all.
+    Returns: The number of samples written.
 
-    Returns:
-        The number of samples written.
-
-    Raises:
-        UserError: If the split, the graph or its description is missing, or they do not fit the configuration.
+    Raises: UserError if the split, the graph or its description is missing, or they do not fit the configuration.
     """
     description = read_description(mindir)
     batch = description["inputs"][0]["shape"][0]
     for key, found in (("image_size", description["image"]["size"]), ("max_tokens", description["text"]["max_tokens"])):
         if getattr(config.model, key) != found:
-            raise UserError(
-                f"{mindir} was exported with {key} {found}, but the configuration has {getattr(config.model, key)}: "
-                "pass the --config of its training"
-            )
+            raise UserError(f"{mindir} was exported with {key} {found}: pass the --config of its training")
     if batch != 1:
         raise UserError(f"{mindir} has batch size {batch}: export it with --export_batch_size 1")
     split = Split(config, split_name)
@@ -85,17 +75,14 @@ def score(
         counts_file: Keeps the counts of pixels (.npy) if the samples are run in parts. Each call adds those of the
             samples in `results`. Without it, `results` must hold all samples.
 
-    Returns:
-        The result; None while `counts_file` lacks samples.
+    Returns: The result; None while `counts_file` lacks samples.
 
-    Raises:
-        UserError: If the split or a file is missing, or a file has another size or is not finite.
+    Raises: UserError if the split or a file is missing, or a file has another size or is not finite.
     """
     split = Split(config, split_name)
     rows = evaluated_rows(config, split, split_name, config.evaluation.eval_limit)
     files = [Path(results) / f"{number:06d}_0.bin" for number in range(len(rows))]
-    counts = np.full((len(rows), 2), -1, np.int64)
-    numbers = list(range(len(rows)))
+    counts, numbers = np.full((len(rows), 2), -1, np.int64), list(range(len(rows)))
     if counts_file:
         counts = np.load(counts_file) if Path(counts_file).exists() else counts
         numbers = [number for number in numbers if files[number].exists()]
@@ -117,19 +104,12 @@ def read_description(mindir: str | os.PathLike) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         return {key: description[key] for key in ("image", "text", "inputs", "threshold")}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): export.py writes it beside the .mindir") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not describe a graph: run export.py again") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not describe a graph ({error}): run export.py again, which writes it") from error
 
 
 def _probability(path: Path, size: int) -> np.ndarray:
-    try:
-        values = np.fromfile(path, np.float32)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): was every sample run?") from error
+    values = np.fromfile(path, np.float32) if path.is_file() else np.empty(0)
     if values.size != size * size or not np.isfinite(values).all():
-        raise UserError(
-            f"{path} is not a probability map of {size} x {size}: run the program on the files of this split"
-        )
+        raise UserError(f"{path} is no probability map of {size} x {size}: run the program on all files of this split")
     return values.reshape(size, size)

@@ -44,9 +44,7 @@ def export(
 ) -> float:
     """Writes `file_name` (.mindir) and a .json that describes it, and compares the file with the model.
 
-    The graph's inputs are image (B, 3, S, S) float32 from ``coupalign.data.transform.prepare_image``, and token_ids and
-    token_mask (B, T) int32 from ``coupalign.data.tokenizer.Tokenizer``. Its output is the probability (B, S, S) float32.
-    The graph computes in float32, whatever the configured precision: the programs that run it have their own settings.
+    The graph computes in float32 (``ExportGraph``): the programs that run it have their own settings.
 
     Args:
         raw_image: let the graph take the pixels of the resized image, RGB (B, S, S, 3) uint8, and normalise them.
@@ -56,16 +54,15 @@ def export(
 
     Returns: the largest difference of an output between the file and the model.
 
-    Raises:
-        UserError: if the checkpoint does not fit, the file cannot be written, or its outputs differ from the model's by
-            more than ``TOLERANCE``. An existing file then stays as it was.
+    Raises: UserError if the checkpoint does not fit, the file cannot be written, or its outputs differ from the model's
+    by more than ``TOLERANCE``. An existing file then stays as it was.
     """
     model = build_model(config, precision="fp32")
     load_checkpoint(checkpoint, model)
     tokenizer = Tokenizer(find_file(config.data.vocab_file), config.model.max_tokens)
     inputs = comparison_inputs(config, *tokenizer.encode(EXPRESSION), batch_size, raw_image)
     network = ExportGraph(model, raw_image, proposals).set_train(False)
-    expected = [_as_tuple(network(*each)) for each in inputs]
+    expected = [_arrays(network(*each)) for each in inputs]
     if device == "CPU":
         use_plain_operators(model)
         network = ExportGraph(model, raw_image, proposals).set_train(False)
@@ -74,22 +71,39 @@ def export(
         with _empty_working_directory(target.parent):
             mindspore.export(network, *inputs[0], file_name="graph.mindir", file_format="MINDIR")
             if not os.path.exists("graph.mindir"):
-                raise UserError(
-                    f"{file_name}: MindSpore splits models above 1 GB into several files: use a smaller one"
-                )
+                raise UserError(f"{file_name}: MindSpore splits models above 1 GB into files: use a smaller one")
             exported = nn.GraphCell(mindspore.load("graph.mindir"))
-            differences = [_difference(_as_tuple(exported(*each)), those) for each, those in zip(inputs, expected)]
+            found = [_arrays(exported(*each)) for each in inputs]
             # A copy of the contents has the usual permissions; MindSpore's file is readable by its owner only.
             shutil.copyfile("graph.mindir", temporary)
+        # Of an output, relative to its largest value if that exceeds 1.
+        differences = [
+            np.abs(one - other).max() / max(1, np.abs(other).max())
+            for pair in zip(found, expected)
+            for one, other in zip(*pair)
+        ]
         difference = float(np.max(differences))
         if not difference <= TOLERANCE:  # true for NaN
-            raise UserError(
-                f"{file_name} was not written: its outputs differ from the model's by {difference:.1e}, more than "
-                f"{TOLERANCE:.0e}"
-            )
+            off = f"{difference:.1e}, more than {TOLERANCE:.0e}"
+            raise UserError(f"{file_name} was not written: its outputs differ from the model's by {off}")
+        # What a program that runs the graph without this package needs to know. Mean and std are RGB, from 0 to 255.
         description = {
-            **_description(config, tokenizer, raw_image, device),
-            "inputs": _ports(INPUT_NAMES, inputs[0]),
+            "format": 1,
+            "device": device,
+            "image": {
+                "size": config.model.image_size,
+                "normalised": not raw_image,
+                "mean": list(MEAN),
+                "std": list(STD),
+            },
+            "text": {
+                "max_tokens": config.model.max_tokens,
+                "vocabulary_size": tokenizer.vocabulary_size,
+                "vocabulary_sha256": tokenizer.vocabulary_sha256,
+            },
+            "threshold": config.evaluation.threshold,
+            "versions": {"python": platform.python_version(), "mindspore": version("mindspore")},
+            "inputs": _ports(INPUT_NAMES, [each.asnumpy() for each in inputs[0]]),
             "outputs": _ports(OUTPUT_NAMES, expected[0]),
             "checkpoint_sha256": sha256(find_file(checkpoint)),
             "mindir_sha256": sha256(temporary),
@@ -110,27 +124,12 @@ def _empty_working_directory(parent: Path) -> Iterator[None]:
             os.chdir(before)
 
 
-def _description(config: Config, tokenizer: Tokenizer, raw_image: bool, device: str) -> dict[str, Any]:
-    """What a program that runs the graph without this package needs to know. Mean and std are RGB, from 0 to 255."""
-    return {
-        "format": 1,
-        "device": device,
-        "image": {"size": config.model.image_size, "normalised": not raw_image, "mean": list(MEAN), "std": list(STD)},
-        "text": {
-            "max_tokens": config.model.max_tokens,
-            "vocabulary_size": tokenizer.vocabulary_size,
-            "vocabulary_sha256": tokenizer.vocabulary_sha256,
-        },
-        "threshold": config.evaluation.threshold,
-        "versions": {"python": platform.python_version(), "mindspore": version("mindspore")},
-    }
+def _ports(names: Sequence[str], arrays: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    return [{"name": name, "shape": each.shape, "dtype": str(each.dtype)} for name, each in zip(names, arrays)]
 
 
-def _ports(names: Sequence[str], tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "shape": list(tensor.shape), "dtype": str(tensor.asnumpy().dtype)}
-        for name, tensor in zip(names, tensors)
-    ]
+def _arrays(outputs: Tensor | tuple[Tensor, ...]) -> list[np.ndarray]:
+    return [each.asnumpy() for each in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
 
 def comparison_inputs(
@@ -147,13 +146,3 @@ def comparison_inputs(
     words = random.integers(0, config.model.bert_vocab_size, shape).astype(np.int32)
     padded = [Tensor(np.broadcast_to(each, shape).copy()) for each in (token_ids, token_mask)]
     return [[Tensor(images[0]), *padded], [Tensor(images[1]), Tensor(words), Tensor(np.ones(shape, np.int32))]]
-
-
-def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
-def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Largest difference of an output, relative to the largest value of that output if it exceeds 1."""
-    arrays = [(one.asnumpy(), other.asnumpy()) for one, other in zip(found, expected)]
-    return float(np.max([np.abs(one - other).max() / max(1, np.abs(other).max()) for one, other in arrays]))

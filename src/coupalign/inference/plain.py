@@ -9,13 +9,10 @@ from coupalign.model.layers import Gelu
 
 
 class PlainNorm(nn.Cell):
-    """``nn.LayerNorm`` over the last axis, by matrix products.
+    """The function of a LayerNorm over the last axis, by matrix products.
 
     MindSpore Lite 2.0 omits rows when it runs its own LayerNorm on several CPU threads. The means are products with a
     column of 1 / n, because Lite fuses sums over an axis into LayerNorm again.
-
-    Args:
-        norm: the LayerNorm whose parameters are used.
 
     Inputs: x (…, n) float32. Outputs: (…, n) float32.
     """

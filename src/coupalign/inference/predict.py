@@ -7,11 +7,9 @@ import json
 import logging
 import os
 import re
-import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from coupalign.config import Config
 from coupalign.data.images import load_image
@@ -22,7 +20,6 @@ from coupalign.overlay import overlay, write_png
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _logger = logging.getLogger(__name__)
-_SLUG_BYTES = 60  # of each of the two parts of a file name, which has 255 at most
 
 
 def predict(
@@ -43,16 +40,15 @@ def predict(
 
     Returns: the number of images that could not be read.
 
-    Raises:
-        UserError: as ``Predictor`` and ``Predictor.predict``, before anything is written; if a path does not exist, or
-            the only image cannot be read.
+    Raises: UserError as ``Predictor`` and ``Predictor.predict``, or if the only image cannot be read.
     """
-    paths = find_images(images)
+    paths = [path for image in images for path in find_images(image)]
     if len(paths) == 1:
         load_image(paths[0])  # report a damaged image before the model is built
     predictor = Predictor(checkpoint, config=config)
     for expression in expressions:
-        for warning in predictor.warnings(expression):
+        predictor.encode(expression)  # report a wrong expression before anything is written
+        for warning in predictor.tokenizer.warnings(expression):
             _logger.warning("%r: %s", expression, warning)
     make_directory(output)
     failed = 0
@@ -61,7 +57,7 @@ def predict(
             rgb = load_image(path)
         except UserError as error:
             failed += 1
-            print_json({"image": str(path), "error": str(error)})
+            print(json.dumps({"image": str(path), "error": str(error)}), flush=True)
             continue
         for expression in expressions:
             prediction = predictor.predict(rgb, expression)
@@ -69,36 +65,27 @@ def predict(
             files = {kind: f"{stem}.{kind}.png" for kind in ("mask", "overlay")}
             write_png(files["mask"], prediction.mask)
             write_png(files["overlay"], overlay(rgb, prediction.mask))
-            print_json(
-                {
-                    "image": str(path),
-                    "expression": expression,
-                    **files,
-                    "area": round(float(prediction.mask.mean()), 6),
-                    "box": prediction.box,
-                    "max_probability": round(prediction.score, 6),
-                    "warnings": prediction.warnings,
-                }
-            )
+            record = {
+                "image": str(path),
+                "expression": expression,
+                **files,
+                "area": round(float(prediction.mask.mean()), 6),
+                "box": prediction.box,
+                "max_probability": round(prediction.score, 6),
+                "warnings": prediction.warnings,
+            }
+            print(json.dumps(record), flush=True)
     return failed
 
 
-def find_images(paths: Sequence[str | os.PathLike]) -> list[Path]:
-    """The image files that `paths` name; for a directory its files with the suffix of an image, sorted by name.
-
-    Raises: UserError if a path does not exist, or a directory holds no image.
-    """
-    found: list[Path] = []
-    for path in map(find_file, paths):
-        if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file())
-            if not inside:
-                raise UserError(f"directory {path} has no images ({' '.join(IMAGE_SUFFIXES)}): check its path")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise UserError(f"image {path} does not exist: check its path")
+def find_images(path: str | os.PathLike) -> list[Path]:
+    """A file, or the files of a directory with the suffix of an image, sorted by name. Raises: UserError."""
+    path = find_file(path)
+    found = [path]
+    if path.is_dir():
+        found = sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file())
+    if not found:
+        raise UserError(f"directory {path} has no images ({' '.join(IMAGE_SUFFIXES)}): check its path")
     return found
 
 
@@ -111,14 +98,4 @@ def file_stem(image: str | os.PathLike, expression: str) -> str:
 def slug(text: str) -> str:
     """Letters and digits of `text` in lower case, in any script, joined by hyphens; at most 60 bytes of UTF-8."""
     words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).lower())
-    return "-".join(words).encode("utf-8", "ignore")[:_SLUG_BYTES].decode("utf-8", "ignore").strip("-") or "x"
-
-
-def print_json(record: dict[str, Any]) -> None:
-    """Prints a record as one line of JSON. Characters that stdout cannot encode are escaped."""
-    line = json.dumps(record, ensure_ascii=False)
-    try:
-        line.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        line = json.dumps(record)
-    print(line, flush=True)
+    return "-".join(words).encode("utf-8", "ignore")[:60].decode("utf-8", "ignore").strip("-") or "x"
