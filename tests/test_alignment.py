@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import matplotlib
+import mindspore
 import numpy as np
 import pytest
 from matplotlib.text import Text
@@ -64,7 +65,9 @@ def checkpoint(make_checkpoint):
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
-    return Predictor(checkpoint, config=CONFIG)
+    made = Predictor(checkpoint, config=CONFIG)
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # compiling takes longer
+    return made
 
 
 def test_pieces_are_joined_by_hand():
@@ -195,9 +198,7 @@ def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys
     output = tmp_path / "deep/b.png"
     arguments = ["alignment", "--checkpoint", str(checkpoint), "--image", str(tmp_path / "a.png")]
     assert visualise.main([*arguments, "--expression", EXPRESSION, "--output", str(output)]) == 0
-    assert capsys.readouterr().out.split() == [str(output), f"{output}.txt"]
+    assert capsys.readouterr().out.split() == [str(output)]
     assert asked == [(CONFIG, str(checkpoint))], "with the configuration beside the checkpoint"
     about = f"a.png, 70×50 pixels; {checkpoint}; threshold {CONFIG.evaluation.threshold}"
     np.testing.assert_array_equal(load_image(output), pixels(draw_alignment(picture(50, 70), EXPRESSION, found, about)))
-    said = (tmp_path / "deep/b.png.txt").read_text(encoding="utf-8")
-    assert EXPRESSION in said and f"gates to pixels, stage 1: {found.proposals.image_gates[0]:.4f}" in said

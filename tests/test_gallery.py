@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import mindspore
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -62,7 +63,9 @@ def checkpoint(make_checkpoint):
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
-    return Predictor(checkpoint, config=load_config(overrides=SMALLEST))
+    made = Predictor(checkpoint, config=load_config(overrides=SMALLEST))
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # compiling takes longer
+    return made
 
 
 @pytest.fixture(scope="module", autouse=True)

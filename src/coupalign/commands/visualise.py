@@ -62,7 +62,7 @@ def _alignment(argv: Argv) -> None:
     """Show how a prediction was made, as one picture.
 
     The picture has the attention of pixels over words and of words over pixels for each stage and word, the openings
-    of the gates, and the N masks by their weight. A text file beside it has the expression and the numbers.
+    of the gates, and the N masks by their weight.
 
         python visualise.py alignment --checkpoint runs/refcoco/best.ckpt --image street.jpg --expression "left cup"
     """
@@ -77,7 +77,7 @@ def _alignment(argv: Argv) -> None:
     check_model(config, args.checkpoint)
     from coupalign.data.images import load_image
     from coupalign.inference.predictor import Predictor
-    from coupalign.visual.alignment import as_text, draw_alignment
+    from coupalign.visual.alignment import draw_alignment
     from coupalign.visual.figures import save
 
     rgb = load_image(image)
@@ -85,14 +85,13 @@ def _alignment(argv: Argv) -> None:
     size, threshold = f"{rgb.shape[1]}×{rgb.shape[0]} pixels", config.evaluation.threshold
     about = f"{image.name}, {size}; {args.checkpoint}; threshold {threshold}"
     save(draw_alignment(rgb, args.expression, prediction, about), output)
-    write_text(f"{output}.txt", as_text(args.expression, prediction, about))
-    print(output, f"{output}.txt", sep="\n")
+    print(output)
 
 
 def _failures(argv: Argv) -> None:
     """Compare how badly failures fail: samples with IoU below 0.5, by tenths of IoU, of one or several evaluations.
 
-    Prints the table and writes failures.png, failures.md and failures.csv.
+    Prints the table and writes failures.png and failures.md.
 
         python visualise.py failures runs/a/eval/val.json runs/b/eval/val.json --name ours --name theirs
     """
@@ -101,11 +100,11 @@ def _failures(argv: Argv) -> None:
         option(
             "--name TEXT", "name of an evaluation; once for each (default: its data set and split)", action="append"
         ),
-        option("--output DIR", "directory of the three files (default: failures beside the first evaluation)"),
+        option("--output DIR", "directory of the two files (default: failures beside the first evaluation)"),
     ]
     args = parse_own_arguments(_failures.__doc__, argv, options)
     from coupalign.visual.evaluations import read_evaluation
-    from coupalign.visual.failures import as_csv, as_markdown, draw_failures, failure_rows, protocols
+    from coupalign.visual.failures import as_markdown, draw_failures, failure_rows, protocols
     from coupalign.visual.figures import save
 
     evaluations = [read_evaluation(path) for path in args.evaluations]
@@ -113,7 +112,6 @@ def _failures(argv: Argv) -> None:
     rows, about = failure_rows(evaluations, args.name or []), protocols(evaluations)
     save(draw_failures(rows, about), output / "failures.png")
     write_text(output / "failures.md", as_markdown(rows, about))
-    write_text(output / "failures.csv", as_csv(rows))
     print(as_markdown(rows, about) + f"written to {output}")
 
 

@@ -27,17 +27,14 @@ _ABOUT_NO_SMA = "The model has no Sentence-Mask Alignment: its only mask is the 
 
 def words_of_pixels(proposals: Proposals) -> list[np.ndarray]:
     """Attention of pixels over words, one (words, H_i, W_i) array per stage: the sum over the pieces of a word."""
-    return [
-        np.stack([attention[..., slots].sum(-1) for _, slots in proposals.words])
-        for attention in proposals.text_to_image
-    ]
+    slots = [slots for _, slots in proposals.words]
+    return [np.stack([each[..., pieces].sum(-1) for pieces in slots]) for each in proposals.text_to_image]
 
 
 def pixels_of_words(proposals: Proposals) -> list[np.ndarray]:
     """Attention of words over pixels, one (words, H_i, W_i) array per stage: the mean over the pieces of a word."""
-    return [
-        np.stack([attention[slots].mean(0) for _, slots in proposals.words]) for attention in proposals.image_to_text
-    ]
+    slots = [slots for _, slots in proposals.words]
+    return [np.stack([each[pieces].mean(0) for pieces in slots]) for each in proposals.image_to_text]
 
 
 def ranked(proposals: Proposals) -> np.ndarray:
@@ -46,14 +43,7 @@ def ranked(proposals: Proposals) -> np.ndarray:
 
 
 def draw_alignment(rgb: np.ndarray, expression: str, prediction: Prediction, about: str = "") -> Figure:
-    """The picture of one prediction.
-
-    Args:
-        rgb: (H, W, 3) uint8, the image.
-        expression: The expression.
-        prediction: Made of both with ``proposals=True``.
-        about: Where the prediction comes from, one line.
-    """
+    """The picture of a prediction with proposals, made for `rgb` (H, W, 3) uint8; `about` says where it comes from."""
     proposals = prediction.proposals
     assert proposals is not None
     columns = max(len(proposals.text_to_image) + len(proposals.image_to_text), 5)
@@ -78,26 +68,12 @@ def draw_alignment(rgb: np.ndarray, expression: str, prediction: Prediction, abo
     return figure
 
 
-def as_text(expression: str, prediction: Prediction, about: str) -> str:
-    """The numbers of the picture, and the expression in characters that its fonts may lack."""
-    proposals = prediction.proposals
-    assert proposals is not None
-    lines = [f"expression: {expression}", about, f"words: {' | '.join(word for word, _ in proposals.words)}"]
-    for name, gates in (("gates to pixels", proposals.image_gates), ("gates to words", proposals.text_gates)):
-        lines += [f"{name}, stage {stage}: {gate:.4f}" for stage, gate in zip(proposals.stages, gates)]
-    weights = proposals.weights[ranked(proposals)]
-    return "\n".join([*lines, f"weights of the masks: {' '.join(f'{weight:.4f}' for weight in weights)}", ""])
-
-
 def _draw_prediction(part, image: np.ndarray, prediction: Prediction) -> None:
     height, width = image.shape[:2]
     axes = part.subplots(1, 3)
     show(axes[0], image, "image")
-    show(
-        axes[1],
-        fitted(image, width, height, prediction.mask),
-        f"prediction: {_percent(prediction.mask.mean())} of the image",
-    )
+    title = f"prediction: {_percent(prediction.mask.mean())} of the image"
+    show(axes[1], fitted(image, width, height, prediction.mask), title)
     show(axes[2], heat(image, fitted(prediction.probability, width, height), 1), "probability")
     add_scale(part, axes[2], "1", shrink=0.5)
 

@@ -20,37 +20,20 @@ from coupalign.inference.predictor import Predictor
 from coupalign.visual.evaluations import Evaluation
 
 # Keys that may differ from the evaluation: they change a mask by rounding only.
-ELSEWHERE = (
-    "data_dir",
-    "vocab_file",
-    "device_target",
-    "precision",
-    "cpu_kernels",
-    "num_workers",
-    "prefetch",
-    "output_dir",
-)
+ELSEWHERE = "data_dir vocab_file device_target precision cpu_kernels num_workers prefetch output_dir".split()
 # The largest change of an IoU by the rounding of another processor, and of another precision.
 _ROUNDING, _OTHER_PRECISION = 0.02, 0.1
 
 
 @dataclass(frozen=True)
 class Case:
-    """One sample of an evaluation.
+    """One sample of an evaluation."""
 
-    Attributes:
-        group: "best", "median" or "worst".
-        sample: Its row of the evaluation's CSV file.
-        image: (h, w, 3) uint8, RGB.
-        target: bool, at the size at which masks were compared.
-        prediction: bool, at the same size.
-    """
-
-    group: str
-    sample: dict[str, Any]
-    image: np.ndarray
-    target: np.ndarray
-    prediction: np.ndarray
+    group: str  # "best", "median" or "worst"
+    sample: dict[str, Any]  # its row of the evaluation's CSV file
+    image: np.ndarray  # (h, w, 3) uint8, RGB
+    target: np.ndarray  # bool, at the size at which masks were compared
+    prediction: np.ndarray  # bool, at the same size
 
 
 def choose(samples: Sequence[dict[str, Any]], count: int) -> dict[str, list[int]]:
@@ -81,30 +64,27 @@ def predict_cases(
 ) -> list[Case]:
     """The cases of `choose`, each with its image and its mask at the evaluation's threshold and resolution.
 
-    Args:
-        config: The configuration of the evaluation; only the keys ``ELSEWHERE`` may differ.
-        checkpoint: The checkpoint that was evaluated.
-        count: Cases in each group.
-        progress: Show a progress bar on stderr.
-
-    Raises:
-        UserError: the configuration or the data set differs from the evaluation's, or a mask does not have the IoU
-            that the evaluation found.
+    Raises: UserError if the configuration (except ``ELSEWHERE``) or the data set differs from the evaluation's, or a
+    mask does not have the IoU that the evaluation found.
     """
-    _check_config(evaluation, config)
+    evaluated = load_config(overrides=evaluation.content["config"]).as_dict()
+    for key, value in config.as_dict().items():
+        if key not in ELSEWHERE and value != evaluated[key]:
+            raise UserError(
+                f"{key} is {value}, but {evaluation.path} was made with {evaluated[key]}: leave --{key} out"
+            )
     samples = evaluation.samples()
     split = Split(config, evaluation.content["split"])
     rows = split.indices(config.evaluation.sentences, config.run.seed)[: len(samples)]
     for column in ("image_id", "ref_id", "ann_id", "sent_id", "expression"):
         if split.records[column][rows].tolist() != [sample[column] for sample in samples]:
-            raise UserError(
-                f"{config.data.data_dir} does not hold the samples of {evaluation.path} ({column} differs): set "
-                "--data_dir to the data set that was evaluated"
-            )
+            raise UserError(f"{config.data.data_dir} does not hold the samples of {evaluation.path}: set --data_dir")
     chosen = [(group, row) for group, members in choose(samples, count).items() for row in members]
     predictor = Predictor(checkpoint, config=config)
     side = config.model.image_size
     at_input = config.evaluation.eval_resolution == "input"
+    same_precision = config.run.precision == evaluation.content["config"]["precision"]
+    tolerance = _ROUNDING if same_precision else _OTHER_PRECISION
     pictures = split.pictures(rows[[row for _, row in chosen]], config.data.num_workers)
     cases = []
     for (group, row), picture in tqdm(zip(chosen, pictures), "predictions", len(chosen), disable=not progress):
@@ -116,29 +96,10 @@ def predict_cases(
             for operation in mask_resizing(side):
                 target = operation(target)
             target = target > 127
-        same_precision = config.run.precision == evaluation.content["config"]["precision"]
-        _check_iou(evaluation, samples[row], prediction, target, _ROUNDING if same_precision else _OTHER_PRECISION)
+        intersection, union = (int(count[0]) for count in intersection_and_union(prediction, target))
+        iou, expected = intersection / union if union else 1.0, samples[row]["iou"]
+        if abs(iou - float(expected)) > tolerance:
+            file = evaluation.path.with_suffix(".csv")
+            raise UserError(f"{file}: IoU {expected} for “{expression}”, but here it is {iou:.6f}: run eval.py again")
         cases.append(Case(group, samples[row], picture["image"], target, prediction))
     return cases
-
-
-def _check_config(evaluation: Evaluation, config: Config) -> None:
-    evaluated = load_config(overrides=evaluation.content["config"]).as_dict()
-    for key, value in config.as_dict().items():
-        if key not in ELSEWHERE and value != evaluated[key]:
-            raise UserError(
-                f"{key} is {value}, but {evaluation.path} was made with {evaluated[key]}: leave --{key} out, "
-                "or run eval.py with it"
-            )
-
-
-def _check_iou(
-    evaluation: Evaluation, sample: dict[str, Any], prediction: np.ndarray, target: np.ndarray, tolerance: float
-) -> None:
-    intersection, union = (int(count[0]) for count in intersection_and_union(prediction, target))
-    iou = intersection / union if union else 1.0
-    if abs(iou - float(sample["iou"])) > tolerance:
-        raise UserError(
-            f"{evaluation.path.with_suffix('.csv')}: IoU {sample['iou']} for “{sample['expression']}” "
-            f"(sent_id {sample['sent_id']}), but here it is {iou:.6f}: run eval.py again"
-        )

@@ -26,10 +26,7 @@ PANELS = (*LOSSES, "oIoU", "learning_rate", "samples_per_second")
 def draw_curves(directories: Sequence[str | os.PathLike]) -> Figure:
     """Losses, validation scores, learning rate and speed of one or several runs over the samples seen.
 
-    Losses are drawn twice: every step, pale, and means over neighbouring steps.
-
-    Raises:
-        UserError: a directory holds no run.
+    Losses are drawn twice: every step, pale, and means over neighbouring steps. Raises: UserError without a run.
     """
     ends = [Path(directory).resolve().name for directory in directories]
     names = [end if ends.count(end) == 1 else str(path) for end, path in zip(ends, directories)]
@@ -63,11 +60,7 @@ def draw_curves(directories: Sequence[str | os.PathLike]) -> Figure:
 
 
 def save_curves(directories: Sequence[str | os.PathLike], path: str | os.PathLike) -> None:
-    """Writes `draw_curves` as PNG, atomically.
-
-    Raises:
-        UserError: as `draw_curves`, or the file cannot be written.
-    """
+    """Writes `draw_curves` as PNG, atomically. Raises: UserError."""
     save(draw_curves(directories), path)
 
 

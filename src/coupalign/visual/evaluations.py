@@ -20,15 +20,10 @@ _NUMBERS = ("image_id", "ref_id", "ann_id", "sent_id", "intersection", "union")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One result of eval.py.
+    """One result of eval.py."""
 
-    Attributes:
-        path: The JSON file.
-        content: Its content (``coupalign.evaluation.result.Result.as_dict``).
-    """
-
-    path: Path
-    content: dict[str, Any]
+    path: Path  # of the JSON file
+    content: dict[str, Any]  # of ``coupalign.evaluation.result.Result.as_dict``
 
     @property
     def title(self) -> str:
@@ -38,8 +33,7 @@ class Evaluation:
     def samples(self) -> list[dict[str, Any]]:
         """The rows of the CSV file beside the JSON file: ids, ``intersection`` and ``union`` int, the others str.
 
-        Raises:
-            UserError: the CSV file is missing, damaged, or belongs to another evaluation.
+        Raises: UserError if it is missing, damaged, or belongs to another evaluation.
         """
         path = self.path.with_suffix(".csv")
         try:
@@ -52,19 +46,14 @@ class Evaluation:
             reason = error.strerror if isinstance(error, OSError) else "it is not a table of samples"
             raise UserError(f"{path} cannot be read ({reason}): run eval.py again, which writes it") from error
         if len(rows) != self.content["samples"]:
-            raise UserError(
-                f"{path} has {len(rows)} samples, but {self.path.name} has {self.content['samples']}: run eval.py again"
-            )
+            raise UserError(f"{path} has {len(rows)} samples, unlike {self.path.name}: run eval.py again")
         return rows
 
     def checkpoint(self, given: str | os.PathLike | None = None) -> Path:
-        """The checkpoint that was evaluated, compared by SHA-256.
+        """The checkpoint that was evaluated, compared by SHA-256. Raises: UserError.
 
         Args:
             given: Its path. None: the path in the evaluation, or a file of the same name in the run's directory.
-
-        Raises:
-            UserError: the checkpoint is missing or is a different one.
         """
         named = self.content.get("checkpoint")
         if not isinstance(named, dict) or not {"file", "sha256"} <= named.keys():
@@ -77,8 +66,7 @@ class Evaluation:
             if sha256(path) == named["sha256"]:
                 return path
         raise UserError(
-            f"{found[0]} is a different checkpoint from the one in {self.path} (SHA-256 {named['sha256'][:12]}…): "
-            "pass that one with --checkpoint, or evaluate this one with eval.py"
+            f"{found[0]} is a different checkpoint from the one in {self.path}: pass that with --checkpoint"
         )
 
 
@@ -88,11 +76,7 @@ def dataset_name(dataset: str) -> str:
 
 
 def read_evaluation(path: str | os.PathLike) -> Evaluation:
-    """Reads a <split>.json of eval.py.
-
-    Raises:
-        UserError: the file is missing or is not such a result.
-    """
+    """Reads a <split>.json of eval.py. Raises: UserError."""
     path = find_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

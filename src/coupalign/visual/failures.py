@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from os.path import commonpath
 from typing import NamedTuple
@@ -35,14 +33,9 @@ class Row(NamedTuple):
 
 
 def failure_rows(evaluations: Sequence[Evaluation], names: Sequence[str] = ()) -> list[Row]:
-    """One row per evaluation.
+    """One row per evaluation, called by its name or, without `names`, by its data set and split.
 
-    Args:
-        evaluations: The evaluations.
-        names: One name each. Empty: data set and split, and where these are equal, the part of the path that differs.
-
-    Raises:
-        UserError: there is not one name for each evaluation, or an evaluation is given twice.
+    Where these are equal, the part of the path that differs follows. Raises: UserError.
     """
     if names and len(names) != len(evaluations):
         raise UserError(f"{len(names)} names for {len(evaluations)} evaluations: give --name once for each, or never")
@@ -71,13 +64,6 @@ def as_markdown(rows: Sequence[Row], about: Sequence[str]) -> str:
     return "\n".join([*markdown_table(_HEADER, [row.cells() for row in rows]), "", *about, ""])
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Counts without shares."""
-    text = io.StringIO()
-    csv.writer(text).writerows([_HEADER, *([row.name, row.samples, *row.counts, sum(row.counts)] for row in rows)])
-    return text.getvalue()
-
-
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of an aligned Markdown table; a | within a cell is escaped."""
     table = [[cell.replace("|", "\\|") for cell in cells] for cells in (header, *rows)]
@@ -94,9 +80,8 @@ def draw_failures(rows: Sequence[Row], about: Sequence[str]) -> Figure:
     width = 0.8 / len(rows)
     for number, row in enumerate(rows):
         places = [place + (number - (len(rows) - 1) / 2) * width for place in range(HISTOGRAM_BINS)]
-        label = (
-            f"{wrapped(row.name, 80)}: {100 * sum(row.counts) / row.samples:.1f} % of {row.samples:,} samples below 0.5"
-        )
+        share = f"{100 * sum(row.counts) / row.samples:.1f} % of {row.samples:,} samples below 0.5"
+        label = f"{wrapped(row.name, 80)}: {share}"
         shares = [count / row.samples for count in row.counts]
         bars = axis.bar(places, shares, width * 0.95, color=SERIES[number % len(SERIES)], label=label)
         axis.bar_label(bars, [f"{count:,}" for count in row.counts], size=9, padding=2)

@@ -55,7 +55,7 @@ def heading(part, title: str, about: Sequence[str] = (), characters: int = 165) 
 
 
 def wrapped(text: str, width: int, lines: int | None = None) -> str:
-    """`text` in lines of about `width` characters of average width; what exceeds `lines` ends in an ellipsis."""
+    """`text` in lines of about `width` characters of average width; text beyond `lines` becomes an ellipsis."""
     text = " ".join(text.split())
     wide = sum(unicodedata.east_asian_width(each) in "WF" or each in "MWmw@%" for each in text)
     width = max(int(width * len(text) / (len(text) + wide)) if text else width, 1)
@@ -63,13 +63,9 @@ def wrapped(text: str, width: int, lines: int | None = None) -> str:
 
 
 def fitted(picture: np.ndarray, width: float, height: float, mask: np.ndarray | None = None) -> np.ndarray:
-    """An image scaled to fit a box; its aspect ratio is kept, no side is smaller than one pixel.
+    """An image (H, W) or (H, W, 3) scaled to fit a box of `width` x `height` pixels, with its aspect ratio.
 
-    Args:
-        picture: (H, W) or (H, W, 3).
-        width: Width of the box in pixels.
-        height: Height of the box in pixels.
-        mask: (H, W) bool, of any size. The rest of the image is drawn pale.
+    No side is smaller than one pixel. With `mask`, bool of any size, the rest of the image is drawn pale.
     """
     scale = min(width / picture.shape[1], height / picture.shape[0])
     size = (max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1))
@@ -95,12 +91,7 @@ def add_scale(part, axes, label: str, **options) -> None:
 
 
 def mosaic(rows: Sequence[Sequence[np.ndarray]], gap: int, below: int = 0) -> tuple[np.ndarray, list[int], list[int]]:
-    """Images of one size (h, w, 3) uint8 side by side on white.
-
-    Args:
-        rows: Images row by row; the last row may be shorter.
-        gap: Pixels between images.
-        below: Additional pixels below each row, for labels.
+    """Images of one size (h, w, 3) uint8, row by row on white, with `gap` pixels between and `below` pixels for labels.
 
     Returns: the picture, and the left and upper edges of its columns and rows.
     """
@@ -149,23 +140,17 @@ def font_families(text: str) -> list[str]:
     families = [_FONT]
     missing = {each for each in text if not each.isspace() and unicodedata.category(each) != "Cf"}
     missing -= _characters(fontManager.findfont(_FONT))
-    if missing:
-        # Sorted so that the regular font of a family comes last and represents it.
-        fonts = sorted(fontManager.ttflist, key=lambda each: (each.style == "normal", each.weight == 400))
-        paths = {each.name: each.fname for each in fonts if not each.name.startswith(_NO_TEXT_FONTS)}
-        found = {name: missing & _characters(path) for name, path in sorted(paths.items())}
-        while missing:
-            best = max(found, key=lambda name: len(found[name] & missing))
-            if not found[best] & missing:
-                break
-            families.append(best)
-            missing -= found[best]
+    # Sorted so that the regular font of a family comes first and represents it.
+    fonts = sorted(fontManager.ttflist, key=lambda each: (each.style != "normal", each.weight != 400, each.name))
+    for font in fonts:
+        if missing and font.name not in families and not font.name.startswith(_NO_TEXT_FONTS):
+            found = missing & _characters(font.fname)
+            families += [font.name] * bool(found)
+            missing -= found
     if missing:
         shown = "".join(sorted(missing)[:10]) + "…" * (len(missing) > 10)
         _log.warning(
-            "no installed font has the characters %s: the picture shows boxes in their place; install a font for this "
-            "script, such as Noto Sans",
-            shown,
+            "no installed font has the characters %s: boxes replace them; install one such as Noto Sans", shown
         )
     return families
 
