@@ -9,7 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -17,57 +16,28 @@ from coupalign.config import Config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file, sha256
+from coupalign.inference.deployment import read_description
 from coupalign.inference.predictor import Predictor, Proposals
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of one forward pass.
+    """The result of one forward pass."""
 
-    Attributes:
-        probability: (S, S) float32, at the size of the model's input.
-        proposals: Intermediate results; None from Lite.
-        seconds: Time of the forward pass.
-        warnings: Reasons to doubt the result, such as unknown words.
-    """
-
-    probability: np.ndarray
-    proposals: Proposals | None
-    seconds: float
-    warnings: tuple[str, ...] = ()
-
-
-class Engine(Protocol):
-    """A loaded model. It may be called from several threads; calls run one after another.
-
-    Attributes:
-        name: Name for users.
-        tokenizer: The model's tokenizer.
-        threshold: Default threshold of the probability.
-        explains: Whether answers have proposals.
-    """
-
-    name: str
-    tokenizer: Tokenizer
-    threshold: float
-    explains: bool
-
-    def answer(self, rgb: np.ndarray, expression: str) -> Answer:
-        """Runs the model. `rgb` is (H, W, 3) uint8."""
-
-    def close(self) -> None:
-        """Ends its threads and processes."""
+    probability: np.ndarray  # (S, S) float32, at the size of the model's input
+    proposals: Proposals | None  # intermediate results; None from Lite
+    seconds: float  # of the forward pass
+    warnings: tuple[str, ...] = ()  # reasons to doubt the result, such as unknown words
 
 
 class MindSporeEngine:
     """A checkpoint in this process, on its own thread, because MindSpore keeps its mode and its graphs per thread.
 
-    Raises:
-        UserError: as `Predictor`.
+    Engines may be called from several threads; calls run one after another. Raises: UserError, as `Predictor`.
     """
 
     name = "MindSpore"
-    explains = True
+    explains = True  # whether answers have proposals
 
     def __init__(self, config: Config, checkpoint: str):
         self._thread = ThreadPoolExecutor(1)
@@ -77,9 +47,11 @@ class MindSporeEngine:
         self.tokenizer = self._predictor.tokenizer
 
     def answer(self, rgb: np.ndarray, expression: str) -> Answer:
+        """Runs the model. `rgb` is (H, W, 3) uint8."""
         return self._thread.submit(self._answer, rgb, expression).result()
 
     def close(self) -> None:
+        """Ends threads and processes."""
         self._thread.shutdown()
 
     def _answer(self, rgb: np.ndarray, expression: str) -> Answer:
@@ -99,8 +71,7 @@ class LiteEngine:
         model: The .mindir of export.py, with its .json in the same directory.
         python: Interpreter with the packages of deploy/requirements-lite.txt.
 
-    Raises:
-        UserError: the interpreter or the vocabulary is missing, or Lite refuses the model.
+    Raises: UserError if the interpreter or the vocabulary is missing, or Lite refuses the model.
     """
 
     name = "MindSpore Lite"
@@ -141,10 +112,8 @@ class LiteEngine:
         try:
             self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except OSError as error:
-            raise UserError(
-                f"{self._command[0]} cannot be run ({error.strerror}): run scripts/set_up_lite.sh, which installs it, "
-                "or pass the Python that has MindSpore Lite with --lite_python"
-            ) from error
+            reason = f"{self._command[0]} cannot be run ({error.strerror})"
+            raise UserError(f"{reason}: install it with scripts/set_up_lite.sh, or pass --lite_python") from error
         return self._read()
 
     def _read(self) -> dict:
@@ -158,15 +127,10 @@ class LiteEngine:
 
 
 def find_vocabulary(config: Config, model: str) -> Path:
-    """The vocabulary that an exported model was trained with, by the SHA-256 in the model's .json.
+    """The vocabulary that an exported model was trained with, by the SHA-256 in the model's .json. Raises: UserError.
 
     Tries the configuration's ``vocab_file``, the text files in the model's directory, and the vocabularies in assets/.
-
-    Raises:
-        UserError: there is no such file, or the .json is missing or damaged.
     """
-    from coupalign.inference.deployment import read_description
-
     wanted = read_description(model)["text"]["vocabulary_sha256"]
     directory = find_file(model).absolute().parent
     candidates = [find_file(config.data.vocab_file), *sorted(directory.glob("*.txt"))]
@@ -174,7 +138,5 @@ def find_vocabulary(config: Config, model: str) -> Path:
     for path in candidates:
         if path.is_file() and sha256(path) == wanted:
             return path
-    raise UserError(
-        f"no vocabulary with the SHA-256 {wanted[:12]}… that {model} names: copy the vocab.txt of its training to "
-        f"{directory}, or pass it with --vocab_file"
-    )
+    missing = f"no vocabulary with the SHA-256 {wanted[:12]}… that {model} names"
+    raise UserError(f"{missing}: copy the vocab.txt of its training to {directory}, or pass it with --vocab_file")

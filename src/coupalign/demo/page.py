@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 from gradio.processing_utils import save_bytes_to_cache
 
-from coupalign.demo.engines import Engine
+from coupalign.demo.engines import LiteEngine, MindSporeEngine
 from coupalign.demo.requests import MAX_EXPRESSIONS, MAX_MEGABYTES, Refused, Result, ask
 from coupalign.files import REPOSITORY
 
@@ -36,16 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class Row:
-    """The part of the page for one expression, hidden until there is an answer.
-
-    Args:
-        number: Index of the expression in a request.
-        explains: Whether answers have proposals.
-
-    Attributes:
-        parts: Components that an answer fills.
-        changing: Those of them that depend on the threshold.
-    """
+    """The part of the page for expression `number` of a request, hidden until there is an answer."""
 
     def __init__(self, number: int, explains: bool):
         self._number = number
@@ -54,13 +45,12 @@ class Row:
             with gr.Row():
                 mask = gr.Image(label="mask", elem_classes="mask", **_PICTURE)
                 heat = gr.Image(label="probability, white 0 to red 1", elem_classes="probability", **_PICTURE)
-            self._download = gr.DownloadButton(
-                "Download the mask (PNG, at the image's own size)", size="sm", elem_classes="download"
-            )
+            title = "Download the mask (PNG, at the image's own size)"
+            self._download = gr.DownloadButton(title, size="sm", elem_classes="download")
             title = "How it was made: attention, gates, weighted masks"
             with gr.Accordion(title, open=False, visible=explains, elem_classes="alignment") as self._accordion:
                 self._alignment = gr.Image(show_label=False, **_PICTURE)
-        self.changing = [heading, mask, self._download]
+        self.changing = [heading, mask, self._download]  # components that depend on the threshold
         self.parts = [box, heat, self._accordion, self._alignment, *self.changing]
 
     def fill(self, found: Result | None, threshold: float) -> list:
@@ -87,47 +77,32 @@ class Row:
         def draw(found: Result | None, at: float):
             return found.alignment(self._number, at) if self._answered(found) else None
 
-        queue = {"concurrency_id": "drawing", "concurrency_limit": 1}
-        name = f"explain_{self._number + 1}"
-        self._accordion.expand(draw, [result, threshold], self._alignment, api_name=name, **queue)
+        queue = {"concurrency_id": "drawing", "concurrency_limit": 1, "api_name": f"explain_{self._number + 1}"}
+        self._accordion.expand(draw, [result, threshold], self._alignment, **queue)
 
     def _answered(self, found: Result | None) -> bool:
         return found is not None and self._number < len(found.answers)
 
 
-def build_page(engine: Engine) -> gr.Blocks:
+def build_page(engine: MindSporeEngine | LiteEngine) -> gr.Blocks:
     """The page of a loaded model, to be launched with ``CSS``."""
-    examples = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+    listed = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+    examples = [(EXAMPLES / each["image"], "\n".join(each["expressions"])) for each in listed]
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, _KEPT_SECONDS)) as page:
         gr.Markdown(f"# {_TITLE}")
         with gr.Row():
             with gr.Column(min_width=300):
-                image = gr.Image(
-                    label=f"Image (JPEG or PNG, up to {MAX_MEGABYTES} MB)",
-                    type="filepath",
-                    height=330,
-                    sources=["upload", "clipboard"],
-                    elem_id="image",
-                    buttons=[],
-                )
+                label = f"Image (JPEG or PNG, up to {MAX_MEGABYTES} MB)"
+                options = {"type": "filepath", "sources": ["upload", "clipboard"], "buttons": []}
+                image = gr.Image(label=label, height=330, elem_id="image", **options)
                 _pass_on_unread(image)
             with gr.Column(min_width=300):
-                text = gr.Textbox(
-                    label="Expressions, one per line",
-                    lines=3,
-                    max_lines=MAX_EXPRESSIONS,
-                    elem_id="text",
-                    placeholder="the left cup\nman in the red shirt",
-                )
+                hint = {"label": "Expressions, one per line", "placeholder": "the left cup\nman in the red shirt"}
+                text = gr.Textbox(lines=3, max_lines=MAX_EXPRESSIONS, elem_id="text", **hint)
                 button = gr.Button("Find", variant="primary", elem_id="find")
-                shelf = gr.Dataset(
-                    components=["image"],
-                    samples=[[str(EXAMPLES / each["image"])] for each in examples],
-                    type="index",
-                    layout="gallery",
-                    elem_id="examples",
-                    label="Or try an example (RefShapes, synthetic)",
-                )
+                label, samples = "Or try an example (RefShapes, synthetic)", [[str(path)] for path, _ in examples]
+                options = {"components": ["image"], "type": "index", "layout": "gallery"}
+                shelf = gr.Dataset(samples=samples, label=label, elem_id="examples", **options)
         message = gr.HTML(_message("Choose an image and say what to find in it."), elem_id="message")
         label = "Threshold: pixels of a higher probability belong to the mask"
         threshold = gr.Slider(*_THRESHOLDS, engine.threshold, step=0.01, elem_id="threshold", label=label)
@@ -152,7 +127,7 @@ def build_page(engine: Engine) -> gr.Blocks:
             return [update for row in rows for update in row.change(found, at)]
 
         def take(number: int) -> tuple[str, str]:
-            return str(EXAMPLES / examples[number]["image"]), "\n".join(examples[number]["expressions"])
+            return str(examples[number][0]), examples[number][1]
 
         finding = {
             "fn": find,
@@ -164,16 +139,9 @@ def build_page(engine: Engine) -> gr.Blocks:
         gr.on([button.click, text.submit], **finding, api_name="find")
         taken = shelf.click(take, shelf, [image, text], api_visibility="private")
         taken.then(**finding, api_visibility="private")
-        threshold.change(
-            show,
-            [result, threshold],
-            [part for row in rows for part in row.changing],
-            js=_CLAMP,
-            trigger_mode="always_last",
-            show_progress="hidden",
-            concurrency_limit=2,
-            api_name="show",
-        )
+        changing = [part for row in rows for part in row.changing]
+        quietly = {"trigger_mode": "always_last", "show_progress": "hidden", "concurrency_limit": 2}
+        threshold.change(show, [result, threshold], changing, js=_CLAMP, api_name="show", **quietly)
         for row in rows:
             row.explain_on_demand(result, threshold)
     return page.queue(max_size=_QUEUE)

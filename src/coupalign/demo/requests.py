@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from coupalign.data.images import load_image
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import probability_at
-from coupalign.demo.engines import Answer, Engine
+from coupalign.demo.engines import Answer, LiteEngine, MindSporeEngine
 from coupalign.errors import UserError
 from coupalign.inference.predict import slug
 from coupalign.inference.predictor import Prediction
@@ -39,21 +39,13 @@ class Refused(UserError):
 
 @dataclass(frozen=True)
 class Result:
-    """An answered request.
+    """An answered request."""
 
-    Attributes:
-        stem: Name of the image file without its suffix.
-        size: (H, W) of the image.
-        picture: (h, w, 3) uint8, the image as the page shows it.
-        expressions: The expressions.
-        answers: One answer per expression.
-    """
-
-    stem: str
-    size: tuple[int, int]
-    picture: np.ndarray
+    stem: str  # name of the image file without its suffix
+    size: tuple[int, int]  # (H, W) of the image
+    picture: np.ndarray  # (h, w, 3) uint8, the image as the page shows it
     expressions: list[str]
-    answers: list[Answer]
+    answers: list[Answer]  # one per expression
 
     def mask(self, number: int, threshold: float) -> np.ndarray:
         """The mask at the image's own size, (H, W) bool."""
@@ -80,12 +72,8 @@ class Result:
         return probability_at(self.answers[number].probability, *self.picture.shape[:2])
 
 
-def ask(engine: Engine, path: str | os.PathLike | None, text: str) -> Result:
-    """Runs the model on an uploaded image, once per line of `text`.
-
-    Raises:
-        Refused: the upload or the text cannot be used.
-    """
+def ask(engine: MindSporeEngine | LiteEngine, path: str | os.PathLike | None, text: str) -> Result:
+    """Runs the model on an uploaded image, once per line of `text`. Raises: Refused."""
     rgb = read_upload(path)
     expressions = read_expressions(text, engine.tokenizer)
     answers = [engine.answer(rgb, expression) for expression in expressions]
@@ -97,10 +85,9 @@ def ask(engine: Engine, path: str | os.PathLike | None, text: str) -> Result:
 
 
 def read_upload(path: str | os.PathLike | None) -> np.ndarray:
-    """The image of an uploaded file, (H, W, 3) uint8, RGB, upright. The content decides the format, not the name.
+    """The image of an uploaded file, (H, W, 3) uint8, RGB, upright. Raises: Refused.
 
-    Raises:
-        Refused: there is no file, or it is too large, not an image, or damaged.
+    The content decides the format, not the name.
     """
     if path is None or not os.path.isfile(path):  # uploads are removed after a while
         raise Refused("There is no image: choose one, or drop one into its box.")
@@ -124,11 +111,7 @@ def read_upload(path: str | os.PathLike | None) -> np.ndarray:
 
 
 def read_expressions(text: str | None, tokenizer: Tokenizer) -> list[str]:
-    """The expressions of a text, one per line; blank lines are skipped.
-
-    Raises:
-        Refused: there is no expression, there are too many, or one is too long or has no word.
-    """
+    """The expressions of a text, one per line; blank lines are skipped. Raises: Refused."""
     expressions = [" ".join(line.split()) for line in (text or "").splitlines() if line.strip()]
     if not expressions:
         raise Refused("There is no expression: say which object is meant, for example “the left cup”.")

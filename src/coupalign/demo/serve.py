@@ -11,27 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from coupalign.demo.engines import Engine
+from coupalign.demo.engines import LiteEngine, MindSporeEngine
 from coupalign.demo.requests import MAX_MEGABYTES
 from coupalign.errors import UserError
 
 # A browser that obeys this loads nothing from other servers.
-_POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; form-action 'self'; "
-    "base-uri 'self'"
-)
+_SOURCES = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
+_POLICY = f"{_SOURCES}; frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
 _SESSIONS = 64  # whose results are kept
 _FONTS = ("system-ui", "Arial", "sans-serif")  # Gradio's own theme loads fonts from another server
 
 
 @contextmanager
-def served(engine: Engine, host: str, port: int) -> Iterator[str]:
-    """Compiles the model, runs the page in the background and yields its address.
+def served(engine: MindSporeEngine | LiteEngine, host: str, port: int) -> Iterator[str]:
+    """Compiles the model, runs the page in the background and yields its address. Raises: UserError.
 
     Uploads and pictures are kept in a temporary directory. Port 0 means any free port.
-
-    Raises:
-        UserError: Gradio is missing, or the address cannot be used.
     """
     port = _free_port(host, port)
     with tempfile.TemporaryDirectory(prefix="coupalign-page-") as directory:
@@ -59,9 +54,7 @@ def served(engine: Engine, host: str, port: int) -> Iterator[str]:
             ssr_mode=False,
             allowed_paths=[str(EXAMPLES)],
             enable_monitoring=False,
-            mcp_server=False,
             state_session_capacity=_SESSIONS,
-            inbrowser=False,
             app_kwargs={"middleware": [Middleware(_Policy)]},
         )
         try:
