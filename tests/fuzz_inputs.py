@@ -244,7 +244,7 @@ def check_requests(random: Random, directory: Path) -> str:
     file = directory / "requests.jsonl"
     file.write_bytes(damage(content, random))
     try:
-        for path, expression in LITE.requests(argparse.Namespace(requests=str(file))):
+        for path, expression in LITE.read_requests(str(file)):
             assert LITE.file_stem(path, expression)
             if path != directory / "a.png":
                 with contextlib.suppress(LITE.RequestError):
