@@ -201,8 +201,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, metavar="FILE", help="exported graph (.mindir)")
     parser.add_argument("--vocab", required=True, metavar="FILE", help="vocabulary of the training")
-    parser.add_argument("--image", action="append", metavar="PATH", help="image or directory; may be repeated")
-    parser.add_argument("--expression", action="append", metavar="TEXT", help="may be repeated")
+    parser.add_argument("--image", action="append", default=[], metavar="PATH", help="image or directory; repeatable")
+    parser.add_argument("--expression", action="append", default=[], metavar="TEXT", help="repeatable")
     parser.add_argument("--requests", metavar="FILE", help="JSON Lines, instead of --image and --expression")
     parser.add_argument("--output", default="predictions", metavar="DIR", help="default: predictions")
     parser.add_argument("--device", choices=("CPU", "Ascend"), default="CPU")
@@ -215,9 +215,8 @@ def main(argv=None):
     os.environ.setdefault("GLOG_v", "4")  # otherwise the error line is lost in Lite's log
     status = 0
     try:
-        images = [path for each in args.image or () for path in find_images(each)]
-        pairs = [(path, expression) for path in images for expression in args.expression or ()]
-        pairs += read_requests(args.requests) if args.requests else []
+        pairs = read_requests(args.requests) if args.requests else []
+        pairs += [(path, text) for each in args.image for path in find_images(each) for text in args.expression]
         if not pairs:
             raise RequestError(f"{args.requests or args.image[0]} has no images: check its path")
         model = LiteModel(args.model, args.vocab, args.device, args.device_id, args.threads)
