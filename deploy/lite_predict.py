@@ -31,6 +31,7 @@ COLOUR = (255, 64, 32)  # RGB
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MOST_PIXELS = 1 << 27
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"  # begins the segments of a JPEG that hold XMP
 # Word pieces of an unknown word: [UNK], or two successive pieces of one letter each, as m ##u ##g.
 _UNKNOWN = re.compile(r"\[UNK\]| (##)?[^ ] ##[^ ]( |$)")
 
@@ -140,7 +141,7 @@ def _pixels(content):
         exif = picture.getexif()
         if 0x0112 not in exif:  # orientation; Pillow 9 ignores XMP in JPEG and WebP
             packets = [picture.info.get(name) for name in ("XML:com.adobe.xmp", "xmp")]
-            packets += [data for _, data in getattr(picture, "applist", []) if b"adobe.com/xap/1.0/" in data[:29]]
+            packets += [data for _, data in getattr(picture, "applist", []) if data.startswith(_XMP)]
             found = re.search(r'tiff:Orientation(="|>)([0-9])', str(next(filter(None, packets), "")))
             if found:
                 exif[0x0112] = int(found.group(2))
@@ -171,8 +172,7 @@ def file_stem(image, expression):
     return "-".join([*slugs, digest[:10]])
 
 
-def find_images(path):
-    """Returns the images of a directory, sorted by name, or a file's path as it is."""
+def _find_images(path):
     path = Path(path).expanduser()
     if not path.is_dir():
         return [path]
@@ -216,7 +216,7 @@ def main(argv=None):
     status = 0
     try:
         pairs = read_requests(args.requests) if args.requests else []
-        pairs += [(path, text) for each in args.image for path in find_images(each) for text in args.expression]
+        pairs += [(path, text) for each in args.image for path in _find_images(each) for text in args.expression]
         if not pairs:
             raise RequestError(f"{args.requests or args.image[0]} has no images: check its path")
         model = LiteModel(args.model, args.vocab, args.device, args.device_id, args.threads)
