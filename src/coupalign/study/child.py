@@ -55,7 +55,7 @@ def _finish(config: Config, directory: Path) -> None:
     alignment_over_training(model, config, directory)
     for result in evaluate(config, best, config.evaluation.eval_splits, progress=False):
         result.save(directory / "eval")
-        logging.getLogger(__name__).info(result.table())
+        logging.getLogger("coupalign.study").info(result.table())  # __name__ is __main__
     with open(directory / "curve.csv", newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     done = {
