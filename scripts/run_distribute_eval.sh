@@ -13,7 +13,7 @@ Usage: bash scripts/run_distribute_eval.sh DEVICE COUNT CHECKPOINT DATA_DIR [OPT
   DEVICE      CPU, GPU or Ascend
   COUNT       devices of this machine to use; with several machines, of each
   CHECKPOINT  .ckpt file; config.yaml beside it is the configuration, unless --config names another
-  DATA_DIR    directory with <split>.mindrecord, made by prepare_data.py
+  DATA_DIR    directory of a data set made by prepare_data.py
 END
     distributed_options
 }

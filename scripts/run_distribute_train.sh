@@ -13,7 +13,7 @@ Usage: bash scripts/run_distribute_train.sh DEVICE COUNT CONFIG DATA_DIR [OPTION
   DEVICE    CPU, GPU or Ascend
   COUNT     devices of this machine to use; with several machines, of each
   CONFIG    YAML file with what differs from default_config.yaml; its batch_size is that of all devices together
-  DATA_DIR  directory with <split>.mindrecord, made by prepare_data.py
+  DATA_DIR  directory of a data set made by prepare_data.py
 END
     distributed_options
 }

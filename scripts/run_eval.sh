@@ -10,7 +10,7 @@ Usage: bash scripts/run_eval.sh DEVICE CHECKPOINT DATA_DIR [--no-install] [--key
 
   DEVICE      CPU, GPU or Ascend
   CHECKPOINT  .ckpt file; config.yaml beside it is the configuration, unless --config names another
-  DATA_DIR    directory with <split>.mindrecord, made by prepare_data.py
+  DATA_DIR    directory of a data set made by prepare_data.py
   --no-install  install nothing; name what is missing
   --key value  any argument of eval.py, for instance --eval_splits val,testA
 

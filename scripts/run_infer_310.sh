@@ -10,7 +10,7 @@ Usage: bash scripts/run_infer_310.sh MINDIR CONFIG DATA_DIR [DEVICE_TYPE] [DEVIC
 
   MINDIR       graph of export.py for batch 1, with its .json beside it, made by the MindSpore of Lite's version
   CONFIG       config.yaml of the training
-  DATA_DIR     directory with <split>.mindrecord, made by prepare_data.py
+  DATA_DIR     directory of a data set made by prepare_data.py
   DEVICE_TYPE  Ascend (310, 310P and others) or CPU; default Ascend
   DEVICE_ID    number of the Ascend device; default 0
   --chunk_mb MB  disk space for inputs and results, in MB (default: 900): samples are run in chunks of this size

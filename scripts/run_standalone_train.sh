@@ -10,7 +10,7 @@ Usage: bash scripts/run_standalone_train.sh DEVICE CONFIG DATA_DIR [--no-install
 
   DEVICE    CPU, GPU or Ascend
   CONFIG    YAML file with what differs from default_config.yaml
-  DATA_DIR  directory with <split>.mindrecord, made by prepare_data.py
+  DATA_DIR  directory of a data set made by prepare_data.py
   --no-install  install nothing; name what is missing
   --key value  any key of the configuration, for instance --output_dir runs/mine --resume auto
 

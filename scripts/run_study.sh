@@ -9,7 +9,7 @@ usage() {
 Usage: bash scripts/run_study.sh STUDY DATA_DIR OUTPUT_DIR [--no-install] [argument of study.py …]
 
   STUDY       YAML file of the study, such as configs/ablations/refshapes.yaml
-  DATA_DIR    directory with <split>.mindrecord, made by prepare_data.py
+  DATA_DIR    directory of a data set made by prepare_data.py
   OUTPUT_DIR  directory of the runs and results.md; finished runs are skipped, unfinished ones are resumed
   --no-install  install nothing; name what is missing
   argument    --only table4, --tables_only, --threads 2, or --key value for all rows, such as --device_target GPU
