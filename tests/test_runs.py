@@ -141,7 +141,7 @@ def test_another_run_may_start_from_saved_weights(tiny_train):
 
 
 def test_fewer_samples_than_a_batch_are_refused(tiny_train, tmp_path):
-    with pytest.raises(UserError, match="fewer samples than batch_size 301"):
+    with pytest.raises(UserError, match=r"has \d+ samples, fewer than batch_size 301: set batch_size to"):
         tiny_train("run", batch_size=301)
     assert not (tmp_path / "run").exists()
 

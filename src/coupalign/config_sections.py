@@ -101,7 +101,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _check(self.train_families, "train_families is empty: name families, or all")
         decay, epochs = self.decay_epochs, self.epochs
-        _check(decay <= epochs, f"decay_epochs {decay} is above epochs {epochs}: lower decay_epochs")
+        _check(decay <= epochs, f"decay_epochs {decay} is above epochs {epochs}: set decay_epochs to {epochs} or less")
         end, start = self.end_learning_rate, self.learning_rate
         _check(end < start, f"end_learning_rate {end} is not below learning_rate {start}: lower end_learning_rate")
         _check(

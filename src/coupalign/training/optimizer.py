@@ -55,7 +55,7 @@ def make_optimizer(settings: TrainingConfig, parameters: list[Parameter], steps_
     if settings.warmup_steps >= decay_steps:
         raise UserError(
             f"warmup_steps {settings.warmup_steps} leaves none of the {decay_steps} steps of decay_epochs "
-            f"{settings.decay_epochs} for the decay: lower warmup_steps"
+            f"{settings.decay_epochs} for the decay: set warmup_steps below {decay_steps}"
         )
     with _quiet_import():  # late, because importing mindformers takes seconds
         from mindformers.core.lr import PolynomialWithWarmUpLR

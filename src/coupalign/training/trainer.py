@@ -80,10 +80,12 @@ class Trainer:
         config, settings = self.config, self.config.training
         self._micro_batch = check_batch_size(config, rank_count())
         self.split, self.val_split = Split(config, settings.train_split), Split(config, settings.val_split)
-        self.steps_per_epoch = len(epoch_order(settings, config.run.seed, self.split, 0)) // settings.batch_size
+        samples = len(epoch_order(settings, config.run.seed, self.split, 0))
+        self.steps_per_epoch = samples // settings.batch_size
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"split {settings.train_split} has fewer samples than batch_size {settings.batch_size}: lower batch_size"
+                f"an epoch of split {settings.train_split} has {samples} samples, fewer than batch_size "
+                f"{settings.batch_size}: set batch_size to {samples} or less"
             )
         lost = [
             f"{split.name}: {split.truncated:,} expressions truncated, {split.unknown:,} with unknown words"
