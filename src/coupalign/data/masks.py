@@ -49,10 +49,10 @@ def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> n
             mask = _from_parts(segmentation, height, width)
         except (OverflowError, TypeError, ValueError) as error:
             raise UserError(
-                f"{where} has an invalid mask ({error}): give {FORMS}, or leave out its referents"
+                f"{where} has an invalid mask ({error}): give {FORMS}, or leave it out with --on_error skip"
             ) from error
     if not mask.any():
-        raise UserError(f"{where} covers no pixel of its image: correct its mask, or leave out its referents")
+        raise UserError(f"{where} covers no pixel of its image: correct its mask, or leave it out with --on_error skip")
     return mask
 
 
