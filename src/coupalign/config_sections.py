@@ -18,9 +18,14 @@ from jsonargparse.typing import restricted_string_type as string
 from coupalign.errors import ConfigError
 
 if TYPE_CHECKING:
-    Count = Natural = Stage = int
-    Positive = NotNegative = Fraction = float
-    Text = Name = str
+    Count = int
+    Natural = int
+    Stage = int
+    Positive = float
+    NotNegative = float
+    Fraction = float
+    Text = str
+    Name = str
 else:  # the docstring of each type is what an error message expects
     _INT32, _FINITE = ("<", 2**31), ("<", math.inf)
     Count = number("Count", int, [(">=", 1), _INT32], docstring="an integer from 1")

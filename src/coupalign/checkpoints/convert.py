@@ -77,7 +77,7 @@ class Report:
             lines.append(f"random weights in {', '.join(f'{module} ({count})' for module, count in random.items())}")
         numbers = {name: math.prod(shape) for name, shape in self.shapes.items()}
         lines.append(
-            f"{self.output}: {len(origins)} of {len(self.shapes)} parameters, {sum(map(numbers.get, origins)):,} of "
+            f"{self.output}: {len(origins)} of {len(self.shapes)} parameters, {sum(numbers[name] for name in origins):,} of "
             f"{sum(numbers.values()):,} numbers; details in {self.file}"
         )
         return "\n".join(lines)
@@ -133,8 +133,8 @@ def convert(
         raise UserError("--checkpoint is a whole model: give either --checkpoint, or --swin and --bert")
     if not (checkpoint or swin or bert):
         raise UserError("nothing to convert: give --swin, --bert or both, or --checkpoint")
-    for path in filter(None, (checkpoint, swin, bert)):
-        if output.exists() and find_file(path).exists() and output.samefile(find_file(path)):
+    for path in (checkpoint, swin, bert):
+        if path and output.exists() and find_file(path).exists() and output.samefile(find_file(path)):
             raise UserError(f"--output {output} is the file to convert: choose another")
     with no_init_parameters():
         shapes = {name: tuple(parameter.shape) for name, parameter in build_model(config).parameters_dict().items()}

@@ -9,6 +9,7 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
@@ -74,7 +75,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     except ImportError as error:
         raise UserError(f"{path} is a PyTorch file: pip install torch, or choose a safetensors file") from error
     # Configurations that training scripts save beside the weights.
-    known = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
+    known: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
     try:
         with torch.serialization.safe_globals(known):
             content = torch.load(path, map_location="cpu", weights_only=True)

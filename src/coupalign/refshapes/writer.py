@@ -76,7 +76,10 @@ def write_refshapes(directory: Path, settings: RefShapesSettings, workers: int =
 
 
 def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> None:
-    images, annotations, refs, sentences = [], [], [], 0
+    images: list[dict] = []
+    annotations: list[dict] = []
+    refs: list[dict] = []
+    sentences = 0
     for split in _SPLITS:
         for number, record in enumerate(_records(split, settings, workers)):
             image_id = len(images) + 1
@@ -97,8 +100,12 @@ def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> 
                 ref = {"ref_id": len(refs) + 1, "ann_id": first + thing, "image_id": image_id, "file_name": name}
                 refs.append({**ref, "category_id": category, "split": split, "sent_ids": ids, "sentences": said})
     categories = [{"id": i, "name": shape, "supercategory": "shape"} for i, shape in enumerate(FACTORS["shape"], 1)]
-    instances = {"images": images, "annotations": annotations, "categories": categories}
-    instances["info"] = {"description": "RefShapes, a synthetic data set"}
+    instances = {
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+        "info": {"description": "RefShapes, a synthetic data set"},
+    }
     (directory / "instances.json").write_text(_json(instances))
     (directory / "refs(refshapes).p").write_bytes(_pickle(refs))
 
