@@ -71,7 +71,6 @@ FAILURES = [
     (["visualise", "alignment", *MODEL, "--image", "none.png", "--expression", "x"], "none.png: check --image"),
     (["visualise", "alignment", *PREDICT[1:], "--output", "b.jpg"], "--output b.jpg"),
     (["visualise", "curves", "none"], "none: check the runs"),
-    (PREDICT, "image a.png is not an image"),
     (["export", "--checkpoint", "a.png"], "a.png is not a MindSpore checkpoint"),
     (["export", *MODEL, "--file_name", "graph.onnx"], "graph.onnx"),
     (["export", *MODEL, "--export_batch_size", "0"], "--export_batch_size is 0"),
