@@ -33,3 +33,9 @@ def test_missing_requirements_are_named(tmp_path):
     command = [sys.executable, REPOSITORY / "scripts/missing.py", tmp_path / "r.txt"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "no-such-package>=1 numpy<1\n"
+
+
+def test_predictor_is_found_without_other_packages():
+    """-S leaves site-packages out."""
+    code = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'src')!r}); import coupalign; coupalign.Predictor"
+    subprocess.run([sys.executable, "-S", "-c", code], check=True)

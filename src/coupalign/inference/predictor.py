@@ -1,4 +1,7 @@
-"""Prediction of one mask for one image and one expression."""
+"""Prediction of one mask for one image and one expression.
+
+Packages are imported where they are used, so that ``coupalign.Predictor`` itself needs none of them.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
-import numpy as np
-from mindspore import Tensor
-from PIL import Image, ImageFile, ImageOps
-
-from coupalign.checkpoints.loading import load_checkpoint
-from coupalign.config import Config, load_inference_config
-from coupalign.data.images import load_image, rgb_pixels
-from coupalign.data.tokenizer import Tokenizer
-from coupalign.data.transform import prepare_image, probability_at
-from coupalign.devices import use_device
 from coupalign.errors import UserError
-from coupalign.evaluation.evaluate import probabilities
 from coupalign.files import find_checkpoint, find_file
-from coupalign.inference.graph import PredictAll
-from coupalign.kernels import use_kernels
-from coupalign.model import Outputs, build_model
 
-ImageInput = Union[str, os.PathLike, np.ndarray, Image.Image]
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from coupalign.config import Config
+    from coupalign.model import Outputs
+
+    ImageInput = Union[str, os.PathLike, np.ndarray, Image.Image]
 
 
 @dataclass(frozen=True)
@@ -83,6 +79,14 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: str | os.PathLike, device: str = "CPU", *, config: Config | None = None):
+        from coupalign.checkpoints.loading import load_checkpoint
+        from coupalign.config import load_inference_config
+        from coupalign.data.tokenizer import Tokenizer
+        from coupalign.devices import use_device
+        from coupalign.inference.graph import PredictAll
+        from coupalign.kernels import use_kernels
+        from coupalign.model import build_model
+
         if not isinstance(checkpoint, (str, os.PathLike)):
             raise UserError(f"checkpoint must be the path of a .ckpt file, but is of type {type(checkpoint).__name__}")
         path = find_checkpoint(checkpoint)
@@ -116,6 +120,10 @@ class Predictor:
 
         Raises: UserError if the image or the expression cannot be used, or the model's output is not finite.
         """
+        from mindspore import Tensor
+
+        from coupalign.model import Outputs
+
         rgb = _pixels(image)
         inputs = [Tensor(array[None]) for array in self._inputs(rgb, expression)]
         size = size or (rgb.shape[0], rgb.shape[1])
@@ -136,6 +144,9 @@ class Predictor:
 
         Returns: predictions equal to those of ``predict``. Raises: UserError, as ``predict``.
         """
+        import numpy as np
+        from mindspore import Tensor
+
         if not isinstance(images, (list, tuple)) or not isinstance(expressions, (list, tuple)):
             raise UserError("images and expressions must be lists: use predict for a single pair")
         if len(images) != len(expressions):
@@ -166,6 +177,8 @@ class Predictor:
         return token_ids, token_mask
 
     def _inputs(self, rgb: np.ndarray, expression: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        from coupalign.data.transform import prepare_image
+
         return prepare_image(rgb, self.config.model.image_size), *self.encode(expression)
 
     def _proposals(self, outputs: Outputs, expression: str) -> Proposals:
@@ -185,12 +198,20 @@ class Predictor:
     def _prediction(
         self, logits: np.ndarray, expression: str, size: tuple[int, int], proposals: Proposals | None = None
     ) -> Prediction:
+        from coupalign.data.transform import probability_at
+        from coupalign.evaluation.evaluate import probabilities
+
         probability = probability_at(probabilities(logits)[0], *size)
         mask = probability > self.config.evaluation.threshold
         return Prediction(mask, probability, proposals, self.tokenizer.warnings(expression))
 
 
 def _pixels(image: ImageInput) -> np.ndarray:
+    import numpy as np
+    from PIL import Image, ImageFile, ImageOps
+
+    from coupalign.data.images import load_image, rgb_pixels
+
     if isinstance(image, (str, os.PathLike)):
         return load_image(image)
     if isinstance(image, Image.Image):
