@@ -92,7 +92,7 @@ def _our_inference(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.
     from coupalign.model import build_model
 
     set_up(config.run)
-    model = use_kernels(build_model(config), config).set_train(False)
+    model = use_kernels(build_model(config), config.run).set_train(False)
     inputs = Tensor(image), Tensor(ids), Tensor(mask)
 
     def run() -> None:
@@ -112,12 +112,12 @@ def _our_training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.n
     from coupalign.training.step import Objective, TrainStep
 
     set_up(config.run)
-    model = use_kernels(build_model(config), config)
+    model = use_kernels(build_model(config), config.run)
     contrast = PixelContrastiveLoss(config.losses.aux_temperature, config.losses.aux_normalize, config.losses.aux_log)
     objective = Objective(model, contrast, config.losses.aux_loss_weight)
     optimizer = make_optimizer(config.training, model.trainable_params(), 1000)
     step = TrainStep(objective, optimizer, config.training.max_grad_norm, config.training.batch_size)
-    use_kernels_in_update(step.conclude, config)
+    use_kernels_in_update(step.conclude, config.run)
     step.set_train(True)
     target = np.zeros((len(image), config.model.image_size, config.model.image_size), np.float32)
     side = int(config.model.image_size * 0.15**0.5)  # 15 % of the pixels

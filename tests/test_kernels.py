@@ -219,7 +219,7 @@ def test_values_and_gradients_are_those_without(random_cell, mode, recomputed):
         wrapped, weights, inputs = random_cell(Layers(), inputs=shapes)
         cell = wrapped.cell
         if kernels:
-            use_kernels(cell, load_config())
+            use_kernels(cell, load_config().run)
             if recomputed:
                 cell.layer.recompute()
                 cell.block.recompute()
@@ -238,7 +238,7 @@ def test_a_model_keeps_its_parameters_and_its_output():
     inputs = Tensor(image.astype(np.float32)), Tensor(words), Tensor(np.ones_like(words))
     expected = model(*inputs)
     parameters = model.parameters_dict()
-    use_kernels(model, load_config(overrides=SMALLEST))
+    use_kernels(model, load_config(overrides=SMALLEST).run)
     kinds = {type(each) for _, each in model.cells_and_names()}
     assert kinds >= KERNELS and not kinds & PLAIN
     assert list(model.parameters_dict()) == list(parameters)
@@ -255,7 +255,7 @@ def test_branches_that_are_dropped_stay_dropped(random_cell):
         cell = random_cell(Layers(drop_path=0.5), inputs=[(1,)])[0].cell
         weights = mindspore.ParameterTuple(cell.block.trainable_params())
         if kernels:
-            use_kernels(cell, load_config())
+            use_kernels(cell, load_config().run)
         draws = connect_dropout(cell, 6)
         draws.set_data(draw(1, 2, draws))
         of_x, of_weights = ops.grad(cell.set_train(), 2, weights)(words, bias, x)
@@ -288,7 +288,7 @@ def test_clip(limit):
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     update = nn.Cell()
     update.clip = Clip(limit)
-    use_kernels_in_update(update, load_config())
+    use_kernels_in_update(update, load_config().run)
     assert isinstance(update.clip, KernelClip)
     found, clipped = update.clip(tuple(map(Tensor, gradients)))
     assert found.shape == () and abs(float(found) / norm - 1) < 1e-6
@@ -299,7 +299,7 @@ def test_clip(limit):
 @pytest.mark.parametrize("overrides", [{"cpu_kernels": False}, {"precision": "fp16"}])
 def test_where_they_are_not_used(overrides):
     config = load_config(overrides={**SMALLEST, **overrides})
-    kinds = {type(each) for _, each in use_kernels(build_model(config), config).cells_and_names()}
+    kinds = {type(each) for _, each in use_kernels(build_model(config), config.run).cells_and_names()}
     assert kinds >= PLAIN and not kinds & KERNELS
 
 
@@ -313,7 +313,7 @@ def test_without_a_compiler_mindspores_operators_stay(variable, value, monkeypat
     config = load_config(overrides=SMALLEST)
     try:
         for _ in range(2):
-            model = use_kernels(build_model(config), config)
+            model = use_kernels(build_model(config), config.run)
     finally:
         build.library.cache_clear()
     assert not {type(each) for _, each in model.cells_and_names()} & KERNELS

@@ -14,12 +14,12 @@ from hypothesis.extra.numpy import arrays
 from mindspore import Tensor, nn
 
 from coupalign.loss import PixelContrastiveLoss, SegmentationLoss
-from coupalign.loss.negatives import default_tile
+from coupalign.loss.negatives import tile_length
 from tests.conftest import assert_close
 
 HEIGHT, WIDTH = 9, 16
 PIXELS = HEIGHT * WIDTH
-TILE = default_tile(12, PIXELS, on_cpu=True)
+TILE = tile_length(12, PIXELS, True)
 # Pixels of the referent in each image of a batch: no tile, one or many, just full and just begun, on either side.
 COUNTS = (0, 1, TILE - 1, TILE, TILE + 1, 2 * TILE, 72, 73, PIXELS - TILE - 1, PIXELS - TILE, PIXELS - 1, PIXELS)
 OPTIONS = [
@@ -28,12 +28,10 @@ OPTIONS = [
     {"temperature": 0.03},  # exponentials of these scores would overflow in float16
     {"temperature": 1.0, "normalize": False},
     {"temperature": 1.0, "normalize": False, "log": False},
-    {"tile": 7},
-    {"tile": 1000},
 ]
 
 
-def eq_14_to_16(features, mask, temperature=0.1, normalize=True, log=True, tile=None) -> torch.Tensor:
+def eq_14_to_16(features, mask, temperature=0.1, normalize=True, log=True) -> torch.Tensor:
     """The plain form: all pixels of one side against all of the other, image by image."""
 
     def scale(x):
@@ -212,7 +210,7 @@ def test_no_tile_leaves_its_map(on_cpu):
     """The smaller side has at most half of the pixels, and the last tile is filled up with pixels of the other."""
     for batch in (1, 2, 3, 5, 6, 64):
         for length in (*range(1, 1500), 12544):
-            tile = default_tile(batch, length, on_cpu)
+            tile = tile_length(batch, length, on_cpu)
             assert 1 <= tile and math.ceil(length // 2 / tile) * tile <= length
 
 

@@ -51,8 +51,7 @@ class Gradient(nn.Cell):
     def construct(self, y: Tensor, sides: Tensor, values: Tensor):
         loss, referent = self.loss, sides[:, 0]
         negatives = loss.negative_terms.bprop(y, referent, values, loss.negative_terms(y, referent))
-        positives = loss.positive_terms.bprop(y, sides, sides, values, values)
-        return negatives, positives, loss.scale.bprop(y, loss.scale(y), y)
+        return negatives, loss.normalize.bprop(y, loss.normalize(y), y)
 
 
 class Spelled(nn.Cell):

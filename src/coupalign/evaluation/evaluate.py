@@ -39,7 +39,7 @@ def evaluate(
         UserError: A split or the checkpoint is missing or does not fit. Raised by the call, before the first result.
     """
     opened = [Split(config, split) for split in splits]
-    model = use_kernels(build_model(config), config)
+    model = use_kernels(build_model(config), config.run)
     load_checkpoint(checkpoint, model)
     model.set_train(False)
     source = {"file": str(checkpoint), "sha256": sha256(find_file(checkpoint))}

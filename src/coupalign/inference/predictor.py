@@ -101,7 +101,7 @@ class Predictor:
         if not vocabulary.is_file() and path.with_name(vocabulary.name).is_file():
             vocabulary = path.with_name(vocabulary.name)  # copied with the checkpoint
         self.tokenizer = Tokenizer(vocabulary, config.model.max_tokens)
-        self.model = use_kernels(build_model(config), config)
+        self.model = use_kernels(build_model(config), config.run)
         load_checkpoint(path, self.model)
         self.model.set_train(False)
         self._predict_all = PredictAll(self.model)

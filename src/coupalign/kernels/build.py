@@ -21,17 +21,7 @@ logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 # Without errno and traps, compilers vectorise square roots and conditions. Values stay the same.
-FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-march=native",
-    "-fopenmp-simd",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fPIC",
-    "-pthread",
-    "-shared",
-)
+FLAGS = "-std=c++17 -O3 -march=native -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -pthread -shared".split()
 
 
 @cache
@@ -43,7 +33,8 @@ def library() -> Path | None:
     """
     try:
         compiler = shlex.split(os.environ.get("CXX", "g++"))
-        path = _cache() / f"kernels-{_digest(compiler)}.so"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "coupalign"
+        path = cache / f"kernels-{_digest(compiler)}.so"
         if not path.exists():
             with atomic_path(path) as temporary:
                 _run([*compiler, *FLAGS, "-o", str(temporary), *map(str, sorted(SOURCES.glob("*.cc")))])
@@ -59,35 +50,20 @@ def library() -> Path | None:
     return path
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "coupalign"
-
-
 def _digest(compiler: list[str]) -> str:
-    """Digest of sources, flags, compiler and instruction sets of the processor."""
-    digest = hashlib.sha256(repr((FLAGS, _run([*compiler, "--version"]), platform.machine(), _processor())).encode())
+    """Digest of sources, flags, compiler and processor, as Linux reports it on x86-64 and ARM."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = ("model name", "flags", "CPU implementer", "CPU part", "Features")
+    processor = sorted({line for line in lines if line.split(":")[0].strip() in names})
+    digest = hashlib.sha256(repr((FLAGS, _run([*compiler, "--version"]), platform.machine(), processor)).encode())
     for file in sorted((*SOURCES.glob("*.cc"), *SOURCES.glob("*.h"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _processor() -> list[str]:
-    """Model and instruction sets of the processor as Linux reports them on x86-64 and ARM."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = ("model name", "flags", "CPU implementer", "CPU part", "Features")
-    return sorted({line for line in lines if line.split(":")[0].strip() in names})
-
-
 def _run(command: list[str]) -> str:
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, text=True, timeout=300, check=False, **pipes)
     if done.returncode:
         lines = done.stdout.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RuntimeError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[-1])}")

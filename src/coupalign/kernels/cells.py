@@ -1,8 +1,12 @@
-"""Cells that compute the same as Cells of the model, with kernels, in float32 on the CPU."""
+"""Cells that compute the same as Cells of the model, with kernels, in float32 on the CPU.
+
+MindSpore passes ``bprop`` the gradients of a Cell's inputs only, not of its parameters. So each kernel is a Cell that
+takes weights as inputs, and a ``Kernel…`` Cell, which replaces a Cell of the model, hands it the parameters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +17,16 @@ from coupalign.model.layers import MultiHeadAttention
 from coupalign.model.swin import SwinBlock, WindowAttention
 
 
-def operator(library: Path, function: str, *like: int, parts: int = 1) -> ops.Custom:
+def operator(library: Path, function: str, types: Callable, shapes: Callable | None = None) -> ops.Custom:
     """An operator that calls a kernel of the library.
 
     Args:
         library: Path of the library.
         function: Name of the kernel.
-        like: For each output, the index of the input that has its shape and dtype.
-        parts: Divisor of the last axis, if there is one output.
+        types: Gives the dtypes of the outputs from those of the inputs.
+        shapes: Gives their shapes in the same way, if ``types`` does not.
     """
-
-    def types(*inputs):
-        return inputs[like[0]] if len(like) == 1 else tuple(inputs[i] for i in like)
-
-    def shapes(*inputs):
-        return types(*inputs) if parts == 1 else (*inputs[like[0]][:-1], inputs[like[0]][-1] // parts)
-
-    return ops.Custom(f"{library}:{function}", shapes, types, func_type="aot")
+    return ops.Custom(f"{library}:{function}", shapes or types, types, func_type="aot")
 
 
 class BiasGelu(nn.Cell):
@@ -37,8 +34,8 @@ class BiasGelu(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.gelu = operator(library, "gelu", 0)
-        self.gradient = operator(library, "gelu_gradient", 0, 1)
+        self.gelu = operator(library, "gelu", lambda x, bias: x)
+        self.gradient = operator(library, "gelu_gradient", lambda x, bias, dout: (x, bias))
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         return self.gelu(x, bias)
@@ -53,8 +50,8 @@ class Norm(nn.Cell):
 
     def __init__(self, library: Path, epsilon: float):
         super().__init__()
-        self.norm = operator(library, "norm", 0)
-        self.gradient = operator(library, "norm_gradient", 0, 1, 1)
+        self.norm = operator(library, "norm", lambda x, *_: x)
+        self.gradient = operator(library, "norm_gradient", lambda x, gamma, *_: (x, gamma, gamma))
         self.epsilon = Tensor(np.array([epsilon], np.float32))
 
     def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -68,18 +65,16 @@ class Norm(nn.Cell):
 class Residual(nn.Cell):
     """``x + scale (a + b)``. Inputs: x, a (B, L, n); b (n,); scale (B,) or (1,). Outputs: (B, L, n).
 
-    The scale drops branches (stochastic depth) and has no gradient.
-
-    Args:
-        library: Path of the library.
-        drops: Whether branches are dropped; otherwise the scale is 1.
+    The scale drops branches (stochastic depth) and has no gradient. Without ``drops`` it is 1.
     """
 
     def __init__(self, library: Path, drops: bool):
         super().__init__()
         self.drops = drops
-        self.add = operator(library, "residual", 0)
-        self.bias_gradient = ops.Custom(f"{library}:residual_bias_gradient", last_axis, first, func_type="aot")
+        self.add = operator(library, "residual", lambda x, *_: x)
+        self.bias_gradient = operator(
+            library, "residual_bias_gradient", lambda dout, scale: dout, lambda dout, scale: dout[-1:]
+        )
 
     def construct(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
         return self.add(x, a, bias, scale)
@@ -99,8 +94,8 @@ class ResidualNorm(nn.Cell):
     def __init__(self, library: Path, epsilon: float, drops: bool):
         super().__init__()
         self.drops = drops
-        self.add = operator(library, "residual_norm", 0, 0)
-        self.gradient = operator(library, "residual_norm_gradient", 0, 1, 1, 1)
+        self.add = operator(library, "residual_norm", lambda x, *_: (x, x))
+        self.gradient = operator(library, "residual_norm_gradient", lambda x, gamma, *_: (x, gamma, gamma, gamma))
         self.epsilon = Tensor(np.array([epsilon], np.float32))
 
     def construct(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor, gamma: Tensor, beta: Tensor):
@@ -113,16 +108,6 @@ class ResidualNorm(nn.Cell):
         return dx, da, dbias, ops.zeros_like(scale), dgamma, dbeta
 
 
-def last_axis(x, *_):
-    """Shape of a vector along the last axis of x."""
-    return x[-1:]
-
-
-def first(x, *_):
-    """Dtype of the first input."""
-    return x
-
-
 class FusedWindowAttention(nn.Cell):
     """The part of a ``WindowAttention`` between its two linear layers.
 
@@ -133,8 +118,10 @@ class FusedWindowAttention(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.attention = operator(library, "window_attention", 0, parts=3)
-        self.gradient = operator(library, "window_attention_gradient", 0, 1, 2)
+        self.attention = operator(
+            library, "window_attention", lambda product, *_: product, lambda x, *_: (*x[:-1], x[-1] // 3)
+        )
+        self.gradient = operator(library, "window_attention_gradient", lambda *inputs: inputs[:3])
 
     def construct(self, product: Tensor, bias: Tensor, relative: Tensor, shift_attention_mask: Tensor) -> Tensor:
         return self.attention(product, bias, relative, shift_attention_mask)
@@ -172,8 +159,8 @@ class FusedAttention(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.attention = operator(library, "attention", 0)
-        self.gradient = operator(library, "attention_gradient", 0, 1, 2)
+        self.attention = operator(library, "attention", lambda query, *_: query)
+        self.gradient = operator(library, "attention_gradient", lambda *inputs: inputs[:3])
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, heads: Tensor) -> Tensor:
         return self.attention(query, key, value, bias, heads)
@@ -264,16 +251,13 @@ class KernelClip(nn.Cell):
         super().__init__(auto_prefix=False)
         self.clips = limit > 0
         self.limit = Tensor(np.array([limit], np.float32))
-        self.norm = ops.Custom(f"{library}:global_norm", (1,), float32, func_type="aot")
-        self.clip = ops.Custom(f"{library}:clip", with_norm, with_norm, func_type="aot")
+        self.norm = operator(library, "global_norm", lambda *_: float32, lambda *_: (1,))
+        self.clip = operator(
+            library, "clip", lambda limit, *gradients: (limit, *gradients)
+        )  # the norm is like the limit
 
     def construct(self, gradients: Sequence[Tensor]):
         if not self.clips:
             return self.norm(*gradients).reshape(()), gradients
         results = self.clip(self.limit, *gradients)
         return results[0].reshape(()), results[1:]
-
-
-def with_norm(limit, *gradients):
-    """Shapes, or dtypes, of the outputs of ``clip``: those of its inputs; the norm is like the limit."""
-    return (limit, *gradients)

@@ -7,7 +7,7 @@ from pathlib import Path
 import mindspore
 from mindspore import nn
 
-from coupalign.config import Config
+from coupalign.config import RunConfig
 from coupalign.kernels.build import library
 from coupalign.kernels.cells import (
     KernelClip,
@@ -22,7 +22,7 @@ from coupalign.model.layers import MultiHeadAttention
 from coupalign.model.swin import Mlp, SwinBlock, WindowAttention
 
 
-def use_kernels(model: nn.Cell, config: Config) -> nn.Cell:
+def use_kernels(model: nn.Cell, run: RunConfig) -> nn.Cell:
     """Makes norms, GELUs, attention and residuals use kernels if ``cpu_kernels`` is set, in float32 on the CPU.
 
     Call it once after building the model, before it is compiled or set to recompute. Parameters and their names stay
@@ -31,7 +31,7 @@ def use_kernels(model: nn.Cell, config: Config) -> nn.Cell:
     Returns:
         The model.
     """
-    path = _library(config)
+    path = _library(run)
     if path:
         # Blocks come first, so that the Cells inside their replacements are replaced as well.
         for _, parent in list(model.cells_and_names()):
@@ -53,13 +53,13 @@ def use_kernels(model: nn.Cell, config: Config) -> nn.Cell:
     return model
 
 
-def use_kernels_in_update(update: nn.Cell, config: Config) -> None:
+def use_kernels_in_update(update: nn.Cell, run: RunConfig) -> None:
     """Makes the gradient clipping ``update.clip`` of an ``Update`` use a kernel, under the same conditions."""
-    path = _library(config)
+    path = _library(run)
     if path:
         update.insert_child_to_cell("clip", KernelClip(path, update.clip.limit))
 
 
-def _library(config: Config) -> Path | None:
+def _library(run: RunConfig) -> Path | None:
     on_cpu = mindspore.get_context("device_target") == "CPU"
-    return library() if config.run.cpu_kernels and on_cpu and config.run.precision == "fp32" else None
+    return library() if run.cpu_kernels and on_cpu and run.precision == "fp32" else None

@@ -10,11 +10,9 @@ from coupalign import devices
 def batch_norm(width: int, statistics: str) -> nn.BatchNorm2d:
     """Batch normalisation of (B, width, h, w) with trained gamma and beta.
 
-    Args:
-        width: Number of channels.
-        statistics: Statistics that training normalises with (key ``batch_norm``): "local", the micro batch of this
-            device; "synchronised", the micro batches of all devices; "frozen", the moving statistics, which then
-            stay unchanged. Evaluation always uses the moving statistics.
+    Training normalises with ``statistics`` (key ``batch_norm``): "local", of the micro batch of this device;
+    "synchronised", of the micro batches of all devices; "frozen", the moving statistics, which then stay unchanged.
+    Evaluation always uses the moving statistics.
     """
     if statistics == "frozen":
         return nn.BatchNorm2d(width, use_batch_statistics=False)
@@ -46,11 +44,9 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         mean = self.sum(x.astype("float32").sum((0, 2, 3))) / count
         centred = x.astype("float32") - mean.reshape(1, width, 1, 1)
         variance = self.sum(ops.square(centred).sum((0, 2, 3))) / count
-        self._update_moving(ops.stop_gradient(mean), ops.stop_gradient(variance) * (count / max(count - 1, 1)))
+        unbiased = variance * (count / max(count - 1, 1))
+        # Here self.momentum is the share of the new batch: 1 minus the argument `momentum` of nn.BatchNorm2d.
+        for moving, new in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+            ops.assign(moving, moving + self.momentum * (ops.stop_gradient(new) - moving))
         scale = self.gamma * ops.rsqrt(variance + self.eps)
         return (centred * scale.reshape(1, width, 1, 1) + self.beta.reshape(1, width, 1, 1)).astype(x.dtype)
-
-    def _update_moving(self, mean: Tensor, variance: Tensor) -> None:
-        # Here self.momentum is the share of the new batch: 1 minus the argument `momentum` of nn.BatchNorm2d.
-        for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            ops.assign(moving, moving + self.momentum * (new - moving))

@@ -1,4 +1,7 @@
-"""Text encoder: BERT (Devlin et al., NAACL 2019), a quarter of its layers per stage (paper, 3.2 and Eq 3)."""
+"""Text encoder: BERT (Devlin et al., NAACL 2019), a quarter of its layers per stage (paper, 3.2 and Eq 3).
+
+Cells and parameters have the names of Hugging Face. x is (B, T, D) and the padding bias (B, 1, T) everywhere.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class BertEmbeddings(nn.Cell):
 
 
 class BertSelfAttention(nn.Cell):
-    """Multi-head self-attention before its output projection. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+    """Multi-head self-attention before its output projection."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float):
         super().__init__()
@@ -43,7 +46,7 @@ class BertSelfAttention(nn.Cell):
 
 
 class BertOutput(nn.Cell):
-    """Linear layer, dropout, residual and layer normalisation. Inputs: x (B, T, in_dim); residual (B, T, D). Outputs: (B, T, D)."""
+    """Linear layer, dropout, residual and layer normalisation. Inputs: x (B, T, in_dim); residual (B, T, D)."""
 
     def __init__(self, *, in_dim: int, dim: int, dropout: float):
         super().__init__()
@@ -56,7 +59,7 @@ class BertOutput(nn.Cell):
 
 
 class BertAttention(nn.Cell):
-    """Self-attention with its output projection. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+    """Self-attention with its output projection."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float):
         super().__init__()
@@ -82,7 +85,7 @@ class BertIntermediate(nn.Cell):
 
 
 class BertLayer(nn.Cell):
-    """A post-norm transformer layer. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+    """A post-norm transformer layer."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float):
         super().__init__()
@@ -96,33 +99,26 @@ class BertLayer(nn.Cell):
 
 
 class BertEncoder(nn.Cell):
-    """The layers of BERT. Inputs: x (B, T, D); bias (B, 1, T). Outputs: (B, T, D)."""
+    """All layers; ``BertModel.stage`` runs a quarter of them."""
 
     def __init__(self, *, dim: int, heads: int, layers: int, dropout: float):
         super().__init__()
         self.layer = nn.CellList([BertLayer(dim=dim, heads=heads, dropout=dropout) for _ in range(layers)])
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.stage(x, bias, 0, len(self.layer))
-
-    def stage(self, x: Tensor, bias: Tensor, first: int, last: int) -> Tensor:
-        """Layers ``first`` to ``last - 1``: x (B, T, D); bias (B, 1, T) -> (B, T, D)."""
-        for i in range(first, last):
-            x = self.layer[i](x, bias)
+        for layer in self.layer:
+            x = layer(x, bias)
         return x
 
 
 class BertModel(nn.Cell):
     """BERT without its pooler, whose stages can be called one by one, so that pixels are fused before each.
 
-    ``embeddings(token_ids)`` gives L_1, ``stage(x, bias, i)`` runs BERTStage_i (Eq 3), i = 1 … 4.
+    Shapes: token_ids (B, T) int32; padding bias (B, 1, T), see ``padding_bias``; words (B, T, D). The feed-forward
+    networks have four times the width D = ``dim``.
 
     Args:
-        vocab_size: Number of words in the vocabulary.
-        dim: D, width of the words.
-        heads: Number of heads; it divides dim.
         layers: Number of layers, a multiple of four.
-        max_positions: Rows of the position embedding.
         dropout: Dropout rate of embeddings, attention weights and layer outputs.
     """
 
@@ -133,9 +129,11 @@ class BertModel(nn.Cell):
         self.encoder = BertEncoder(dim=dim, heads=heads, layers=layers, dropout=dropout)
 
     def construct(self, token_ids: Tensor, bias: Tensor) -> Tensor:
-        """The encoder without pixels: token_ids (B, T), padding bias (B, 1, T) -> (B, T, D)."""
+        """The encoder without pixels."""
         return self.encoder(self.embeddings(token_ids), bias)
 
-    def stage(self, x: Tensor, bias: Tensor, i: int) -> Tensor:
-        """BERTStage_i of Eq 3: x (B, T, D); padding bias (B, 1, T) -> (B, T, D)."""
-        return self.encoder.stage(x, bias, (i - 1) * self.per_stage, i * self.per_stage)
+    def stage(self, words: Tensor, bias: Tensor, i: int) -> Tensor:
+        """BERTStage_{i+1} of Eq 3, i = 0 … 3; L_1 is ``embeddings(token_ids)``."""
+        for k in range(i * self.per_stage, (i + 1) * self.per_stage):
+            words = self.encoder.layer[k](words, bias)
+        return words

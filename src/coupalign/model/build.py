@@ -18,7 +18,7 @@ from coupalign.model.mask_generator import MaskGenerator
 from coupalign.model.seg_head import SegHead
 from coupalign.model.sma import SentenceMaskAlignment
 from coupalign.model.swin import SwinTransformer, WindowAttention
-from coupalign.model.wpa import NoAlignment, WordPixelAlignment
+from coupalign.model.wpa import WordPixelAlignment
 
 
 def build_model(config: Config, precision: str | None = None) -> CoupAlign:
@@ -33,9 +33,9 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
     text_dim = keys.bert_hidden_size
     image_dims = [keys.swin_embed_dim * 2**i for i in range(4)]
 
-    def alignment(stage: int) -> WordPixelAlignment | NoAlignment:
+    def alignment(stage: int) -> WordPixelAlignment | None:
         if keys.wpa_direction == "none" or stage not in keys.wpa_stages:
-            return NoAlignment()
+            return None
         return WordPixelAlignment(
             image_dim=image_dims[stage - 1],
             text_dim=text_dim,

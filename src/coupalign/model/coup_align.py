@@ -10,13 +10,13 @@ from mindspore.common.initializer import TruncatedNormal
 
 from coupalign.model.bert import BertModel
 from coupalign.model.cross_attention import CrossAttention
-from coupalign.model.layers import INIT_STD, padding_bias
+from coupalign.model.layers import INIT_STD, conv, padding_bias
 from coupalign.model.mask_generator import MaskGenerator
 from coupalign.model.resize import Upsample
 from coupalign.model.seg_head import SegHead
 from coupalign.model.sma import SentenceMaskAlignment
 from coupalign.model.swin import SwinTransformer
-from coupalign.model.wpa import Alignment, NoAlignment, WordPixelAlignment
+from coupalign.model.wpa import Alignment, WordPixelAlignment
 
 
 class Outputs(NamedTuple):
@@ -50,15 +50,11 @@ class CoupAlign(nn.Cell):
     ``coupalign.model.build_model`` makes the modules from a configuration.
 
     Args:
-        image_encoder: Swin Transformer (Eq 3).
-        text_encoder: BERT (Eq 3).
-        wpa: Word-Pixel Alignment before each of the four stages (Eq 1, 2, 4, 5, 6).
-        cross_attention: Joint attention over the outputs of both encoders (Eq 7, 8).
-        mask_generator: Transformer decoder of the queries (Eq 9); None without SMA.
-        seg_head: Segmentation head (Eq 10).
-        sma: Sentence-Mask Alignment (Eq 11, 12); None makes the mask a 1x1 convolution of Y_1.
+        wpa: Word-Pixel Alignment before each of the four stages; None for a stage without it.
+        mask_generator: None without ``sma``.
+        sma: Sentence-Mask Alignment; None makes the mask a 1x1 convolution of Y_1.
         seg_head_dim: d_s, width of Y_1.
-        image_size: Height and width of the image.
+        image_size: Height and width of the image, H = W.
 
     Inputs: image (B, 3, H, W) float32, normalised RGB; token_ids (B, T) int32; token_mask (B, T) int32, 1 for a
     real token. Outputs: logits (B, H, W) float32, before the sigmoid.
@@ -69,7 +65,7 @@ class CoupAlign(nn.Cell):
         *,
         image_encoder: SwinTransformer,
         text_encoder: BertModel,
-        wpa: list[WordPixelAlignment | NoAlignment],
+        wpa: list[WordPixelAlignment | None],
         cross_attention: CrossAttention,
         mask_generator: MaskGenerator | None,
         seg_head: SegHead,
@@ -80,8 +76,8 @@ class CoupAlign(nn.Cell):
         super().__init__()
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
-        self.wpa = nn.CellList(wpa)
-        self.has_wpa = [isinstance(stage, WordPixelAlignment) for stage in wpa]
+        self.wpa = nn.CellList([stage or nn.Identity() for stage in wpa])  # holds Cells only
+        self.has_wpa = [stage is not None for stage in wpa]
         self.cross_attention = cross_attention
         self.seg_head = seg_head
         self.has_sma = sma is not None
@@ -90,9 +86,7 @@ class CoupAlign(nn.Cell):
             self.sma = sma
         else:
             # Initialised as W^Y is. He initialisation, meant for a following ReLU, would give large first logits.
-            self.mask_proj = nn.Conv2d(
-                seg_head_dim, 1, 1, has_bias=True, weight_init=TruncatedNormal(INIT_STD), bias_init="zeros"
-            )
+            self.mask_proj = conv(seg_head_dim, 1, 1, weight_init=TruncatedNormal(INIT_STD))
         self.upsample = Upsample(size=image_size // 4, factor=4)
         self.sizes = [image_size // 4 // 2**i for i in range(4)]
 
@@ -110,12 +104,8 @@ class CoupAlign(nn.Cell):
     def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs of the losses: logits (B, H, W) float32; Y_1 (B, d_s, H/4, W/4)."""
         stages, fused, sentence, _ = self.encode(image, token_ids, token_mask)
-        pixels = self.seg_head(fused, stages)
-        if self.has_sma:
-            mask, _, _ = self.sma(self.mask_generator(_to_tokens(fused)), pixels, sentence)  # type: ignore[misc]
-        else:
-            mask = self.mask_proj(pixels).astype("float32").squeeze(1)
-        return self._upsample(mask), pixels
+        mask, pixels, _, _ = self.decode(stages, fused, sentence)
+        return self.upsample(mask).squeeze(1), pixels
 
     def predict_all(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Outputs:
         """The mask, and what explains it. Not for use in graph mode: there, compile a Cell with ``all_outputs``."""
@@ -124,21 +114,15 @@ class CoupAlign(nn.Cell):
     def all_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
         """The values of ``Outputs`` as plain tuples, which graph mode and MindIR support; see ``Outputs.from_tuple``."""
         stages, fused, sentence, alignments = self.encode(image, token_ids, token_mask)
-        pixels = self.seg_head(fused, stages)
-        if self.has_sma:
-            mask, weights, embeddings = self.sma(self.mask_generator(_to_tokens(fused)), pixels, sentence)  # type: ignore[misc]
-            proposals = self.sma.masks(embeddings, pixels)
-        else:
-            proposals = self.mask_proj(pixels).astype("float32")
-            mask = proposals.squeeze(1)
-            weights = ops.ones((mask.shape[0], 1), mindspore.float32)
-        return self._upsample(mask), pixels, proposals, weights, alignments
+        mask, pixels, weights, embeddings = self.decode(stages, fused, sentence)
+        proposals = self.sma.masks(embeddings, pixels) if self.has_sma else mask
+        return self.upsample(mask).squeeze(1), pixels, proposals, weights, alignments
 
     def encode(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
         """Encoder (3.2), Eq 1 to 8.
 
         Returns:
-            V_1 … V_4 before fusion, (B, C_i, H_i, W_i); S_o (B, C_o, H_o, W_o); L_g (B, D); for each stage with
+            V_1 … V_4 before fusion, (B, C_i, H_i, W_i); S_o (B, H_oW_o, C_o); L_g (B, D); for each stage with
             Word-Pixel Alignment the values of its ``Alignment``.
         """
         bias = padding_bias(token_mask)
@@ -146,28 +130,33 @@ class CoupAlign(nn.Cell):
         words = self.text_encoder.embeddings(token_ids)  # L_1
         stages = []
         alignments = []
-        for i in range(4):
+        for i in range(4):  # stages 1 to 4 of the paper
             stages.append(_to_map(pixels, self.sizes[i]))
-            pixels, words, alignment = self.wpa[i](pixels, words, token_mask)  # V_i + L'_i, L_i + V'_i
             if self.has_wpa[i]:
+                pixels, words, alignment = self.wpa[i](pixels, words, token_mask)  # Eq 1, 2: V_i + L'_i, L_i + V'_i
                 alignments.append(alignment)
             pixels = self.image_encoder.layers[i](pixels)  # Eq 3: V_{i+1}
-            words = self.text_encoder.stage(words, bias, i + 1)  # Eq 3: L_{i+1}
-        fused = self.cross_attention(self.image_encoder.norm(pixels), words, token_mask)  # Eq 7, 8
-        return stages, _to_map(fused, self.sizes[3]), words[:, 0], alignments
+            words = self.text_encoder.stage(words, bias, i)  # Eq 3: L_{i+1}
+        fused = self.cross_attention(self.image_encoder.norm(pixels), words, token_mask)  # Eq 7, 8: S_o
+        return stages, fused, words[:, 0], alignments
 
-    def _upsample(self, mask: Tensor) -> Tensor:
-        """M (B, H/4, W/4) -> (B, H, W) float32."""
-        return self.upsample(mask.astype("float32").expand_dims(1)).squeeze(1)
+    def decode(self, stages: list[Tensor], fused: Tensor, sentence: Tensor) -> tuple:
+        """Decoder (3.3), Eq 9 to 12, from the first three values of ``encode``.
+
+        Returns:
+            M (B, 1, H/4, W/4) float32; Y_1 (B, d_s, H/4, W/4); Q_w (B, N); mask embeddings Q_o W^Q (B, N, D). Without
+            SMA the last two stand for one mask of weight 1.
+        """
+        pixels = self.seg_head(_to_map(fused, self.sizes[3]), stages)  # Eq 10: Y_1
+        if self.has_sma:
+            queries = self.mask_generator(fused)  # Eq 9: Q_o  # type: ignore[misc]
+            mask, weights, embeddings = self.sma(queries, pixels, sentence)  # Eq 11, 12
+            return mask.expand_dims(1), pixels, weights, embeddings
+        one = ops.ones((pixels.shape[0], 1), mindspore.float32)
+        return self.mask_proj(pixels).astype("float32"), pixels, one, one
 
 
 def _to_map(tokens: Tensor, size: int) -> Tensor:
     """(B, size^2, C) -> (B, C, size, size)."""
     batch, _, dim = tokens.shape
     return tokens.swapaxes(1, 2).reshape(batch, dim, size, size)
-
-
-def _to_tokens(image: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, hw, C)."""
-    batch, dim = image.shape[:2]
-    return image.reshape(batch, dim, -1).swapaxes(1, 2)

@@ -11,13 +11,7 @@ from coupalign.model.layers import INIT_STD, MultiHeadAttention, dense, padding_
 class CrossAttention(nn.Cell):
     """``F_o = [V_o W^v + e_p; L_o W^l]`` (Eq 7); ``S_o = Attention(F_o) + V_o`` (Eq 8), image rows only.
 
-    Queries: pixels. Keys and values: pixels and unpadded words.
-
-    Args:
-        image_dim: C_o, width of V_o.
-        dim: D, width of the words and of the attention.
-        num_pixels: H_o W_o.
-        heads: Number of heads; it divides dim.
+    Queries: pixels. Keys and values: pixels and unpadded words. C_o is ``image_dim``, D is ``dim``.
 
     Inputs: pixels V_o (B, H_oW_o, C_o); words L_o (B, T, D); token_mask (B, T), 1 for a real token.
     Outputs: S_o (B, H_oW_o, C_o).

@@ -19,7 +19,7 @@ class Dropout(nn.Cell):
     Args:
         rate: Probability from 0 to below 1, rounded to a multiple of 2^-16.
 
-    Inputs: x (B, …). Outputs: same shape and dtype as x.
+    Inputs: x (B, …).
 
     Raises:
         RuntimeError: In training, if rate is above 0 and ``connect_dropout`` was not called.
@@ -31,19 +31,13 @@ class Dropout(nn.Cell):
         self.scale = 2**16 / (2**16 - self.dropped)
         self.connected = False
 
-    def connect(self, draws: Parameter, layer: int) -> None:
-        """Takes masks from column ``layer`` of ``draws``; see ``connect_dropout``."""
-        self.draws = draws
-        self.layer = layer
-        self.connected = True
-
     def construct(self, x: Tensor) -> Tensor:
         if self.dropped == 0 or not self.training:
             return x
         if not self.connected:
             raise RuntimeError("Dropout has no draws: call connect_dropout before training")
         batch = x.shape[0]
-        bits = ops.bitwise_xor(self.draws[:batch, self.layer : self.layer + 1], element_hashes(x.size // batch))
+        bits = ops.bitwise_xor(self.draws[:batch, self.column : self.column + 1], element_hashes(x.size // batch))
         # After an exclusive or alone, masks of two samples would be correlated; two rounds of multiplication remove
         # that. The last factor is 1 above a multiple of 256, so that the 16 bits used are uniform.
         bits = multiply_with_carry(bits, 0x7ED5)
@@ -53,12 +47,9 @@ class Dropout(nn.Cell):
 
 
 class DropPath(nn.Cell):
-    """Stochastic depth: drops the residual branch of a sample with probability ``rate`` in training.
+    """Stochastic depth: drops the residual branch x (B, L, C) of a sample with probability ``rate`` in training.
 
-    Args:
-        rate: Probability from 0 to below 1.
-
-    Inputs: x (B, L, C). Outputs: same shape as x, scaled by 1 / (1 - rate) if kept.
+    Kept branches are scaled by 1 / (1 - rate).
     """
 
     def __init__(self, rate: float):
@@ -77,30 +68,21 @@ class DropPath(nn.Cell):
 
 
 def connect_dropout(cell: nn.Cell, batch: int) -> Parameter:
-    """Connects every Dropout in ``cell`` to one Parameter of random numbers.
+    """Connects every Dropout in ``cell`` to one Parameter of random numbers, (batch, layers) int32.
 
-    Args:
-        cell: The cell to train.
-        batch: Largest number of samples of a micro batch.
-
-    Returns:
-        The Parameter (batch, layers) int32. Set it to ``draw(…)`` before each step.
+    ``batch`` is the largest number of samples of a micro batch. Set the Parameter to ``draw(…)`` before each step.
     """
     layers = [each for _, each in cell.cells_and_names() if isinstance(each, Dropout)]
     draws = Parameter(Tensor(np.zeros((batch, max(len(layers), 1)), np.int32)), name="draws", requires_grad=False)
-    for number, layer in enumerate(layers):
-        layer.connect(draws, number)
+    for i, layer in enumerate(layers):
+        layer.draws, layer.column, layer.connected = draws, i, True
     return draws
 
 
 def draw(seed: int, step: int, draws: Parameter, first_sample: int = 0) -> Tensor:
     """Random numbers of one step for the Parameter of ``connect_dropout``: (batch, layers) int32.
 
-    Args:
-        seed: Seed of the training.
-        step: Number of the update.
-        draws: The Parameter, for its shape.
-        first_sample: Index in the global batch of the first sample of the micro batch.
+    ``first_sample`` is the index in the global batch of the first sample of the micro batch.
     """
     batch, layers = draws.shape
     numbers = np.random.default_rng([seed, step]).integers(2**31, size=(first_sample + batch, layers), dtype=np.int32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
-from mindspore.common.initializer import HeNormal, TruncatedNormal
+from mindspore.common.initializer import HeNormal, Initializer, TruncatedNormal
 
 INIT_STD = 0.02  # standard deviation of initial weights, as in BERT and Swin
 MIN_NORM = 1e-6  # vectors are divided by at least this length
@@ -15,18 +15,10 @@ def dense(in_dim: int, out_dim: int, bias: bool = True) -> nn.Dense:
     return nn.Dense(in_dim, out_dim, weight_init=TruncatedNormal(INIT_STD), bias_init="zeros", has_bias=bias)
 
 
-def conv(in_dim: int, out_dim: int, kernel: int) -> nn.Conv2d:
-    """A convolution with bias that keeps the size of the map, with He initialisation for a following ReLU."""
-    return nn.Conv2d(
-        in_dim,
-        out_dim,
-        kernel,
-        pad_mode="pad",
-        padding=kernel // 2,
-        has_bias=True,
-        weight_init=HeNormal(mode="fan_out", nonlinearity="relu"),
-        bias_init="zeros",
-    )
+def conv(in_dim: int, out_dim: int, kernel: int, weight_init: Initializer | None = None) -> nn.Conv2d:
+    """A convolution with zero bias that keeps the size of the map; by default He initialisation for a following ReLU."""
+    init = {"weight_init": weight_init or HeNormal(mode="fan_out", nonlinearity="relu"), "bias_init": "zeros"}
+    return nn.Conv2d(in_dim, out_dim, kernel, pad_mode="pad", padding=kernel // 2, has_bias=True, **init)
 
 
 class Gelu(nn.Cell):
@@ -57,11 +49,7 @@ def padding_bias(token_mask: Tensor) -> Tensor:
 
 
 class MultiHeadAttention(nn.Cell):
-    """Multi-head attention of already projected features. Scores and softmax are float32.
-
-    Args:
-        heads: Number of heads; it divides D.
-        dropout: Dropout of the attention weights.
+    """Multi-head attention of already projected features, with dropout of its weights. Scores and softmax are float32.
 
     Inputs: query (B, L, D); key, value (B, S, D); bias (B or 1, 1, S), added to the scores.
     Outputs: (B, L, D), same dtype as value.

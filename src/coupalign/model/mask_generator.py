@@ -11,11 +11,7 @@ from coupalign.model.layers import INIT_STD, MultiHeadAttention, dense
 class Attention(nn.Cell):
     """Multi-head attention with its four projections.
 
-    Args:
-        dim: Width of queries, sources and outputs.
-        heads: Number of heads; it divides dim.
-
-    Inputs: query (B, N, dim); source (B, S, dim), keys and values. Outputs: (B, N, dim).
+    Inputs: query (B, N, dim); source (B, S, dim), for keys and values. Outputs: (B, N, dim).
     """
 
     def __init__(self, *, dim: int, heads: int):
@@ -55,13 +51,7 @@ class DecoderLayer(nn.Cell):
 class MaskGenerator(nn.Cell):
     """``Q_o = MaskGenerator(Q, S_o)`` (Eq 9): a transformer decoder turns learned queries into N mask embeddings.
 
-    Args:
-        image_dim: C_o, width of S_o.
-        dim: d_q, width of the decoder.
-        num_queries: N, number of queries.
-        layers: Number of decoder layers.
-        heads: Number of heads; it divides dim.
-        ffn_dim: Width inside the feed-forward networks.
+    C_o is ``image_dim``, d_q is ``dim``, N is ``num_queries``.
 
     Inputs: pixels S_o (B, H_oW_o, C_o). Outputs: Q_o (B, N, d_q).
     """

@@ -10,15 +10,7 @@ from coupalign.model.resize import Upsample
 
 
 class DoubleConv(nn.Cell):
-    """rho of Eq 10: 3x3 convolution, ReLU and batch normalisation, twice.
-
-    Args:
-        in_dim: Width of the input.
-        out_dim: Width of the output.
-        statistics: Statistics of the batch normalisation; see ``coupalign.model.batch_norm``.
-
-    Inputs: x (B, in_dim, h, w). Outputs: (B, out_dim, h, w).
-    """
+    """rho of Eq 10: 3x3 convolution, ReLU and batch normalisation, twice. (B, in_dim, h, w) -> (B, out_dim, h, w)."""
 
     def __init__(self, *, in_dim: int, out_dim: int, statistics: str):
         super().__init__()
@@ -38,8 +30,8 @@ class SegHead(nn.Cell):
     Up resizes the output of rho to the size of V_i: identity for i = 4, twice the size for the others.
 
     Args:
-        image_dims: C_1 … C_4, widths of V_1 … V_4.
-        fused_dim: C_o, width of S_o.
+        image_dims: C_1 … C_4.
+        fused_dim: C_o.
         dim: d_s, width of every Y_i.
         size: Height and width of V_1.
         statistics: Statistics of the batch normalisation; see ``coupalign.model.batch_norm``.
@@ -52,12 +44,12 @@ class SegHead(nn.Cell):
         super().__init__()
         self.rho = nn.CellList(
             [DoubleConv(in_dim=width, out_dim=dim, statistics=statistics) for width in (dim, dim, dim, fused_dim)]
-        )
+        )  # of Y_2 … Y_5
         self.gamma = nn.CellList([conv(width, dim, 1) for width in image_dims])
         self.up = nn.CellList([Upsample(size=size // 2 ** (i + 1), factor=2) for i in range(3)])
 
     def construct(self, fused: Tensor, stages: list[Tensor]) -> Tensor:
-        y = self.rho[3](fused) + self.gamma[3](stages[3])
-        for i in (2, 1, 0):
+        y = self.rho[3](fused) + self.gamma[3](stages[3])  # Y_4, already of the size of V_4
+        for i in (2, 1, 0):  # Y_{i+1}, down to Y_1
             y = self.up[i](self.rho[i](y)) + self.gamma[i](stages[i])
         return y

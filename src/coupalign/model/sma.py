@@ -10,8 +10,9 @@ from coupalign.model.layers import dense, l2_normalize
 class SentenceMaskAlignment(nn.Cell):
     """Weights N mask proposals by their similarity to the sentence and sums them to the mask of the referent.
 
-    All of it is float32, whatever the precision of the inputs. Shapes: queries Q_o (B, N, d_q); pixels Y_1
-    (B, d_s, h, w); sentence L_g (B, D).
+    ``as_printed`` shows Eq 11 and 12 in the paper's order; ``construct`` computes the same with less memory. All of it
+    is float32, whatever the precision of the inputs: queries Q_o (B, N, d_q); pixels Y_1 (B, d_s, h, w); sentence L_g
+    (B, D).
 
     Args:
         query_dim: d_q, width of Q_o.
@@ -27,7 +28,7 @@ class SentenceMaskAlignment(nn.Cell):
         self.pixel_proj = dense(pixel_dim, dim)
 
     def as_printed(self, queries: Tensor, pixels: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Eq 11 and 12 in the order of the paper: M (B, h, w), Q_w (B, N), Y_N (B, N, h, w)."""
+        """Reference of the tests of ``construct``: M (B, h, w), Q_w (B, N), Y_N (B, N, h, w)."""
         q_hat = self.query_proj(queries).astype("float32")  # Q_o W^Q (B, N, D)
         y_hat = self.pixel_proj(pixels.transpose(0, 2, 3, 1)).astype("float32")  # Y_1 W^Y (B, h, w, D)
         cosine = ops.reduce_sum(l2_normalize(q_hat) * l2_normalize(ops.expand_dims(sentence, 1)), -1)
@@ -38,7 +39,7 @@ class SentenceMaskAlignment(nn.Cell):
         return mask.reshape(batch, height, width), weights, proposals.reshape(batch, -1, height, width)
 
     def construct(self, queries: Tensor, pixels: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``as_printed``, with the sum over proposals taken first.
+        """Eq 11 and 12, with the sum over proposals taken first.
 
         Because Eq 12 is linear, ``M = (Q_w Q_o W^Q) (Y_1 W^Y)^T`` needs neither the N masks nor an (h, w, D) map.
 
@@ -48,8 +49,8 @@ class SentenceMaskAlignment(nn.Cell):
         embeddings = self.query_proj(queries).astype("float32")
         sentence = ops.expand_dims(l2_normalize(sentence.astype("float32")), -1)
         similarity = ops.matmul(l2_normalize(embeddings), sentence).squeeze(-1)
-        weights = ops.softmax(similarity / self.temperature, axis=-1)
-        mixture = ops.matmul(ops.expand_dims(weights, 1), embeddings)
+        weights = ops.softmax(similarity / self.temperature, axis=-1)  # Eq 11
+        mixture = ops.matmul(ops.expand_dims(weights, 1), embeddings)  # Q_w Q_o W^Q
         return self.masks(mixture, pixels).squeeze(1), weights, embeddings
 
     def masks(self, embeddings: Tensor, pixels: Tensor) -> Tensor:

@@ -16,13 +16,8 @@ from coupalign.model.windows import Permute, WindowLayout
 class WindowAttention(nn.Cell):
     """Multi-head self-attention inside each window, with relative position bias.
 
-    Args:
-        dim: Width of the tokens.
-        heads: Number of heads; it divides dim.
-        layout: Windows of the map.
-        shifted: Whether tokens come in shifted order and need the mask of shifted windows.
-
-    Inputs: x (B, L, dim), window by window. Outputs: the same shape.
+    With ``shifted``, tokens come in shifted order and pairs that only the shift brought together are masked.
+    Inputs, outputs: (B, L, dim), window by window.
     """
 
     def __init__(self, *, dim: int, heads: int, layout: WindowLayout, shifted: bool):
@@ -31,7 +26,7 @@ class WindowAttention(nn.Cell):
         self.length = layout.window**2
         self.count = layout.count
         self.shifted = shifted
-        self.enter = nn.Identity()  # build_model sets its precision, as it does for linear layers
+        self.cast = nn.Identity()  # build_model sets its precision, as it does for linear layers
         self.qkv = dense(dim, 3 * dim)
         self.proj = dense(dim, dim)
         table = ((2 * layout.window - 1) ** 2, heads)
@@ -43,7 +38,7 @@ class WindowAttention(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         batch, _, dim = x.shape
         n, heads = self.length, self.heads
-        x = self.enter(x)
+        x = self.cast(x)
         query = self._project(x, 0).transpose(0, 2, 1, 3)
         key = self._project(x, 1).transpose(0, 2, 3, 1)
         value = self._project(x, 2).transpose(0, 2, 1, 3)
@@ -129,33 +124,30 @@ class SwinStage(nn.Cell):
 
     Args:
         dim: Width of the tokens.
-        depth: Number of blocks.
         heads: Number of heads; it divides dim.
         size: Height and width of the map.
         window: Window size of the configuration.
-        drop_path: Stochastic depth rate of each block.
+        drop_path: Stochastic depth rate of each block; its length is the number of blocks.
         downsample: Whether patch merging ends the stage.
 
     Inputs: x (B, size^2, dim), raster order. Outputs: (B, size^2/4, 2 dim), or the shape of x in the last stage.
     """
 
-    def __init__(
-        self, *, dim: int, depth: int, heads: int, size: int, window: int, drop_path: list[float], downsample: bool
-    ):
+    def __init__(self, *, dim: int, heads: int, size: int, window: int, drop_path: list[float], downsample: bool):
         super().__init__()
         layout = WindowLayout(size, window)
         self.size, self.padded = size, layout.padded
         self.blocks = nn.CellList(
             [
-                SwinBlock(dim=dim, heads=heads, layout=layout, shifted=i % 2 == 1, drop_path=drop_path[i])
-                for i in range(depth)
+                SwinBlock(dim=dim, heads=heads, layout=layout, shifted=i % 2 == 1, drop_path=rate)
+                for i, rate in enumerate(drop_path)
             ]
         )
-        self.moves = layout.shift > 0
-        last = layout.shifted if depth % 2 == 0 else layout.plain
-        self.enter = Permute(layout.plain)
-        self.leave = Permute(np.argsort(last))
-        if self.moves:
+        self.shifts = layout.shift > 0
+        last = layout.shifted if len(drop_path) % 2 == 0 else layout.plain
+        self.raster_to_plain = Permute(layout.plain)
+        self.last_to_raster = Permute(np.argsort(last))
+        if self.shifts:
             self.to_shifted = Permute(np.argsort(layout.plain)[layout.shifted])
             self.to_plain = Permute(np.argsort(layout.shifted)[layout.plain])
         self.has_downsample = downsample
@@ -168,12 +160,12 @@ class SwinStage(nn.Cell):
         if extra:
             x = ops.pad(x.reshape(batch, self.size, self.size, dim), (0, 0, 0, extra, 0, extra))
             x = x.reshape(batch, -1, dim)
-        x = self.enter(x)
+        x = self.raster_to_plain(x)
         for i in range(len(self.blocks)):
-            if i > 0 and self.moves:
+            if i > 0 and self.shifts:
                 x = self.to_shifted(x) if i % 2 == 1 else self.to_plain(x)
             x = self.blocks[i](x)
-        x = self.leave(x)
+        x = self.last_to_raster(x)
         if extra:
             x = x.reshape(batch, self.padded, self.padded, dim)[:, : self.size, : self.size]
             x = x.reshape(batch, -1, dim)
@@ -187,16 +179,8 @@ class PatchEmbed(nn.Cell):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.proj = nn.Conv2d(
-            3,
-            dim,
-            4,
-            stride=4,
-            pad_mode="valid",
-            has_bias=True,
-            weight_init=TruncatedNormal(INIT_STD),
-            bias_init="zeros",
-        )
+        init = {"weight_init": TruncatedNormal(INIT_STD), "bias_init": "zeros"}
+        self.proj = nn.Conv2d(3, dim, 4, stride=4, pad_mode="valid", has_bias=True, **init)
         self.norm = nn.LayerNorm((dim,), epsilon=1e-5)
 
     def construct(self, image: Tensor) -> Tensor:
@@ -213,8 +197,7 @@ class SwinTransformer(nn.Cell):
     Args:
         image_size: Height and width of the image, a multiple of 32.
         embed_dim: C_1; C_i = C_1 2^(i-1).
-        depths: Number of blocks in each of the four stages.
-        heads: Number of heads in each stage.
+        depths: Number of blocks in each of the four stages; ``heads`` likewise.
         window: Window size; 7 or 12 in the published checkpoints.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0 at the first.
     """
@@ -232,20 +215,13 @@ class SwinTransformer(nn.Cell):
         super().__init__()
         self.patch_embed = PatchEmbed(embed_dim)
         rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()
-        self.layers = nn.CellList(
-            [
-                SwinStage(
-                    dim=embed_dim * 2**i,
-                    depth=depths[i],
-                    heads=heads[i],
-                    size=image_size // 4 // 2**i,
-                    window=window,
-                    drop_path=rates[sum(depths[:i]) : sum(depths[: i + 1])],
-                    downsample=i < 3,
-                )
-                for i in range(4)
-            ]
-        )
+        layers = []
+        for i in range(4):
+            dim, size = embed_dim * 2**i, image_size // 4 // 2**i
+            drop_path = [rates.pop(0) for _ in range(depths[i])]
+            stage = SwinStage(dim=dim, heads=heads[i], size=size, window=window, drop_path=drop_path, downsample=i < 3)
+            layers.append(stage)
+        self.layers = nn.CellList(layers)
         self.norm = nn.LayerNorm((embed_dim * 8,), epsilon=1e-5)
 
     def construct(self, image: Tensor) -> Tensor:

@@ -13,9 +13,6 @@ class Permute(nn.Cell):
 
     The gradient is written out as the inverse permutation. On the CPU this is four times as fast as the scatter of
     automatic differentiation, and as reshapes and transposes.
-
-    Args:
-        order: (L,) source position of each token.
     """
 
     def __init__(self, order: np.ndarray):
@@ -37,11 +34,8 @@ class WindowLayout:
     The map is padded at the bottom and the right to whole windows. If it is no larger than the window, the window
     is the map and nothing shifts.
 
-    Args:
-        size: Height and width of the map.
-        window: Window size of the configuration.
-
     Attributes:
+        size: Height and width of the map.
         window: Window size in this map.
         shift: Shift of the shifted windows.
         padded: Height and width with padding.

@@ -30,7 +30,8 @@ class WordPixelAlignment(nn.Cell):
     """Attention between words and pixels in both directions. Each result passes a gate before it is added.
 
     The printed Eq 5 multiplies by L and V, whose widths do not fit the second projections. It is read with the
-    projected features of Eq 4 as values (see ``as_printed``).
+    projected features of Eq 4 as values. ``as_printed`` shows Eq 4 and 5 in the paper's order; ``attend``, which the
+    model uses, computes the same with fewer multiplications.
 
     Args:
         image_dim: C_i, width of the pixels of this stage.
@@ -76,7 +77,7 @@ class WordPixelAlignment(nn.Cell):
         return updated, words, (over_words, over_pixels, image_gate, text_gate)
 
     def as_printed(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
-        """Eq 4 and 5 in the order of the paper. Arguments and results are those of ``attend``."""
+        """Reference of the tests of ``attend``, with the same arguments and results."""
         v = self.image_proj(pixels)  # V_i W^v (B, P, d)
         l = self.text_proj(words)  # L_i W^l (B, T, d)  # noqa: E741
         scores = ops.matmul(v, l.swapaxes(1, 2)) * self.scale  # Eq 4: Attn (B, P, T)
@@ -87,40 +88,32 @@ class WordPixelAlignment(nn.Cell):
         return to_image, to_text, over_words, over_pixels
 
     def attend(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
-        """``as_printed``, with the projections moved from the many pixels to the thirty words.
+        """Eq 4 and 5, with the projections moved from the many pixels to the thirty words.
 
-        ``(V W^v) l^T = V (l W^v^T)^T``, so no pixel is projected: a fifteenth of the multiplications in stage 1 of the
-        paper's model.
+        With biases b, ``(V W^v + b) l^T = V (l W^v^T)^T + b l^T`` and ``A l W^l = A (l W^l)``, so no pixel is projected:
+        a fifteenth of the multiplications in stage 1 of the paper's model.
 
         Returns:
             L'_i before its gate (B, P, C_i); V'_i before its gate (B, T, D); attention of pixels over words (B, P, T)
             float32; attention of words over pixels (B, T, P) float32. In one direction the second and last are None.
         """
-        joint = self.text_proj(words)
-        scaled = joint * self.scale
-        keys = _matmul(scaled, self.image_proj.weight)
-        offset = _matmul(scaled, ops.expand_dims(self.image_proj.bias, 1)).swapaxes(1, 2)
+        l = self.text_proj(words)  # noqa: E741
+        scaled = l * self.scale
+        keys = _matmul(scaled, self.image_proj.weight)  # l W^v^T
+        offset = _matmul(scaled, ops.expand_dims(self.image_proj.bias, 1)).swapaxes(1, 2)  # b l^T
         scores = ops.matmul(pixels.astype("float32"), keys.swapaxes(1, 2).astype("float32"))
         over_words = ops.softmax(scores + (offset.astype("float32") + padding_bias(token_mask)), axis=-1)
-        values = _matmul(joint, self.text_to_image.weight.swapaxes(0, 1))
+        values = _matmul(l, self.text_to_image.weight.swapaxes(0, 1))
         to_image = ops.matmul(over_words.astype(values.dtype), values) + self.text_to_image.bias.astype(values.dtype)
         if not self.bidirectional:
             return to_image, None, over_words, None
         # The offset of a word is the same for all pixels, so this softmax does not depend on it. Its weights sum to 1,
         # so W^v and its bias can follow the weighted sum.
         over_pixels = ops.softmax(scores.swapaxes(1, 2), axis=-1)
-        seen = ops.matmul(over_pixels.astype(joint.dtype), pixels.astype(joint.dtype))
-        # Not image_proj(seen): MindSpore Lite 2.0 transposes a weight that two products share for both of them.
-        seen = _matmul(seen, self.image_proj.weight.swapaxes(0, 1)) + self.image_proj.bias.astype(seen.dtype)
-        return to_image, self.image_to_text(seen), over_words, over_pixels
-
-
-class NoAlignment(nn.Cell):
-    """Takes the place of the Word-Pixel Alignment in a stage without it. It has no parameters."""
-
-    def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
-        """Returns pixels and words unchanged, and no alignment."""
-        return pixels, words, (None, None, None, None)
+        mean = ops.matmul(over_pixels.astype(l.dtype), pixels.astype(l.dtype))
+        # Not image_proj(mean): MindSpore Lite 2.0 transposes a weight that two products share for both of them.
+        v = _matmul(mean, self.image_proj.weight.swapaxes(0, 1)) + self.image_proj.bias.astype(mean.dtype)
+        return to_image, self.image_to_text(v), over_words, over_pixels
 
 
 def _matmul(x: Tensor, weight: Tensor) -> Tensor:

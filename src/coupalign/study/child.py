@@ -50,7 +50,7 @@ def _finish(config: Config, directory: Path) -> None:
     from coupalign.study.alignment import alignment_over_training
 
     started, best = time.monotonic(), directory / "best.ckpt"
-    model = PredictAll(use_kernels(build_model(config), config))
+    model = PredictAll(use_kernels(build_model(config), config.run))
     model.set_train(False)
     alignment_over_training(model, config, directory)
     for result in evaluate(config, best, config.evaluation.eval_splits, progress=False):

@@ -39,7 +39,7 @@ def build_step(
     contrast = PixelContrastiveLoss(losses.aux_temperature, losses.aux_normalize, losses.aux_log)
     objective = extend(Objective(model, contrast, losses.aux_loss_weight))
     freeze(model, settings.frozen)
-    use_kernels(model, config)
+    use_kernels(model, config.run)
     if settings.recompute:
         model.recompute_blocks()
     step = TrainStep(
@@ -52,5 +52,5 @@ def build_step(
         settings.ema_decay,
         columns,
     )
-    use_kernels_in_update(step.conclude, config)
+    use_kernels_in_update(step.conclude, config.run)
     return step
