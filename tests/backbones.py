@@ -12,6 +12,8 @@ import torch
 from mindspore import Tensor, nn
 from transformers.utils import import_utils
 
+from coupalign.config import ModelConfig
+
 import_utils._torchvision_available = False  # not needed; a torchvision that does not match torch would fail to import
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel  # noqa: E402
 from transformers.models.swin.modeling_swin import SwinSelfAttention  # noqa: E402
@@ -50,6 +52,20 @@ def random_swin(
             side = min(window, image_size // 4 // 2**i)
             block.attention.self = SwinSelfAttention(config, embed_dim * 2**i, heads[i], side)
     return _randomise(model)
+
+
+def random_encoders(keys: ModelConfig) -> tuple[SwinModel, BertModel]:
+    """Both encoders of the model section of a configuration."""
+    sizes = {"embed_dim": keys.swin_embed_dim, "depths": keys.swin_depths, "heads": keys.swin_num_heads}
+    swin = random_swin(image_size=keys.image_size, window=keys.swin_window_size, **sizes)
+    sizes = {"vocab_size": keys.bert_vocab_size, "dim": keys.bert_hidden_size, "max_positions": keys.bert_max_positions}
+    return swin, random_bert(layers=keys.bert_num_layers, heads=keys.bert_num_heads, **sizes)
+
+
+def encoder_weights(swin: SwinModel, bert: BertModel) -> dict[str, np.ndarray]:
+    """Weights of both encoders with the names that CoupAlign gives them."""
+    weights = {f"image_encoder.{name}": value for name, value in swin_weights(swin).items()}
+    return weights | {f"text_encoder.{name}": value for name, value in bert_weights(bert).items()}
 
 
 def swin_weights(model: SwinModel) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The paper's equations in NumPy float64, one function each, to compare the Cells with.
+"""The paper's equations in float64, in NumPy except convolution and upsampling, one function each.
 
 Written as the equations stand and with loops over samples and heads; padding words are left out, not masked.
 ``w`` holds a Cell's weights by name, Dense weights as (out, in).
@@ -7,6 +7,7 @@ Written as the equations stand and with loops over samples and heads; padding wo
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 Weights = dict[str, np.ndarray]
 
@@ -103,33 +104,21 @@ def mask_generator(pixels: np.ndarray, layers: int, heads: int, w: Weights) -> n
 
 
 def convolution(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
-    """(B, C, h, w) -> (B, C', h, w): cross-correlation with a kernel of odd size and zero padding."""
-    kernel, (height, width) = w[f"{name}.weight"], x.shape[2:]
-    reach = kernel.shape[-1] // 2
-    padded = np.pad(x, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-    total = w[f"{name}.bias"][None, :, None, None] + np.zeros((len(x), 1, height, width))
-    for dy, dx in np.ndindex(kernel.shape[2:]):
-        total = total + np.einsum(
-            "bchw,oc->bohw", padded[:, :, dy : dy + height, dx : dx + width], kernel[:, :, dy, dx]
-        )
-    return total
+    """(B, C, h, w) -> (B, C', h, w), by PyTorch: a kernel of odd size and zero padding."""
+    kernel, bias = torch.from_numpy(w[f"{name}.weight"]), torch.from_numpy(w[f"{name}.bias"])
+    return torch.nn.functional.conv2d(torch.from_numpy(x), kernel, bias, padding=kernel.shape[-1] // 2).numpy()
 
 
 def batch_norm(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
     """Batch normalisation with the moving statistics."""
-    mean, variance, gamma, beta = (
-        w[f"{name}.{part}"][:, None, None] for part in ("moving_mean", "moving_variance", "gamma", "beta")
-    )
+    names = ("moving_mean", "moving_variance", "gamma", "beta")
+    mean, variance, gamma, beta = (w[f"{name}.{part}"][:, None, None] for part in names)
     return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
 
 def upsample(x: np.ndarray, factor: int) -> np.ndarray:
-    """Bilinear with half-pixel centres and clamped edges: linear interpolation along rows, then columns."""
-    for axis in (2, 3):
-        size = x.shape[axis]
-        centres = (np.arange(size * factor) + 0.5) / factor - 0.5
-        x = np.apply_along_axis(lambda line: np.interp(centres, np.arange(size), line), axis, x)  # noqa: B023
-    return x
+    """Bilinear with half-pixel centres and clamped edges, by PyTorch."""
+    return torch.nn.functional.interpolate(torch.from_numpy(x), scale_factor=factor, mode="bilinear").numpy()
 
 
 def seg_head(fused: np.ndarray, stages: list[np.ndarray], w: Weights) -> np.ndarray:

@@ -14,22 +14,17 @@ from coupalign.config import Config, load_config
 from coupalign.model import CoupAlign, build_model
 from coupalign.model.dropout import connect_dropout, draw
 from tests import equations
-from tests.backbones import bert_weights, random_bert, random_swin, swin_weights
+from tests.backbones import encoder_weights, random_encoders
 from tests.conftest import SMALLEST, TINY, assert_close
 from tests.equations import under
 
 TOKEN_MASK = np.array([[1] * 8, [1] * 5 + [0] * 3, [1] * 2 + [0] * 6])
 SWITCHES = {
     "everything": {},
-    "words inform pixels": {"wpa_direction": "uni"},
     "no alignment": {"wpa_direction": "none"},
     "alignment at stages 2 and 4": {"wpa_stages": [2, 4]},
-    "one way at stage 3, one query, cold": {
-        "wpa_direction": "uni",
-        "wpa_stages": [3],
-        "num_queries": 1,
-        "sma_temperature": 0.1,
-    },
+    "one way at stages 1 and 3": {"wpa_direction": "uni", "wpa_stages": [1, 3]},
+    "one query, cold": {"num_queries": 1, "sma_temperature": 0.1},
     "no SMA, twelve queries that do not exist": {"sma": False, "num_queries": 12},
     "eight layers of text, windows of 7": {"bert_num_layers": 8, "swin_window_size": 7, "image_size": 96},
 }
@@ -50,28 +45,14 @@ def make(random_cell):
     """``make(config)``: a model in evaluation mode with random weights, the same weights in the references, inputs."""
 
     def case(config: Config) -> Case:
-        swin = random_swin(
-            image_size=config.model.image_size,
-            window=config.model.swin_window_size,
-            heads=config.model.swin_num_heads,
-            embed_dim=config.model.swin_embed_dim,
-            depths=config.model.swin_depths,
-        )
-        bert = random_bert(
-            vocab_size=config.model.bert_vocab_size,
-            dim=config.model.bert_hidden_size,
-            heads=config.model.bert_num_heads,
-            layers=config.model.bert_num_layers,
-            max_positions=config.model.bert_max_positions,
-        )
+        encoders = random_encoders(config.model)
         shape = (3, 3, config.model.image_size, config.model.image_size)
         cell, weights, image = random_cell(build_model(config), inputs=shape)
         parameters = cell.cell.parameters_dict()
-        for prefix, values in (("image_encoder", swin_weights(swin)), ("text_encoder", bert_weights(bert))):
-            for name, value in values.items():
-                parameters[f"{prefix}.{name}"].set_data(Tensor(value.astype(np.float32)))
+        for name, value in encoder_weights(*encoders).items():
+            parameters[name].set_data(Tensor(value.astype(np.float32)))
         token_ids = np.random.default_rng(1).integers(0, config.model.bert_vocab_size, TOKEN_MASK.shape)
-        return Case(cell.cell, [image, token_ids, TOKEN_MASK], weights, (swin, bert))
+        return Case(cell.cell, [image, token_ids, TOKEN_MASK], weights, encoders)
 
     return case
 
@@ -79,15 +60,15 @@ def make(random_cell):
 def reference(config: Config, case: Case):
     """Eq 1 to 12 in float64: logits, Y_1, Y_N, Q_w, and the alignments of the stages with WPA."""
     (image, token_ids, token_mask), w, (swin, bert) = case.inputs, case.weights, case.encoders
-    hidden_words = torch.from_numpy(np.where(token_mask, 0, -np.inf))[:, None, None]
-    side, per_stage = config.model.image_size // 4, config.model.bert_num_layers // 4
+    keys, hidden_words = config.model, torch.from_numpy(np.where(token_mask, 0, -np.inf))[:, None, None]
+    side, per_stage = keys.image_size // 4, keys.bert_num_layers // 4
     pixels = swin.embeddings(torch.from_numpy(image))[0].numpy()
     words = bert.embeddings(torch.from_numpy(token_ids)).numpy()
     stages, alignments = [], []
     for i in (1, 2, 3, 4):
         size = side // 2 ** (i - 1)
         stages.append(as_map(pixels, size))
-        if config.model.wpa_direction != "none" and i in config.model.wpa_stages:
+        if keys.wpa_direction != "none" and i in keys.wpa_stages:
             wpa = under(w, f"wpa.{i - 1}")
             pixels, words, *alignment = equations.word_pixel_alignment(pixels, words, token_mask, wpa)
             alignments.append(alignment)
@@ -97,15 +78,11 @@ def reference(config: Config, case: Case):
             words = layer(words, hidden_words)[0]
         words = words.numpy()
     v_o, l_o, l_g = swin.layernorm(torch.from_numpy(pixels)).numpy(), words, words[:, 0]
-    s_o = equations.cross_attention(
-        v_o, l_o, token_mask, config.model.cross_attention_heads, under(w, "cross_attention")
-    )
+    s_o = equations.cross_attention(v_o, l_o, token_mask, keys.cross_attention_heads, under(w, "cross_attention"))
     y_1 = equations.seg_head(as_map(s_o, side // 8), stages, under(w, "seg_head"))
-    if config.model.sma:
-        q_o = equations.mask_generator(
-            s_o, config.model.decoder_layers, config.model.decoder_heads, under(w, "mask_generator")
-        )
-        mask, q_w, y_n = equations.sentence_mask_alignment(q_o, y_1, l_g, config.model.sma_temperature, under(w, "sma"))
+    if keys.sma:
+        q_o = equations.mask_generator(s_o, keys.decoder_layers, keys.decoder_heads, under(w, "mask_generator"))
+        mask, q_w, y_n = equations.sentence_mask_alignment(q_o, y_1, l_g, keys.sma_temperature, under(w, "sma"))
     else:
         y_n = equations.convolution(y_1, w, "mask_proj")
         mask, q_w = y_n[:, 0], np.ones((len(image), 1))

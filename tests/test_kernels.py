@@ -56,6 +56,11 @@ def by_pytorch(function, inputs: list[np.ndarray], gradient: np.ndarray) -> list
     return [y.detach().numpy(), *(each.grad.numpy() for each in leaves)]
 
 
+def all_close(found, expected, relative: float) -> None:
+    for each, exact in zip(found, expected, strict=True):
+        assert_close(each, exact, relative)
+
+
 def normal(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     random = np.random.default_rng(0)
     return [random.standard_normal(shape).astype(np.float32) for shape in shapes]
@@ -68,9 +73,6 @@ def test_gelu_everywhere():
     # One unit in the last place of 1 + |x| is 1.2e-7 of it.
     assert (np.abs(call("gelu", [x, zero], [x.shape])[0] - value) / (1 + np.abs(x))).max() < 1.2e-7
     assert np.abs(call("gelu_gradient", [x, zero, one], [x.shape, (1,)])[0] - slope).max() < 5e-7
-
-
-def test_gelu_keeps_what_is_not_finite():
     x = np.array([[np.nan, np.inf]], np.float32)
     assert np.array_equal(call("gelu", [x, np.zeros(2)], [x.shape])[0], x, equal_nan=True)
 
@@ -80,8 +82,7 @@ def test_gelu_with_bias(shape):
     x, bias, gradient = normal(shape, shape[1:], shape)
     expected = by_pytorch(lambda x, b: torch.nn.functional.gelu(x + b), [x, bias], gradient)
     assert_close(call("gelu", [x, bias], [shape])[0], expected[0], 2e-7)
-    for actual, exact in zip(call("gelu_gradient", [x, bias, gradient], [shape, shape[1:]]), expected[1:]):
-        assert_close(actual, exact, 1e-6)
+    all_close(call("gelu_gradient", [x, bias, gradient], [shape, shape[1:]]), expected[1:], 1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES[1:])
@@ -89,15 +90,10 @@ def test_norm(shape):
     x, gamma, beta, gradient = normal(shape, shape[1:], shape[1:], shape)
     x = 3 * x + 5
     epsilon = np.array([1e-5], np.float32)
-    expected = by_pytorch(
-        lambda *each: torch.nn.functional.layer_norm(each[0], shape[1:], each[1], each[2], 1e-5),
-        [x, gamma, beta],
-        gradient,
-    )
+    expected = by_pytorch(lambda x, *w: torch.nn.functional.layer_norm(x, shape[1:], *w), [x, gamma, beta], gradient)
     assert_close(call("norm", [x, gamma, beta, epsilon], [shape])[0], expected[0], 1e-6)
     outputs = call("norm_gradient", [x, gamma, epsilon, gradient], [shape, shape[1:], shape[1:]])
-    for actual, exact in zip(outputs, expected[1:]):
-        assert_close(actual, exact, 2e-6)
+    all_close(outputs, expected[1:], 2e-6)
 
 
 @pytest.mark.parametrize("samples", [1, 4])
@@ -120,8 +116,7 @@ def test_residual(shape, samples):
     assert_close(y, expected[0][0], 1e-6)
     assert_close(normed, expected[0][1], 1e-5)
     found = call("residual_norm_gradient", [y, gamma, epsilon, scale, gradient, to_normed], [shape, n, n, n])
-    for actual, exact in zip(found, (expected[i] for i in (1, 4, 5, 3))):
-        assert_close(actual, exact, 1e-5)
+    all_close(found, [expected[i] for i in (1, 4, 5, 3)], 1e-5)
     alone = by_pytorch(lambda x, a, bias: both(x, a, bias, 1 + 0 * bias, bias)[0], [x, a, bias], gradient)
     assert_close(call("residual_bias_gradient", [gradient, scale], [n])[0], alone[3], 1e-5)
 
@@ -129,8 +124,8 @@ def test_residual(shape, samples):
 def heads_of(query, key, value, heads: int, bias):
     """Attention in PyTorch: (B, L, D), (B, S, D) twice, bias of the scores (B, heads, L, S) -> (B, L, D)."""
     query, key, value = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key, value))
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
-    return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+    output = torch.nn.functional.scaled_dot_product_attention(query, key, value, bias)
+    return output.transpose(1, 2).flatten(2)
 
 
 # Items, queries, keys, heads, width of a head: one part and several, whole vectors and not.
@@ -198,7 +193,7 @@ def test_threads_change_nothing():
 class Layers(nn.Cell):
     """A layer of BERT, and one of the image encoder with shifted windows on a padded map."""
 
-    def __init__(self, drop_path: float = 0.0):
+    def __init__(self, drop_path: float):
         super().__init__()
         self.layer = BertLayer(dim=16, heads=2, dropout=0.0)
         self.block = SwinBlock(dim=16, heads=2, layout=WindowLayout(6, 4), shifted=True, drop_path=drop_path)
@@ -208,28 +203,32 @@ class Layers(nn.Cell):
 
 
 @pytest.mark.parametrize(
-    ("mode", "recomputed"),
-    [(mindspore.GRAPH_MODE, False), (mindspore.GRAPH_MODE, True), (mindspore.PYNATIVE_MODE, False)],
+    ("mode", "recomputed", "drop_path"),
+    [(mindspore.GRAPH_MODE, False, 0.0), (mindspore.GRAPH_MODE, True, 0.5), (mindspore.PYNATIVE_MODE, False, 0.5)],
 )
-def test_values_and_gradients_are_those_without(random_cell, mode, recomputed):
+def test_values_and_gradients_are_those_without(random_cell, mode, recomputed, drop_path):
+    """The same branches are dropped, and none after training."""
     mindspore.set_context(mode=mode)
-    shapes = [(2, 5, 16), (2, 1, 5), (2, 64, 16)]
+    inputs = [Tensor(each) for each in normal((6, 5, 16), (6, 1, 5), (6, 64, 16))]
     results = []
     for kernels in (False, True):
-        wrapped, weights, inputs = random_cell(Layers(), inputs=shapes)
-        cell = wrapped.cell
+        cell = random_cell(Layers(drop_path), inputs=[(1,)])[0].cell.set_train()
+        weights, names = mindspore.ParameterTuple(cell.trainable_params()), list(cell.parameters_dict())
         if kernels:
             use_kernels(cell, load_config().run)
-            if recomputed:
-                cell.layer.recompute()
-                cell.block.recompute()
-        inputs = [Tensor(each.astype(np.float32)) for each in inputs]
-        of_inputs, of_weights = ops.grad(cell, (0, 2), mindspore.ParameterTuple(cell.trainable_params()))(*inputs)
-        results.append((*cell(*inputs), *of_inputs, ops.cat([each.ravel() for each in of_weights])))
-        names = list(cell.parameters_dict())
-        assert names == list(weights)
-    for actual, expected in zip(results[1], results[0], strict=True):
-        assert_close(actual, expected, 1e-5)
+            assert list(cell.parameters_dict()) == names
+        if recomputed:
+            cell.layer.recompute()
+            cell.block.recompute()
+        draws = connect_dropout(cell, 6)
+        draws.set_data(draw(1, 2, draws))
+        of_inputs, of_weights = ops.grad(cell, (0, 2), weights)(*inputs)
+        outputs = cell(*inputs)
+        results.append((*outputs, *of_inputs, ops.cat([each.ravel() for each in of_weights])))
+        at_rest = cell.set_train(False)(*inputs)
+        kept, kept_at_rest = (np.abs((y[1] - inputs[2]).asnumpy()).max((1, 2)) > 0 for y in (outputs, at_rest))
+        assert kept_at_rest.all() and (0 < kept.sum() < 6 if drop_path else kept.all())
+    all_close(results[1], results[0], 1e-5)
 
 
 def test_a_model_keeps_its_parameters_and_its_output():
@@ -244,29 +243,6 @@ def test_a_model_keeps_its_parameters_and_its_output():
     assert list(model.parameters_dict()) == list(parameters)
     assert all(each is parameters[name] for name, each in model.parameters_dict().items())
     assert_close(model(*inputs), expected, 1e-5)
-
-
-@pytest.mark.slow
-def test_branches_that_are_dropped_stay_dropped(random_cell):
-    mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    words, bias, x = (Tensor(each) for each in normal((6, 5, 16), (6, 1, 5), (6, 64, 16)))
-    results = []
-    for kernels in (False, True):
-        cell = random_cell(Layers(drop_path=0.5), inputs=[(1,)])[0].cell
-        weights = mindspore.ParameterTuple(cell.block.trainable_params())
-        if kernels:
-            use_kernels(cell, load_config().run)
-        draws = connect_dropout(cell, 6)
-        draws.set_data(draw(1, 2, draws))
-        of_x, of_weights = ops.grad(cell.set_train(), 2, weights)(words, bias, x)
-        results.append((cell(words, bias, x)[1], of_x, ops.cat([each.ravel() for each in of_weights])))
-        changed, changed_at_rest = (
-            np.abs((y - x).asnumpy()).max((1, 2)) > 0
-            for y in (results[-1][0], cell.set_train(False)(words, bias, x)[1])
-        )
-        assert 0 < changed.sum() < 6 == changed_at_rest.sum()
-    for actual, expected in zip(results[1], results[0], strict=True):
-        assert_close(actual, expected, 1e-5)
 
 
 def test_dropout_of_attention_stays_as_it_was():
@@ -292,8 +268,7 @@ def test_clip(limit):
     assert isinstance(update.clip, KernelClip)
     found, clipped = update.clip(tuple(map(Tensor, gradients)))
     assert found.shape == () and abs(float(found) / norm - 1) < 1e-6
-    for actual, gradient in zip(clipped, gradients, strict=True):
-        assert_close(actual, scale * gradient.astype(np.float64), 1e-6)
+    all_close(clipped, [scale * gradient.astype(np.float64) for gradient in gradients], 1e-6)
 
 
 @pytest.mark.parametrize("overrides", [{"cpu_kernels": False}, {"precision": "fp16"}])

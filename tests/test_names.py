@@ -1,4 +1,4 @@
-"""Names and shapes of all parameters, written out from the specification. Checkpoints depend on them."""
+"""Names and shapes of all parameters: the encoders' from Hugging Face, the others written out. Checkpoints depend on them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from coupalign.config import load_config
 from coupalign.model import build_model
+from tests.backbones import encoder_weights, random_encoders
 from tests.conftest import TINY
 
 Shapes = dict[str, tuple[int, ...]]
@@ -25,43 +26,6 @@ def norm(name: str, dim: int) -> Shapes:
 
 def conv(name: str, out_dim: int, in_dim: int, kernel: int) -> Shapes:
     return {f"{name}.weight": (out_dim, in_dim, kernel, kernel), f"{name}.bias": (out_dim,)}
-
-
-def swin(c: Any) -> Shapes:
-    """Names of the official Swin checkpoint."""
-    dim = c.swin_embed_dim
-    shapes = {**conv("patch_embed.proj", dim, 3, 4), **norm("patch_embed.norm", dim)}
-    for i, (depth, heads) in enumerate(zip(c.swin_depths, c.swin_num_heads)):
-        window = min(c.swin_window_size, c.image_size // 4 // 2**i)
-        for j in range(depth):
-            block = f"layers.{i}.blocks.{j}"
-            shapes |= norm(f"{block}.norm1", dim) | dense(f"{block}.attn.qkv", 3 * dim, dim)
-            shapes |= {f"{block}.attn.relative_position_bias_table": ((2 * window - 1) ** 2, heads)}
-            shapes |= dense(f"{block}.attn.proj", dim, dim) | norm(f"{block}.norm2", dim)
-            shapes |= dense(f"{block}.mlp.fc1", 4 * dim, dim) | dense(f"{block}.mlp.fc2", dim, 4 * dim)
-        if i < 3:
-            shapes |= norm(f"layers.{i}.downsample.norm", 4 * dim)
-            shapes[f"layers.{i}.downsample.reduction.weight"] = (2 * dim, 4 * dim)
-            dim *= 2
-    return shapes | norm("norm", dim)
-
-
-def bert(c: Any) -> Shapes:
-    """Names of BertModel of Hugging Face without its pooler."""
-    dim = c.bert_hidden_size
-    shapes = {
-        "embeddings.word_embeddings.embedding_table": (c.bert_vocab_size, dim),
-        "embeddings.position_embeddings.embedding_table": (c.bert_max_positions, dim),
-        "embeddings.token_type_embeddings.embedding_table": (2, dim),
-        **norm("embeddings.LayerNorm", dim),
-    }
-    for i in range(c.bert_num_layers):
-        layer = f"encoder.layer.{i}"
-        for part in ("self.query", "self.key", "self.value", "output.dense"):
-            shapes |= dense(f"{layer}.attention.{part}", dim, dim)
-        shapes |= norm(f"{layer}.attention.output.LayerNorm", dim) | norm(f"{layer}.output.LayerNorm", dim)
-        shapes |= dense(f"{layer}.intermediate.dense", 4 * dim, dim) | dense(f"{layer}.output.dense", dim, 4 * dim)
-    return shapes
 
 
 def fusion(c: Any) -> Shapes:
@@ -112,13 +76,10 @@ def proposals(c: Any) -> Shapes:
 
 
 CASES = {
-    "paper": {},
-    "paper, window 12": {"swin_window_size": 12},
     "tiny": TINY,
-    "words inform pixels": {**TINY, "wpa_direction": "uni"},
+    "eight layers of text, windows of 7": {**TINY, "bert_num_layers": 8, "swin_window_size": 7},
     "no alignment": {**TINY, "wpa_direction": "none"},
-    "stages 2 and 4": {**TINY, "wpa_stages": [2, 4]},
-    "stage 3, one way": {**TINY, "wpa_stages": [3], "wpa_direction": "uni"},
+    "stages 2 and 4, one way": {**TINY, "wpa_stages": [2, 4], "wpa_direction": "uni"},
     "no SMA": {**TINY, "sma": False},
     "more queries": {**TINY, "num_queries": 20, "decoder_layers": 3},
 }
@@ -127,9 +88,8 @@ CASES = {
 @pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
 def test_parameters(overrides):
     config = load_config(overrides=overrides)
-    expected = {f"image_encoder.{name}": shape for name, shape in swin(config.model).items()}
-    expected |= {f"text_encoder.{name}": shape for name, shape in bert(config.model).items()}
-    expected |= fusion(config.model)
+    encoders = encoder_weights(*random_encoders(config.model))
+    expected = {name: value.shape for name, value in encoders.items()} | fusion(config.model)
     with no_init_parameters():
         parameters = build_model(config).parameters_dict()
     assert {name: parameter.shape for name, parameter in parameters.items()} == expected

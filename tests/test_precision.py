@@ -18,17 +18,7 @@ from coupalign.model.sma import SentenceMaskAlignment
 from coupalign.model.swin import SwinBlock
 from coupalign.model.windows import WindowLayout
 from tests.conftest import SMALLEST, assert_close
-
-
-class Function(nn.Cell):
-    """A function as a Cell, because MindSpore compiles Cells."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def construct(self, *inputs):
-        return self.function(*inputs)
+from tests.equations import sentence_mask_alignment, softmax
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +32,12 @@ def half(random, *shape, scale=1.0):
     return value.astype(np.float64), Tensor(value)
 
 
-def softmax(x):
-    weights = np.exp(x - x.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
-
-
 def test_scores_of_attention_may_be_beyond_float16():
     random = np.random.default_rng(0)
     (query, q), (key, k), (value, v) = (half(random, 2, 5, 8, scale=scale) for scale in (600, 600, 1))
     scores = query @ key.swapaxes(1, 2) * 8**-0.5
     assert np.abs(scores).max() > 65504
-    output = Function(MultiHeadAttention(1))(q, k, v)
+    output = MultiHeadAttention(1)(q, k, v)
     assert output.dtype == mindspore.float16
     assert_close(output, softmax(scores) @ value, relative=2e-3)
 
@@ -74,15 +59,11 @@ def test_sentence_mask_alignment_may_sum_beyond_float16():
     (queries, q), (pixels, p), (sentence, s) = (
         half(random, *shape, scale=20) for shape in ((2, 3, 4), (2, 4, 2, 2), (2, 6))
     )
-    embeddings = queries @ weights["query_proj.weight"].T + weights["query_proj.bias"]
-    cosine = (embeddings * sentence[:, None]).sum(-1)
-    cosine /= np.linalg.norm(embeddings, axis=-1) * np.linalg.norm(sentence, axis=-1, keepdims=True)
-    projected = np.moveaxis(pixels, 1, -1) @ weights["pixel_proj.weight"].T + weights["pixel_proj.bias"]
-    expected = np.einsum("bn,bnd,bhwd->bhw", softmax(cosine), embeddings, projected)
-    assert np.abs(expected).max() > 65504
+    expected = sentence_mask_alignment(queries, pixels, sentence, 1.0, weights)
+    assert np.abs(expected[0]).max() > 65504
     mask, weight, _ = cell(q, p, s)
-    assert_close(mask, expected, relative=1e-5)
-    assert_close(weight, softmax(cosine), relative=1e-5)
+    assert_close(mask, expected[0], relative=1e-5)
+    assert_close(weight, expected[1], relative=1e-5)
 
 
 def test_norms_take_values_whose_squares_are_beyond_float16():
@@ -96,19 +77,15 @@ def test_norms_take_values_whose_squares_are_beyond_float16():
     assert_close(output, centred / residual.std(-1, keepdims=True), relative=1e-3)
 
 
-class Gradients(nn.Cell):
-    """Output of a Swin block, and gradients of the sum of its squares for all parameters and the input."""
+class Squares(nn.Cell):
+    """The sum of the squares of what a Swin block returns."""
 
     def __init__(self, block):
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.block = block
-        self.gradient = ops.value_and_grad(self.loss, 0, tuple(block.trainable_params()))
-
-    def loss(self, x):
-        return ops.square(self.block(x)).sum()
 
     def construct(self, x):
-        return self.gradient(x)
+        return ops.square(self.block(x)).sum()
 
 
 @pytest.mark.slow
@@ -129,7 +106,7 @@ def test_gradients_of_a_block():
             compute_in(block, mindspore.float16)
         draws = connect_dropout(block, 4)
         draws.set_data(draw(0, 0, draws))
-        loss, (by_input, by_parameters) = Gradients(block)(x)
+        loss, (by_input, by_parameters) = ops.value_and_grad(Squares(block), 0, tuple(parameters))(x)
         found[kind] = [each.asnumpy() for each in (loss, by_input, *by_parameters)]
     for plain, again, in_half in zip(*found.values(), strict=True):
         np.testing.assert_array_equal(again, plain)

@@ -20,7 +20,7 @@ from tests.conftest import SMALLEST, assert_close
 CASES = {
     "window 7, whole windows, the last map is the window: 56 28 14 7": (224, 7),
     "window 7, padded 24 12, smaller than the window 6 3": (96, 7),
-    "window 12 as in the paper's image, all padded: 112 56 28 14": (448, 12),
+    "window 12, padded 56 28 14, smaller than the window 7": (224, 12),
     "window 12, whole 48 24, the window 12, smaller 6": (192, 12),
 }
 SIZES = {"embed_dim": 8, "depths": [2, 3, 2, 2], "heads": [1, 2, 2, 4]}
@@ -63,9 +63,8 @@ def test_gradients_equal_hugging_face():
             parameter.copy_(parameter.grad)
     expected = swin_weights(theirs)
     for parameter, found in zip(parameters, of_weights, strict=True):
-        if parameter.name.endswith(
-            "qkv.bias"
-        ):  # key biases shift all scores equally, so their gradient is only rounding
+        if parameter.name.endswith("qkv.bias"):
+            # Key biases shift all scores equally, so their gradient is only rounding.
             query, key, value = np.split(found.asnumpy(), 3)
             assert np.abs(key).max() < 1e-5 * np.abs(value).max()
             expected[parameter.name] = np.delete(expected[parameter.name].reshape(3, -1), 1, 0)
@@ -108,17 +107,8 @@ def test_drop_path_grows_as_hugging_face_has_it():
 
 def test_each_head_may_start_by_looking_at_another_neighbour():
     """With equal queries and keys, attention is a Gaussian around one neighbour."""
-    config = load_config(
-        "default_config.yaml",
-        {
-            **SMALLEST,
-            "image_size": 128,
-            "swin_window_size": 4,
-            "swin_num_heads": [4, 4, 4, 8],
-            "swin_embed_dim": 8,
-            "swin_bias_start": "neighbours",
-        },
-    )
+    sizes = {"image_size": 128, "swin_window_size": 4, "swin_num_heads": [4, 4, 4, 8], "swin_embed_dim": 8}
+    config = load_config(overrides={**SMALLEST, **sizes, "swin_bias_start": "neighbours"})
     places = np.stack(np.divmod(np.arange(16), 4), 1)  # of the 16 tokens of a window
     centre = 5
     for stage, heads in zip(build_model(config).image_encoder.layers, config.model.swin_num_heads):
