@@ -11,7 +11,7 @@ import torch
 from mindspore import Tensor
 
 from coupalign.config import Config, load_config
-from coupalign.model import CoupAlign, build_model
+from coupalign.model import CoupAlign, Outputs, build_model
 from coupalign.model.dropout import connect_dropout, draw
 from tests import equations
 from tests.backbones import encoder_weights, random_encoders
@@ -99,7 +99,7 @@ def test_the_model_is_eq_1_to_12(make, switches):
     config = load_config(overrides={**SMALLEST, **switches})
     case = make(config)
     *expected, expected_alignments = reference(config, case)
-    *found, alignments = case.model.predict_all(*case.tensors())
+    *found, alignments = Outputs.from_tuple(case.model.all_outputs(*case.tensors()))
     for each, value in zip(found, expected, strict=True):
         assert each.dtype == mindspore.float32
         assert_close(each, value, relative=1e-5)
@@ -118,7 +118,7 @@ def test_the_model_is_eq_1_to_12(make, switches):
 def test_methods_and_modes_agree(make, switches):
     """All methods return the same values, compiled or not."""
     case = make(load_config(overrides={**SMALLEST, **switches}))
-    logits, pixels, *_ = case.model.predict_all(*case.tensors())
+    logits, pixels, *_ = case.model.all_outputs(*case.tensors())
     for each, same in zip(case.model.training_outputs(*case.tensors()), (logits, pixels), strict=True):
         assert np.array_equal(each.asnumpy(), same.asnumpy())
     mindspore.set_context(mode=mindspore.GRAPH_MODE)

@@ -82,11 +82,7 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
         ),
         mask_generator=mask_generator,
         seg_head=SegHead(
-            image_dims=image_dims,
-            fused_dim=image_dims[3],
-            dim=keys.seg_head_dim,
-            size=keys.image_size // 4,
-            statistics=keys.batch_norm,
+            image_dims=image_dims, dim=keys.seg_head_dim, size=keys.image_size // 4, statistics=keys.batch_norm
         ),
         sma=sma,
         seg_head_dim=keys.seg_head_dim,

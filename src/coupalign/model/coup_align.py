@@ -107,10 +107,6 @@ class CoupAlign(nn.Cell):
         mask, pixels, _, _ = self.decode(stages, fused, sentence)
         return self.upsample(mask).squeeze(1), pixels
 
-    def predict_all(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Outputs:
-        """The mask, and what explains it. Not for use in graph mode: there, compile a Cell with ``all_outputs``."""
-        return Outputs.from_tuple(self.all_outputs(image, token_ids, token_mask))
-
     def all_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
         """The values of ``Outputs`` as plain tuples, which graph mode and MindIR support; see ``Outputs.from_tuple``."""
         stages, fused, sentence, alignments = self.encode(image, token_ids, token_mask)

@@ -30,8 +30,7 @@ class SegHead(nn.Cell):
     Up resizes the output of rho to the size of V_i: identity for i = 4, twice the size for the others.
 
     Args:
-        image_dims: C_1 … C_4.
-        fused_dim: C_o.
+        image_dims: C_1 … C_4; C_o = C_4.
         dim: d_s, width of every Y_i.
         size: Height and width of V_1.
         statistics: Statistics of the batch normalisation; see ``coupalign.model.batch_norm``.
@@ -40,10 +39,10 @@ class SegHead(nn.Cell):
     Outputs: Y_1 (B, d_s, size, size).
     """
 
-    def __init__(self, *, image_dims: list[int], fused_dim: int, dim: int, size: int, statistics: str):
+    def __init__(self, *, image_dims: list[int], dim: int, size: int, statistics: str):
         super().__init__()
         self.rho = nn.CellList(
-            [DoubleConv(in_dim=width, out_dim=dim, statistics=statistics) for width in (dim, dim, dim, fused_dim)]
+            [DoubleConv(in_dim=width, out_dim=dim, statistics=statistics) for width in (dim, dim, dim, image_dims[3])]
         )  # of Y_2 … Y_5
         self.gamma = nn.CellList([conv(width, dim, 1) for width in image_dims])
         self.up = nn.CellList([Upsample(size=size // 2 ** (i + 1), factor=2) for i in range(3)])
