@@ -8,15 +8,8 @@ import mindspore
 from mindspore import nn
 
 from coupalign.config import RunConfig
+from coupalign.kernels import cells
 from coupalign.kernels.build import library
-from coupalign.kernels.cells import (
-    KernelClip,
-    KernelGelu,
-    KernelMultiHeadAttention,
-    KernelNorm,
-    KernelSwinBlock,
-    KernelWindowAttention,
-)
 from coupalign.model.bert import BertIntermediate
 from coupalign.model.layers import MultiHeadAttention
 from coupalign.model.swin import Mlp, SwinBlock, WindowAttention
@@ -37,18 +30,18 @@ def use_kernels(model: nn.Cell, run: RunConfig) -> nn.Cell:
         for _, parent in list(model.cells_and_names()):
             for name, child in list(parent.name_cells().items()):
                 if isinstance(child, SwinBlock):
-                    parent.insert_child_to_cell(name, KernelSwinBlock(path, child))
+                    parent.insert_child_to_cell(name, cells.KernelSwinBlock(path, child))
         for _, parent in list(model.cells_and_names()):
             for name, child in list(parent.name_cells().items()):
                 if isinstance(child, nn.LayerNorm):
-                    parent.insert_child_to_cell(name, KernelNorm(path, child))
+                    parent.insert_child_to_cell(name, cells.KernelNorm(path, child))
                 elif isinstance(child, MultiHeadAttention):
-                    parent.insert_child_to_cell(name, KernelMultiHeadAttention(path, child))
+                    parent.insert_child_to_cell(name, cells.KernelMultiHeadAttention(path, child))
                 elif isinstance(child, WindowAttention):
-                    parent.insert_child_to_cell(name, KernelWindowAttention(path, child))
+                    parent.insert_child_to_cell(name, cells.KernelWindowAttention(path, child))
             if isinstance(parent, (Mlp, BertIntermediate)):
                 linear = parent.fc1 if isinstance(parent, Mlp) else parent.dense
-                parent.insert_child_to_cell("gelu", KernelGelu(path, linear.bias))
+                parent.insert_child_to_cell("gelu", cells.KernelGelu(path, linear.bias))
                 linear.has_bias = False
     return model
 
@@ -57,7 +50,7 @@ def use_kernels_in_update(update: nn.Cell, run: RunConfig) -> None:
     """Makes the gradient clipping ``update.clip`` of an ``Update`` use a kernel, under the same conditions."""
     path = _library(run)
     if path:
-        update.insert_child_to_cell("clip", KernelClip(path, update.clip.limit))
+        update.insert_child_to_cell("clip", cells.KernelClip(path, update.clip.limit))
 
 
 def _library(run: RunConfig) -> Path | None:

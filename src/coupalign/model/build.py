@@ -25,9 +25,8 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
     """Builds CoupAlign with random weights.
 
     Args:
-        config: Configuration whose model section describes the model (``coupalign.config.load_config``).
-        precision: "fp32", "fp16" or "bf16", the type of matrix products and convolutions; by default
-            ``config.run.precision``.
+        config: Its model section describes the model.
+        precision: Type of matrix products and convolutions; by default ``config.run.precision``.
     """
     keys = config.model
     text_dim = keys.bert_hidden_size
@@ -102,9 +101,7 @@ def compute_in(cell: nn.Cell, dtype: mindspore.dtype) -> nn.Cell:
     """Makes matrix products and convolutions in ``cell`` compute in ``dtype``, except in Sentence-Mask Alignment.
 
     Parameters, normalisation and residual sums stay float32. Softmax and other float32 steps cast in their own code.
-
-    Returns:
-        The cell.
+    Returns the cell.
     """
     if isinstance(cell, (nn.LayerNorm, nn.BatchNorm2d, SentenceMaskAlignment)):
         cell.to_float(mindspore.float32)

@@ -53,24 +53,19 @@ class WordPixelAlignment(nn.Cell):
             self.text_gate = Gate(text_dim)
 
     def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
-        """Eq 1 and 2: adds the gated features of ``attend`` to pixels and words.
-
-        Args:
-            pixels: V_i (B, P, C_i).
-            words: L_i (B, T, D).
-            token_mask: (B, T), 1 for a real token.
+        """Eq 1 and 2: adds the gated features of ``attend`` to pixels V_i (B, P, C_i) and words L_i (B, T, D).
 
         Returns:
             V_i + L'_i; L_i + V'_i; the four values of ``Alignment``. They are plain tuples, because graph mode of
             MindSpore 2.9 silently gives zero gradients for a NamedTuple.
         """
         to_image, to_text, over_words, over_pixels = self.attend(pixels, words, token_mask)
-        gated, gate = self.image_gate(to_image)
+        gated, gate = self.image_gate(to_image)  # Eq 2, 6: L'_i
         updated = pixels + gated
         image_gate = _magnitude(gate).mean(1)
         if not self.bidirectional:
             return updated, words, (over_words, None, image_gate, None)
-        gated, gate = self.text_gate(to_text)
+        gated, gate = self.text_gate(to_text)  # Eq 2, 6: V'_i
         real = token_mask.astype("float32")
         text_gate = (_magnitude(gate) * real).sum(1) / real.sum(1)
         words = words + gated * ops.expand_dims(token_mask, -1).astype(words.dtype)
