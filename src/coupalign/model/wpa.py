@@ -96,14 +96,15 @@ class WordPixelAlignment(nn.Cell):
         scaled = l * self.scale
         keys = _matmul(scaled, self.image_proj.weight)  # l W^v^T
         offset = _matmul(scaled, ops.expand_dims(self.image_proj.bias, 1)).swapaxes(1, 2)  # b l^T
+        # Eq 4 without its offset, which softmax over pixels does not need: it is the same for all pixels.
         scores = ops.matmul(pixels.astype("float32"), keys.swapaxes(1, 2).astype("float32"))
         over_words = ops.softmax(scores + (offset.astype("float32") + padding_bias(token_mask)), axis=-1)
+        # Eq 5: L'_i
         values = _matmul(l, self.text_to_image.weight.swapaxes(0, 1))
         to_image = ops.matmul(over_words.astype(values.dtype), values) + self.text_to_image.bias.astype(values.dtype)
         if not self.bidirectional:
             return to_image, None, over_words, None
-        # The offset of a word is the same for all pixels, so this softmax does not depend on it. Its weights sum to 1,
-        # so W^v and its bias can follow the weighted sum.
+        # Eq 5: V'_i. The weights of each word sum to 1, so W^v and its bias can follow the weighted sum.
         over_pixels = ops.softmax(scores.swapaxes(1, 2), axis=-1)
         mean = ops.matmul(over_pixels.astype(l.dtype), pixels.astype(l.dtype))
         # Not image_proj(mean): MindSpore Lite 2.0 transposes a weight that two products share for both of them.
