@@ -212,7 +212,7 @@ def test_values_and_gradients_are_those_without(random_cell, mode, recomputed, d
     inputs = [Tensor(each) for each in normal((6, 5, 16), (6, 1, 5), (6, 64, 16))]
     results = []
     for kernels in (False, True):
-        cell = random_cell(Layers(drop_path), inputs=[(1,)])[0].cell.set_train()
+        cell = random_cell(Layers(drop_path), inputs=[(1,)])[0].cell
         weights, names = mindspore.ParameterTuple(cell.trainable_params()), list(cell.parameters_dict())
         if kernels:
             use_kernels(cell, load_config().run)
@@ -222,7 +222,7 @@ def test_values_and_gradients_are_those_without(random_cell, mode, recomputed, d
             cell.block.recompute()
         draws = connect_dropout(cell, 6)
         draws.set_data(draw(1, 2, draws))
-        of_inputs, of_weights = ops.grad(cell, (0, 2), weights)(*inputs)
+        of_inputs, of_weights = ops.grad(cell.set_train(), (0, 2), weights)(*inputs)
         outputs = cell(*inputs)
         results.append((*outputs, *of_inputs, ops.cat([each.ravel() for each in of_weights])))
         at_rest = cell.set_train(False)(*inputs)
