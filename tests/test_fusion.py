@@ -45,11 +45,7 @@ def test_wpa_in_both_directions_is_eq_1_to_5(random_cell):
     assert np.array_equal(new_words[padding], words[padding].astype(np.float32)), "V' is zero on padding"
     over_words = Alignment(*alignment).over_words
     assert (over_words.swapaxes(1, 2)[padding] == 0).all(), "padding gets no attention"
-
-
-def test_the_optimised_order_of_wpa_is_the_printed_one(random_cell):
-    wpa, _, arrays = random_cell(make(True), inputs=[PIXELS, WORDS])
-    inputs = [Tensor(x.astype(np.float32)) for x in arrays] + [Tensor(TOKEN_MASK.astype(np.int32))]
+    inputs = (Tensor(pixels.astype(np.float32)), Tensor(words.astype(np.float32)), Tensor(TOKEN_MASK.astype(np.int32)))
     for found, printed in zip(wpa.cell.attend(*inputs), wpa.cell.as_printed(*inputs), strict=True):
         assert_close(found, printed, relative=2e-6)
 
@@ -100,7 +96,9 @@ def test_mask_generator_is_eq_9(random_cell):
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_upsample_is_torchs_bilinear(factor, size):
     x = np.random.default_rng(0).standard_normal((2, 3, size, size)).astype(np.float32)
-    assert_close(Upsample(size=size, factor=factor)(Tensor(x)), equations.upsample(x.astype(np.float64), factor), relative=1e-6)
+    assert_close(
+        Upsample(size=size, factor=factor)(Tensor(x)), equations.upsample(x.astype(np.float64), factor), relative=1e-6
+    )
 
 
 def test_seg_head_is_eq_10(random_cell):
@@ -153,22 +151,14 @@ def test_sma_is_eq_11_and_12(random_cell, temperature):
     cell = SentenceMaskAlignment(query_dim=6, pixel_dim=5, dim=8, temperature=temperature)
     sma, w, (queries, pixels, sentence) = random_cell(cell, inputs=SMA_SHAPES)
     mask, weights, embeddings = sma(queries, pixels, sentence)
-    masks = cell.masks(Tensor(embeddings), Tensor(pixels.astype(np.float32)))
+    tensors = [Tensor(x.astype(np.float32)) for x in (queries, pixels, sentence)]
+    masks = cell.masks(Tensor(embeddings), tensors[1])
     expected = equations.sentence_mask_alignment(queries, pixels, sentence, temperature, w)
-    for found, reference in zip((mask, weights, masks), expected, strict=True):
+    for found, reference, printed in zip((mask, weights, masks), expected, cell.as_printed(*tensors), strict=True):
         assert_close(found, reference, relative=5e-6)
+        assert_close(found, printed, relative=2e-6)
     assert_close(weights.sum(-1), np.ones(2), relative=1e-6)
     assert_close((masks.asnumpy() * weights[:, :, None, None]).sum(1), mask, relative=5e-6)
-
-
-def test_the_optimised_order_of_sma_is_the_printed_one(random_cell):
-    cell = SentenceMaskAlignment(query_dim=6, pixel_dim=5, dim=8, temperature=0.5)
-    _, _, arrays = random_cell(cell, inputs=SMA_SHAPES)
-    queries, pixels, sentence = (Tensor(x.astype(np.float32)) for x in arrays)
-    mask, weights, embeddings = cell(queries, pixels, sentence)
-    found = mask, weights, cell.masks(embeddings, pixels)
-    for each, printed in zip(found, cell.as_printed(queries, pixels, sentence), strict=True):
-        assert_close(each, printed, relative=2e-6)
 
 
 def test_sentence_of_zeros(random_cell):

@@ -105,8 +105,7 @@ def test_contrastive_loss_in_pynative_mode():
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     features, mask = random_features(2, 5, HEIGHT, WIDTH), masks(5, 100)
     for options in ({}, {"log": False}):
-        loss = PixelContrastiveLoss(**options)
-        value, gradient = mindspore.value_and_grad(loss)(Tensor(features), Tensor(mask.astype(np.float32)))
+        value, gradient = with_gradient(PixelContrastiveLoss(**options), features, mask)
         right = expected(features, mask, **options)
         assert_close(value, right[0], relative=1e-5)
         assert_close(gradient, right[1], relative=1e-5)
