@@ -14,12 +14,12 @@ from hypothesis.extra.numpy import arrays
 from mindspore import Tensor, nn
 
 from coupalign.loss import PixelContrastiveLoss, SegmentationLoss
-from coupalign.loss.negatives import tile_length
+from coupalign.loss.negatives import default_tile
 from tests.conftest import assert_close
 
 HEIGHT, WIDTH = 9, 16
 PIXELS = HEIGHT * WIDTH
-TILE = tile_length(12, PIXELS, True)
+TILE = default_tile(12, PIXELS, on_cpu=True)
 # Pixels of the referent in each image of a batch: no tile, one or many, just full and just begun, on either side.
 COUNTS = (0, 1, TILE - 1, TILE, TILE + 1, 2 * TILE, 72, 73, PIXELS - TILE - 1, PIXELS - TILE, PIXELS - 1, PIXELS)
 OPTIONS = [
@@ -28,10 +28,12 @@ OPTIONS = [
     {"temperature": 0.03},  # exponentials of these scores would overflow in float16
     {"temperature": 1.0, "normalize": False},
     {"temperature": 1.0, "normalize": False, "log": False},
+    {"tile": 7},
+    {"tile": 1000},
 ]
 
 
-def eq_14_to_16(features, mask, temperature=0.1, normalize=True, log=True) -> torch.Tensor:
+def eq_14_to_16(features, mask, temperature=0.1, normalize=True, log=True, tile=None) -> torch.Tensor:
     """The plain form: all pixels of one side against all of the other, image by image."""
 
     def scale(x):
@@ -105,10 +107,24 @@ def test_contrastive_loss_in_pynative_mode():
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     features, mask = random_features(2, 5, HEIGHT, WIDTH), masks(5, 100)
     for options in ({}, {"log": False}):
-        value, gradient = with_gradient(PixelContrastiveLoss(**options), features, mask)
+        loss = PixelContrastiveLoss(**options)
+        value, gradient = mindspore.value_and_grad(loss)(Tensor(features), Tensor(mask.astype(np.float32)))
         right = expected(features, mask, **options)
         assert_close(value, right[0], relative=1e-5)
         assert_close(gradient, right[1], relative=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.03}], ids=str)
+def test_images_of_a_batch_are_independent(options):
+    run = compiled(PixelContrastiveLoss(**options))
+    features = random_features(3, 6, HEIGHT, WIDTH, seed=9)
+    for counts in ((0, 0, PIXELS), (5, PIXELS, 0), (5, 72, PIXELS - 1), (0, 72, 5)):
+        mask = masks(*counts, seed=10)
+        value, gradient = run(features, mask)
+        right = expected(features, mask, **options)
+        assert abs(value - right[0]) <= 1e-5 * right[0]
+        for found, correct in zip(gradient, right[1]):
+            assert np.abs(found - correct).max() <= 1e-5 * np.abs(correct).max()
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +212,7 @@ def test_no_tile_leaves_its_map(on_cpu):
     """The smaller side has at most half of the pixels, and the last tile is filled up with pixels of the other."""
     for batch in (1, 2, 3, 5, 6, 64):
         for length in (*range(1, 1500), 12544):
-            tile = tile_length(batch, length, on_cpu)
+            tile = default_tile(batch, length, on_cpu)
             assert 1 <= tile and math.ceil(length // 2 / tile) * tile <= length
 
 
@@ -206,15 +222,23 @@ def with_gradient(loss, x: np.ndarray, mask: np.ndarray) -> tuple[float, np.ndar
     return float(value), gradient.asnumpy()
 
 
+def segmentation_loss(logits: np.ndarray, mask: np.ndarray) -> float:
+    """Eq 13, pixel by pixel, with exact logarithms of the sigmoid and of its complement."""
+    images = []
+    for m, target in zip(logits.reshape(len(logits), -1), mask.reshape(len(mask), -1)):
+        terms = [t * -math.log1p(math.exp(-x)) + (1 - t) * -math.log1p(math.exp(x)) for x, t in zip(m, target)]
+        images.append(-sum(terms) / len(terms))
+    return sum(images) / len(images)
+
+
 @pytest.mark.parametrize("mode", [mindspore.PYNATIVE_MODE, mindspore.GRAPH_MODE])
 def test_segmentation_loss_is_eq_13(mode):
     mindspore.set_context(mode=mode)
     random = np.random.default_rng(0)
     logits, mask = random.standard_normal((3, 6, 5)) * 3, (random.random((3, 6, 5)) > 0.7).astype(float)
     value, gradient = with_gradient(SegmentationLoss(), logits, mask)
-    sigmoid = 1 / (1 + np.exp(-logits))
-    assert_close(value, -np.mean(mask * np.log(sigmoid) + (1 - mask) * np.log(1 - sigmoid)), relative=5e-6)
-    assert_close(gradient, (sigmoid - mask) / logits.size, relative=5e-6)
+    assert_close(value, segmentation_loss(logits, mask), relative=5e-6)
+    assert_close(gradient, (1 / (1 + np.exp(-logits)) - mask) / logits.size, relative=5e-6)
 
 
 def test_segmentation_loss_of_sizes_in_turn():

@@ -1,12 +1,6 @@
-"""Auxiliary loss: contrast of referent and background pixels (paper, Eq 14, 15, 16).
-
-The plain form, which holds all pairs of pixels, is ``eq_14_to_16`` in tests/test_losses.py. The form here gives the same
-value and gradient in memory that grows with the map instead of its square.
-"""
+"""Auxiliary loss: contrast of referent and background pixels (paper, Eq 14, 15, 16)."""
 
 from __future__ import annotations
-
-import math
 
 import mindspore
 import numpy as np
@@ -19,51 +13,94 @@ from coupalign.model.layers import MIN_NORM
 class PixelContrastiveLoss(nn.Cell):
     """InfoNCE of each pixel: its prototype is the positive, all pixels of the other side are the negatives.
 
-    The two sides of an image are the referent (Eq 14) and the background (Eq 15). For pixel i of a side whose pixels
-    have the mean p, with negatives k:
+    The two sides of an image are the referent (Eq 14) and the background (Eq 15). For pixel i of a side with
+    prototype p, with negatives k:
 
         l_i = -log(exp(y_i . p / t) / (exp(y_i . p / t) + sum_k exp(y_i . y_k / t)))
 
-    The loss of an image (Eq 16) is the mean over the referent plus the mean over the background, and 0 if either is
-    empty. It is computed in float32.
+    p is the mean of the y of its side. The loss of an image (Eq 16) is the mean over the referent plus the mean over
+    the background, and 0 if either is empty. It is computed in float32, exactly, and never holds all pairs of pixels.
 
     Args:
         temperature: t.
-        normalize: Whether y and p are scaled to length 1 (divided by at least 1e-6).
+        normalize: Whether pixel vectors and prototypes are scaled to length 1 (divided by at least 1e-6).
         log: If false, the logarithm is left out, as Eq 14 and 15 are printed.
+        tile: Pixels that are compared with the whole map at a time; by default chosen for the device.
 
     Inputs: pixel_features Y_1 (B, d_s, h, w), any float type; mask (B, H, W), above 0.5 on the referent, resized to
     (h, w) by the nearest pixel, index rounded down.
     Outputs: scalar, float32, mean over the batch.
     """
 
-    def __init__(self, temperature: float = 0.1, normalize: bool = True, log: bool = True):
+    def __init__(self, temperature: float = 0.1, normalize: bool = True, log: bool = True, tile: int | None = None):
         super().__init__()
         self.log = log
-        self.scale = temperature**-0.5  # factor of y and p, so that their products need not be divided by t
-        self.normalizes = normalize
-        self.normalize = Normalize(self.scale)
-        self.negative_terms = NegativeTerms(max_score=1 / temperature if normalize else math.inf)
-        self.mm_ta, self.mm_tb = ops.BatchMatMul(transpose_a=True), ops.BatchMatMul(transpose_b=True)
+        # Vectors are divided by the root of t here, so that their products need not be divided by t.
+        self.scale = Normalize(temperature**-0.5) if normalize else Scale(temperature**-0.5)
+        self.positive_terms = PositiveTerms(normalize, temperature**-0.5)
+        self.negative_terms = NegativeTerms(1 / temperature if normalize else None, tile)
 
     def construct(self, pixel_features: Tensor, mask: Tensor) -> Tensor:
         batch, dim, height, width = pixel_features.shape
         referent = _nearest(mask, height, width).reshape(batch, height * width)
-        sides = ops.stack((referent, 1.0 - referent), 1)  # 1 on the pixels of a side, 0 elsewhere, (B, 2, L)
+        sides = ops.stack((referent, 1.0 - referent), 1)  # (B, 2, L)
         counts = ops.reduce_sum(sides, 2)
-        mean_weights = sides / ops.maximum(counts, 1.0).reshape(batch, 2, 1)
+        shares = sides / ops.maximum(counts, 1.0).reshape(batch, 2, 1)
 
-        y = pixel_features.astype("float32").reshape(batch, dim, height * width)
-        y = self.normalize(y) if self.normalizes else y * self.scale
-        prototypes = self.mm_tb(y, mean_weights)  # p of both sides, (B, d, 2)
-        if self.normalizes:
-            prototypes = self.normalize(prototypes / self.scale)
-        positive = ops.reduce_sum(self.mm_ta(prototypes, y) * sides, 1)  # y_i . p / t
+        y = self.scale(pixel_features.astype("float32").reshape(batch, dim, height * width))
+        positive = self.positive_terms(y, sides, shares)  # y_i . p / t
         negative = self.negative_terms(y, referent)  # log sum_k exp(y_i . y_k / t)
-        # Eq 14, 15: the fraction is sigmoid(positive - negative), and -log sigmoid(x) = softplus(-x).
         loss = ops.softplus(negative - positive) if self.log else -ops.sigmoid(positive - negative)
         both_sides = (ops.minimum(counts[:, 0], counts[:, 1]) > 0).astype("float32")
-        return (ops.reduce_sum(loss * ops.reduce_sum(mean_weights, 1), 1) * both_sides).mean()  # Eq 16
+        return (ops.reduce_sum(loss * ops.reduce_sum(shares, 1), 1) * both_sides).mean()
+
+
+class PositiveTerms(nn.Cell):
+    """``y_i . p`` for each pixel i, where p is the prototype of its side.
+
+    Args:
+        normalize: Whether prototypes are scaled to length ``length``.
+        length: Factor that the vectors y were multiplied by.
+
+    Inputs: y (B, d, L) float32; sides (B, 2, L), 1 on the pixels of a side and 0 elsewhere; shares (B, 2, L), sides
+    divided by the number of their pixels. Only y has a gradient; it is written out to make one map instead of two.
+    Outputs: (B, L).
+    """
+
+    def __init__(self, normalize: bool, length: float):
+        super().__init__()
+        self.length = length if normalize else 1.0
+        self.scale = Normalize(length) if normalize else Scale(1.0)
+        self.mm = ops.BatchMatMul()
+        self.mm_ta, self.mm_tb = ops.BatchMatMul(transpose_a=True), ops.BatchMatMul(transpose_b=True)
+
+    def construct(self, y: Tensor, sides: Tensor, shares: Tensor) -> Tensor:
+        prototypes = self.scale(self.mm_tb(y, shares) / self.length)  # (B, d, 2)
+        return ops.reduce_sum(self.mm_ta(prototypes, y) * sides, 1)
+
+    def bprop(self, y: Tensor, sides: Tensor, shares: Tensor, out: Tensor, dout: Tensor):
+        """Gradient (B, L) of the output -> gradient of y."""
+        means = self.mm_tb(y, shares) / self.length
+        prototypes = self.scale(means)
+        d_products = ops.broadcast_to(ops.expand_dims(dout, 1), sides.shape) * sides
+        d_means = self.scale.bprop(means, prototypes, self.mm_tb(y, d_products))[0] / self.length
+        dy = self.mm(ops.concat((prototypes, d_means), 2), ops.concat((d_products, shares), 1))
+        return dy, ops.zeros_like(sides), ops.zeros_like(shares)
+
+
+class Scale(nn.Cell):
+    """``factor x``. Inputs, outputs: (…) float32."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor):
+        """Gradient of the output -> gradient of x."""
+        return (dout * self.factor,)
 
 
 class Normalize(nn.Cell):

@@ -15,24 +15,25 @@ DEVICE_TILE = 2**26  # scores of a tile on GPU and Ascend, 256 MiB; the host wai
 class NegativeTerms(nn.Cell):
     """``log sum_k exp(y_i . y_k)`` for each pixel i, where k runs over the pixels of the other side.
 
-    The pixels of the smaller side are the anchors, all others the negatives. A tile holds the scores ``y_i . y_k`` of
-    some anchors i with the whole map; its rows serve the sums of the anchors, its columns those of the negatives. That
-    is ``min(P, N) (P + N)`` scores instead of ``(P + N)^2``, in memory that grows with the map only. The gradient
-    computes the scores again. Images share the loop over tiles, so each takes as many as the one that needs most.
-    L = h w pixels, T anchors of a tile.
+    The pixels of the smaller side are the anchors, all others the negatives. A tile holds the scores of some anchors
+    with the whole map; its rows serve the sums of the anchors, its columns those of the negatives. That is
+    ``min(P, N) (P + N)`` scores instead of ``(P + N)^2``, in memory that grows with the map only. The gradient computes
+    the scores again. Images share the loop over tiles, so each takes as many as the one that needs most.
 
     Args:
-        max_score: Bound on the magnitude of the scores. Up to ``MAX_SCORE``, exponentials are summed as they are, which
-            is faster; otherwise sums are kept as logarithms.
+        max_score: Bound on the magnitude of the scores; None if there is none. Below ``MAX_SCORE``, exponentials are
+            summed without a maximum, which is exact and faster.
+        tile: Anchors of a tile; by default ``default_tile``.
 
     Inputs: y (B, d, L) float32, already divided by the root of the temperature; referent (B, L) float32, 1 on the
     referent and 0 elsewhere, without gradient.
     Outputs: (B, L) float32, at most -69 for pixels whose other side is empty.
     """
 
-    def __init__(self, max_score: float):
+    def __init__(self, max_score: float | None, tile: int | None):
         super().__init__()
-        self.bounded = max_score <= MAX_SCORE
+        self.bounded = max_score is not None and max_score <= MAX_SCORE
+        self.tile = tile
         self.on_cpu = mindspore.get_context("device_target") == "CPU"
         self.mm = ops.BatchMatMul()
         self.mm_ta, self.mm_tb = ops.BatchMatMul(transpose_a=True), ops.BatchMatMul(transpose_b=True)
@@ -45,8 +46,7 @@ class NegativeTerms(nn.Cell):
         tile = Tensor(0, mindspore.int32)
         while tile < tiles:
             index, valid = self._tile(order, tile)
-            scores = self.mm_ta(ops.gather(y, index, 2, 1), y)  # (B, T, L)
-            by_anchor, by_negative = self._sums(scores, valid, negatives)
+            by_anchor, by_negative = self._sums(self.mm_ta(ops.gather(y, index, 2, 1), y), valid, negatives)
             # Ascend only has the reduction "none". It suffices because indices are distinct and no anchor is in two
             # tiles; other pixels, which fill up the last tile, are not read. (ops.scatter of MindSpore 2.9 is wrong in
             # PyNative mode once a graph has used it.)
@@ -73,7 +73,10 @@ class NegativeTerms(nn.Cell):
         return dy, ops.zeros_like(referent)
 
     def _sums(self, scores: Tensor, valid: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of exp(scores) over negatives, (B, T), and over valid anchors, (B, L); logarithms unless bounded."""
+        """Sums of a tile's exponentials over negatives, (B, T), and over valid anchors, (B, L).
+
+        Their logarithms, unless scores are bounded.
+        """
         if not self.bounded:
             return (
                 ops.logsumexp(scores + ops.expand_dims((1.0 - negatives) * EMPTY, 1), 2),
@@ -88,9 +91,8 @@ class NegativeTerms(nn.Cell):
     def _d_scores(
         self, scores: Tensor, index: Tensor, valid: Tensor, negatives: Tensor, log_sums: Tensor, d_log_sums: Tensor
     ) -> Tensor:
-        """Gradient of a tile's scores s, (B, T, L), each of which is in the sums of its anchor and of its negative.
-
-        It is ``exp(s - log_sum_anchor) d_anchor + exp(s - log_sum_negative) d_negative``.
+        """Gradient of a tile's scores (B, T, L). Each is in the sum of its anchor and in that of its negative:
+        ``exp(s - log_sum_anchor) d_anchor + exp(s - log_sum_negative) d_negative``.
         """
         if self.bounded:
             rates = d_log_sums * ops.exp(-log_sums)
@@ -114,21 +116,20 @@ class NegativeTerms(nn.Cell):
         # Sorted as floats, which are exact here, because Ascend sorts integers on the host.
         order, _ = ops.sort(Tensor(np.arange(length, dtype=np.float32)) + (1.0 - anchors) * length)
         most = ops.ReduceMax()(ops.minimum(positives, length - positives))
-        tiles = ops.ceil(most / tile_length(batch, length, self.on_cpu)).astype("int32")
+        tiles = ops.ceil(most / _tile_length(batch, length, self.on_cpu, self.tile)).astype("int32")
         return anchors, 1.0 - anchors, order.astype("int32"), tiles
 
     def _tile(self, order: Tensor, tile: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of a tile's pixels (B, T) int32, and 1.0 if they are anchors; others fill up the last tile."""
         batch, length = order.shape
-        anchors = tile_length(batch, length, self.on_cpu)
-        index = ops.gather(order, Tensor(np.arange(anchors, dtype=np.int32)) + tile * anchors, 1)
+        height = _tile_length(batch, length, self.on_cpu, self.tile)
+        index = ops.gather(order, Tensor(np.arange(height, dtype=np.int32)) + tile * height, 1)
         valid = index < Tensor(length, mindspore.int32)
         return ops.where(valid, index, index - length), valid.astype("float32")
 
 
-@ops.constexpr
-def tile_length(batch: int, length: int, on_cpu: bool) -> int:
-    """T, the number of anchors of a tile, for maps of L = ``length`` pixels.
+def default_tile(batch: int, length: int, on_cpu: bool) -> int:
+    """Anchors of a tile for maps of ``length`` pixels.
 
     On a CPU small tiles stay in the cache: 256 over the batch, at least 48, but a twelfth of a small map, where the
     referent may be a dozen pixels. On devices each tile costs a round trip to the host, so tiles are large.
@@ -136,3 +137,8 @@ def tile_length(batch: int, length: int, on_cpu: bool) -> int:
     if on_cpu:
         return min(max(256 // batch, 48), -(-length // 12))
     return max(min(DEVICE_TILE // (batch * length), -(-length // 2)), 1)
+
+
+@ops.constexpr
+def _tile_length(batch: int, length: int, on_cpu: bool, tile: int | None) -> int:
+    return default_tile(batch, length, on_cpu) if tile is None else min(tile, -(-length // 2))
