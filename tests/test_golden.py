@@ -1,4 +1,4 @@
-"""The losses of the quickstart's training against those recorded with version 0.1 (tests/golden/README.md)."""
+"""The first losses of the quickstart's training against recorded ones (tests/golden/README.md)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from coupalign.training import train
 from coupalign.training.run_directory import LOSSES, RunDirectory
 
 STEPS = 20
-# Where the recording was made, the losses are equal to the last digit. Elsewhere the order of sums differs, which depends
-# on vector width and threads, and training amplifies it. A wrong sample order or learning rate changes losses by more.
-TOLERANCE = 1e-3
+# Where the recording was made, the losses are equal to the last digit. Elsewhere sums are added in another order, which
+# depends on vector width and threads. Training amplifies that difference, so the later steps have a wider tolerance.
+EARLY_STEPS, EARLY_TOLERANCE, TOLERANCE = 8, 1e-5, 2e-2
 
 
 class Enough(Exception):
@@ -43,6 +43,7 @@ def test_the_first_losses_of_the_quickstart(tmp_path, monkeypatch):
     with pytest.raises(Enough):
         train(config, progress=False)
     found, expected = (_losses(path) for path in (tmp_path / "run", REPOSITORY / "tests/golden"))
+    np.testing.assert_allclose(found[:EARLY_STEPS], expected[:EARLY_STEPS], rtol=EARLY_TOLERANCE)
     np.testing.assert_allclose(found, expected, rtol=TOLERANCE)
 
 

@@ -51,7 +51,15 @@ class Gradient(nn.Cell):
     def construct(self, y: Tensor, sides: Tensor, values: Tensor):
         loss, referent = self.loss, sides[:, 0]
         negatives = loss.negative_terms.bprop(y, referent, values, loss.negative_terms(y, referent))
-        return negatives, loss.normalize.bprop(y, loss.normalize(y), y)
+        positives = loss.positive_terms.bprop(y, sides, sides, values, values)
+        return negatives, positives, loss.scale.bprop(y, loss.scale(y), y)
+
+
+class Spelled(nn.Cell):
+    """The public functions of SPELLINGS, two of them with a number."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.matmul(x, x).sum(0) * 3.0 / 7.0
 
 
 def operators(cell: nn.Cell, inputs: list[Tensor], directory: Path) -> set[str]:
@@ -78,6 +86,10 @@ def platforms(operator: str) -> set[str]:
 def test_platforms_are_read_from_the_documentation():
     assert platforms("Softmax") == platforms("Gather") == platforms("Concat") == PLATFORMS
     assert platforms("BesselI0") == {"GPU", "CPU"}
+
+
+def test_spellings(tmp_path):
+    assert operators(Spelled(), [Tensor(np.ones((2, 2), np.float32))], tmp_path) == set(SPELLINGS)
 
 
 @pytest.mark.slow

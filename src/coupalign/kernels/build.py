@@ -62,8 +62,15 @@ def _digest(compiler: list[str]) -> str:
 
 
 def _run(command: list[str]) -> str:
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run(command, text=True, timeout=300, check=False, **pipes)
+    done = subprocess.run(
+        command,
+        text=True,
+        timeout=300,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     if done.returncode:
         lines = done.stdout.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RuntimeError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[-1])}")

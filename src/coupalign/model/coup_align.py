@@ -145,8 +145,8 @@ class CoupAlign(nn.Cell):
         """
         pixels = self.seg_head(_to_map(fused, self.sizes[3]), stages)  # Eq 10: Y_1
         if self.has_sma:
-            queries = self.mask_generator(fused)  # Eq 9: Q_o  # type: ignore[misc]
-            mask, weights, embeddings = self.sma(queries, pixels, sentence)  # Eq 11, 12
+            queries = self.mask_generator(fused)  # type: ignore[misc]  # Eq 9: Q_o
+            mask, weights, embeddings = self.sma(queries, pixels, sentence)  # type: ignore[misc]  # Eq 11, 12
             return mask.expand_dims(1), pixels, weights, embeddings
         one = ops.ones((pixels.shape[0], 1), mindspore.float32)
         return self.mask_proj(pixels).astype("float32"), pixels, one, one
