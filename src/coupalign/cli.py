@@ -202,7 +202,7 @@ class _Parser(argparse.ArgumentParser):
             raise UserError(f"unexpected argument {first!r}: options are written --key value")
         if name[2:] in config_keys():
             raise UserError(f"{name} is not used by {self.prog}: remove it (--help lists what is used)")
-        nearest = difflib.get_close_matches(name, self._option_string_actions, n=1)
+        nearest = difflib.get_close_matches(name, self._option_string_actions.keys() - {"-h", "--help"}, n=1)
         advice = f"did you mean {nearest[0]}?" if nearest else "--help lists all options"
         raise UserError(f"unknown option {name}: {advice}")
 

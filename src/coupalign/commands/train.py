@@ -14,7 +14,6 @@ After SIGTERM or Ctrl-C the training finishes the step, saves, and exits with 14
 
 from __future__ import annotations
 
-from coupalign.checks import check_training, rank_count
 from coupalign.cli import Argv, command, option, parse_arguments
 from coupalign.errors import UserError
 from coupalign.signals import take_signals
@@ -24,13 +23,15 @@ OPTIONS = [option("--check DEVICES", "only check configuration, data and paths, 
 
 @command
 def main(argv: Argv = None) -> int:
+    take_signals()  # before NumPy starts threads
+    from coupalign.checks import check_training, rank_count
+
     config, args = parse_arguments(__doc__, argv, OPTIONS)
     if args.check is not None and args.check < 1:
         raise UserError(f"--check is {args.check}: give at least 1 device")
     check_training(config, args.check or rank_count())
     if args.check:
         return 0
-    take_signals()
     # MindSpore takes seconds to import, which --help and errors need not wait for; so in all commands.
     from coupalign import devices
     from coupalign.training import train

@@ -16,15 +16,14 @@ from coupalign.cli import Argv, command, option, parse_arguments
 from coupalign.config import Config
 from coupalign.files import find_file, write_text
 from coupalign.signals import take_signals
-from coupalign.study.runner import DONE
 
 OPTIONS = [option("--threads INT", "threads; 0 is MindSpore's own choice", default=0)]
 
 
 @command
 def main(argv: Argv = None) -> int:
+    take_signals()  # before NumPy starts threads
     config, args = parse_arguments(__doc__, argv, OPTIONS)
-    take_signals()
     import mindspore
 
     from coupalign.devices import set_up
@@ -48,6 +47,7 @@ def _finish(config: Config, directory: Path) -> None:
     from coupalign.kernels import use_kernels
     from coupalign.model import build_model
     from coupalign.study.alignment import alignment_over_training
+    from coupalign.study.runner import DONE
 
     started, best = time.monotonic(), directory / "best.ckpt"
     model = PredictAll(use_kernels(build_model(config), config.run))
