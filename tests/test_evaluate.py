@@ -113,7 +113,7 @@ def test_every_sample_counts_once_at_the_right_size(tmp_path, batch, threshold, 
     assert [(int(row["intersection"]), int(row["union"])) for row in read_csv(tmp_path / "val.csv")] == expected
     assert result.metrics["samples"] == SAMPLES
     assert result.metrics["oIoU"] == sum(i for i, _ in expected) / sum(u for _, u in expected)
-    # A batch of another size would be compiled anew.
+    # A batch of another size would be compiled again.
     assert {image.shape[0] for image, _ in forward.calls} == {batch}
     assert len(forward.calls) == -(-SAMPLES // batch)
 

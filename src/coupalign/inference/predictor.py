@@ -140,7 +140,7 @@ class Predictor:
         Args:
             images: as for ``predict``; they may differ in size.
             expressions: one for each image.
-            batch_size: pairs per forward pass. The last one is padded: MindSpore compiles each batch size anew.
+            batch_size: pairs per forward pass. The last one is padded: MindSpore compiles again for each batch size.
 
         Returns: predictions equal to those of ``predict``. Raises: UserError, as ``predict``.
         """
