@@ -12,7 +12,7 @@ Usage: bash scripts/run_study.sh STUDY DATA_DIR OUTPUT_DIR [--no-install] [argum
   DATA_DIR    directory of a data set made by prepare_data.py
   OUTPUT_DIR  directory of the runs and results.md; finished runs are skipped, unfinished ones are resumed
   --no-install  install nothing; name what is missing
-  argument    --only table4, --tables_only, --threads 2, or --key value for all rows, such as --device_target GPU
+  argument    --only table4, --tables_only, or --key value for all rows, such as --device_target GPU
 
 The output of study.py is also kept in logs/study_<time>.log. The exit code is that of study.py: 0 all runs are done, 1 a
 run failed, 2 a mistake to correct, 130 and 143 stopped by Ctrl-C and SIGTERM with the training's state saved.

@@ -42,7 +42,6 @@ def test_imports_point_one_way():
         ("coupalign.commands.train", "mindspore"),
         # Threads that NumPy starts would take the signals that a training saves at.
         ("coupalign.commands.train", "numpy"),
-        ("coupalign.study.child", "numpy"),
         ("coupalign.visual.curves", "mindspore"),
         ("coupalign.training", "coupalign.refshapes"),
         ("coupalign.training", "coupalign.data.prepare"),

@@ -15,10 +15,9 @@ import study as program
 from coupalign.config import load_config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
-from coupalign.study import runner
 from coupalign.study.plan import read_study
 from coupalign.study.report import write_results
-from coupalign.study.runner import Child, read_starts, train_missing
+from coupalign.study.runner import Child, train_missing
 from tests import script_tree
 from tests.study_runs import SMALL, leave_results, write
 
@@ -122,7 +121,6 @@ def test_a_study_file_that_does_not_fit_gives_one_line(tmp_path, refuses, change
         (["--study", "nowhere.yaml"], "no configuration file nowhere.yaml (No such file or directory): check --study"),
         (["--study", str(SHIPPED[0]), "--only", "table6"], "no table, row or row/seed 'table6'"),
         (["--study", str(SHIPPED[0]), "--config", "default_config.yaml"], "--config"),
-        (["--study", str(SHIPPED[0]), "--threads", "-1"], "--threads -1: give 0 or more"),
         ([], "--study"),
     ],
 )
@@ -141,7 +139,7 @@ def test_help_offers_no_configuration_file(capsys):
 
 
 class Trainer:
-    """Replaces the training process: records its runs and writes the files of a finished run."""
+    """Replaces the processes: records what is trained and writes the files of a finished run."""
 
     signal = 0
 
@@ -154,25 +152,25 @@ class Trainer:
     def __exit__(self, *_):
         pass
 
-    def __call__(self, config, threads):
-        directory = Path(config.run.output_dir)
-        run = f"{directory.parent.name}/{directory.name}"
+    def __call__(self, log, program, option, file):
+        run = f"{log.parent.parent.name}/{log.parent.name}"
+        if program == "eval":
+            assert option == "--checkpoint" and file.name == "best.ckpt"
+            leave_results(load_config(log.parent / "config.yaml"), [(9, 10)])
+            return 0
         self.trained.append(run)
-        directory.mkdir(parents=True, exist_ok=True)
-        config.save(directory / "config.yaml")
         if run in self.fails:
-            (directory / "log.txt").write_text("epoch 1\nerror: out of memory\n\n")
+            log.write_text("epoch 1\nerror: out of memory\n\n")
             return 2
         if run == self.stopped_at:
             self.signal = signal.SIGTERM
             return 143
-        leave_results(config, [(9, 10)])
         return 0
 
 
 def go(study, output, trainer, **overrides):
     base = load_config(overrides={**study.base, "output_dir": str(output), **overrides})
-    return train_missing(study, study.runs(), base, 0, lambda: write_results(study, output), trainer)
+    return train_missing(study, study.runs(), base, lambda: write_results(study, output), trainer)
 
 
 def test_what_is_done_is_skipped_and_a_failure_stops_nothing(small, tmp_path, caplog):
@@ -211,7 +209,7 @@ def test_a_directory_of_another_configuration_is_left_alone(small, tmp_path):
 
 PYTHON = """#!/bin/sh
 trap 'echo saved; exit 143' TERM
-echo "given $*, $OMP_NUM_THREADS"
+echo "given $*"
 cut -d " " -f 5 /proc/$$/stat > "$(dirname "$4")/group"
 touch "$(dirname "$4")/started"
 i=0; while [ $i -lt 600 ]; do sleep 0.05; i=$((i + 1)); done
@@ -233,15 +231,13 @@ def test_a_signal_is_handed_on_once_and_the_child_may_save(small, tmp_path, monk
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
+    directory.mkdir(parents=True)
     with Child() as child:
-        assert child(config, 3) == 143
+        assert child(directory / "log.txt", "train", directory / "config.yaml") == 143
     assert child.signal == signal.SIGINT and signal.getsignal(signal.SIGINT) is before
     said = (directory / "log.txt").read_text().splitlines()
-    assert said == [f"given -m coupalign.study.child --config {directory}/config.yaml --threads 3, 3", "saved"]
+    assert said == [f"given -m coupalign train {directory}/config.yaml", "saved"]
     assert int((directory / "group").read_text()) != os.getpgid(0)  # Ctrl-C in a terminal goes to all of a group
-    assert load_config(directory / "config.yaml") == config
-    seconds, processors = read_starts(directory)
-    assert 0 <= processors <= seconds + 0.2 and (directory / runner.STARTS).read_text().startswith("143,")
 
 
 # --- The script

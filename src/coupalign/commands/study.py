@@ -1,6 +1,6 @@
 """Train and evaluate the rows of an ablation study and compare them with the paper's figures.
 
-Each row is trained with each of its seeds, one after another, each in its own process, and evaluated on eval_splits.
+Each row is trained with each of its seeds, one after another, each in its own processes, and evaluated on eval_splits.
 Runs that are done are skipped, and interrupted ones are resumed: after SIGTERM or Ctrl-C the training saves and the
 study ends; the same command continues it. results.csv and results.md are written after each run. A row that fails does
 not stop the others; the exit code is then 1.
@@ -15,13 +15,11 @@ from __future__ import annotations
 
 from coupalign.checks import check_data
 from coupalign.cli import Argv, command, option, parse_arguments
-from coupalign.errors import UserError
 from coupalign.files import check_directory
 
 OPTIONS = [
     option("--study FILE", "YAML file of the study", required=True),
     option("--only NAME", "a table, a row, or row/seed (default: all)", default=""),
-    option("--threads INT", "threads of a training; 0 is MindSpore's own choice", default=0),
     option("--tables_only", "train nothing; write the tables of finished runs"),
 ]
 
@@ -31,8 +29,6 @@ def main(argv: Argv = None) -> int:
     from coupalign.study.plan import read_study
 
     config, args = parse_arguments(__doc__, argv, OPTIONS, base=lambda own: read_study(own.study).base)
-    if args.threads < 0:
-        raise UserError(f"--threads {args.threads}: give 0 or more")
     study, output, code = read_study(args.study), check_directory(config.run.output_dir), 0
     runs = study.runs(args.only)
     if not args.tables_only:
@@ -41,6 +37,6 @@ def main(argv: Argv = None) -> int:
     from coupalign.study.runner import train_missing
 
     if not args.tables_only:
-        code = train_missing(study, runs, config, args.threads, lambda: write_results(study, output))
+        code = train_missing(study, runs, config, lambda: write_results(study, output))
     print(*write_results(study, output), sep="\n")
     return code

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 from coupalign.config import Config, ConfigError, load_config, read_mapping
 from coupalign.errors import UserError
-from coupalign.evaluation.metric import PRECISIONS
+from coupalign.evaluation.result import COLUMNS
 from coupalign.files import find_file
 
-METRICS = ("oIoU", "mIoU", *(f"prec@0.{tenths}" for tenths in PRECISIONS))
 OWN_KEYS = ("seed", "output_dir", "resume")  # the study sets these itself
 _STUDY = {"base": str, "keys": dict, "rows": dict, "reference": str, "split": str, "family": str}
-_STUDY |= {"failures": list, "seeds": list, "tables": dict}
+_STUDY |= {"seeds": list, "tables": dict}
 _TABLE = {"title": str, "seeds": list, "rows": dict}
 _ENTRY = {"label": str, "paper": dict}
 
@@ -42,7 +41,6 @@ class Study:
     reference: str  # row that the others are compared with
     split: str  # shown in the tables
     family: str  # of expressions shown in the tables; "" is all
-    failures: list[str]  # rows in the table of failures
     tables: dict[str, dict[str, Any]]
 
     def runs(self, only: str = "") -> list[Run]:
@@ -67,7 +65,7 @@ class Study:
 def read_study(path: str | os.PathLike) -> Study:
     """Reads a study file; docs/study.md describes the format. Raises: UserError if something in it is wrong."""
     path = find_file(path)
-    content = {"keys": {}, "failures": [], **read_mapping(path, "--study")}
+    content = {"keys": {}, **read_mapping(path, "--study")}
     _check(path, content, _STUDY)
     base = load_config(content["base"], content["keys"]).as_dict()
     rows = {str(name): keys or {} for name, keys in content["rows"].items()}
@@ -86,7 +84,7 @@ def read_study(path: str | os.PathLike) -> Study:
             raise UserError(f"{where}: {error}") from error
     if content["split"] not in base["eval_splits"]:
         raise UserError(f"{path}: split {content['split']} is not among eval_splits: add it there")
-    _check_rows(path, [content["reference"], *content["failures"]], rows)
+    _check_rows(path, [content["reference"]], rows)
     tables = {}
     for name, table in content["tables"].items():
         where = f"{path}, table {name}"
@@ -99,11 +97,10 @@ def read_study(path: str | os.PathLike) -> Study:
         _check_rows(where, table["rows"], rows)
         for row, entry in table["rows"].items():
             _check(f"{where}, row {row}", entry, _ENTRY, optional={"paper"})
-            _check(f"{where}, row {row}, paper", entry.get("paper", {}), dict.fromkeys(METRICS, float), set(METRICS))
+            _check(f"{where}, row {row}, paper", entry.get("paper", {}), dict.fromkeys(COLUMNS, float), set(COLUMNS))
         entries = {row: {"paper": {}, **entry} for row, entry in table["rows"].items()}
         tables[str(name)] = {"title": table["title"], "seeds": seeds, "rows": entries}
-    names = {name: content[name] for name in ("reference", "split", "family", "failures")}
-    return Study(path, base, rows, tables=tables, **names)
+    return Study(path, base, rows, content["reference"], content["split"], content["family"], tables)
 
 
 def _check(where: object, values: object, kinds: Mapping[str, type], optional: Set[str] = frozenset()) -> None:

@@ -1,15 +1,11 @@
-"""Runs of a study, one after another, each in its own process."""
+"""Runs of a study, one after another, each in processes of its own."""
 
 from __future__ import annotations
 
-import csv
 import logging
-import os
-import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,6 @@ from coupalign.errors import UserError
 from coupalign.files import make_directory
 from coupalign.study.plan import Run, Study
 
-DONE = "done.json"
-LOG = "log.txt"
-STARTS = "starts.csv"  # exit code, seconds and processor seconds of each start, also of stopped and failed ones
 # Keys that may differ when a run is resumed: they do not change what it computes.
 ELSEWHERE = ("data_dir", "vocab_file", "device_target", "num_workers", "prefetch", "output_dir", "resume")
 
@@ -47,24 +40,15 @@ class Child:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def __call__(self, config: Config, threads: int) -> int:
-        """Trains and evaluates a configuration with ``coupalign.study.child``. Returns the exit code."""
-        directory = make_directory(config.run.output_dir)
-        path = directory / "config.yaml"
-        config.save(path)
-        environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-        command = [sys.executable, "-m", "coupalign.study.child", "--config", str(path), "--threads", str(threads)]
-        began = time.monotonic(), _processor_seconds()
-        with open(directory / LOG, "ab") as log:
-            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
-            self._process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
+    def __call__(self, log: Path, *arguments: object) -> int:
+        """Runs ``coupalign`` with these arguments, and appends its output to `log`. Returns the exit code."""
+        command = [sys.executable, "-m", "coupalign", *map(str, arguments)]
+        with open(log, "ab") as output:
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+            self._process = subprocess.Popen(command, start_new_session=True, **streams)
             if self.signal:
                 self._process.terminate()
-            code = self._process.wait()
-        took = time.monotonic() - began[0], _processor_seconds() - began[1]
-        with open(directory / STARTS, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([code, *(f"{seconds:.1f}" for seconds in took)])
-        return code
+            return self._process.wait()
 
     def _pass_on(self, number: int, _: object) -> None:
         self.signal = self.signal or number
@@ -73,12 +57,11 @@ class Child:
 
 
 def train_missing(
-    study: Study, runs: Sequence[Run], base: Config, threads: int, after: Callable[[], object], child: Any = None
+    study: Study, runs: Sequence[Run], base: Config, after: Callable[[], object], child: Any = None
 ) -> int:
     """Trains and evaluates those of `runs` that are not done, and calls `after` after each that succeeded.
 
-    Rows start from the configuration `base`, which has the ``output_dir`` of the study. Threads are those of a
-    training; 0 is MindSpore's own choice. Only tests give a `child`.
+    Rows start from the configuration `base`, which has the ``output_dir`` of the study. Only tests give a `child`.
 
     Returns: An exit code: 0; 1 if a run failed; 128 plus a signal's number.
 
@@ -87,14 +70,16 @@ def train_missing(
     configs = {run: study.config(run, base.run.output_dir, base.as_dict()) for run in runs}
     for config in configs.values():
         _check_same(config)
-    missing = [run for run, config in configs.items() if not Path(config.run.output_dir, DONE).exists()]
+    missing = [run for run, config in configs.items() if not is_done(config)]
     _log.info("%d runs, %d of them done", len(runs), len(runs) - len(missing))
     failed = []
     with child or Child() as child:
         for number, run in enumerate(missing, 1):
-            log, started = Path(configs[run].run.output_dir, LOG), time.monotonic()
+            directory = make_directory(configs[run].run.output_dir)
+            log, file = directory / "log.txt", directory / "config.yaml"
+            configs[run].save(file)
             _log.info("%d/%d: %s, log in %s", number, len(missing), run, log)
-            code = child(configs[run], threads)
+            code = child(log, "train", "--config", file) or child(log, "eval", "--checkpoint", directory / "best.ckpt")
             if child.signal:
                 _log.warning("stopped: the same command continues from here")
                 return 128 + child.signal
@@ -102,23 +87,18 @@ def train_missing(
                 failed.append(str(run))
                 _log.error("%s failed with exit code %d: %s", run, code, _last_line(log))
                 continue
-            _log.info("%s done in %.0f s", run, time.monotonic() - started)
+            for path in (*directory.glob("step_*.ckpt"), directory / "last.ckpt"):
+                path.unlink(missing_ok=True)  # only resuming needs them
             after()
     if failed:
         _log.error("failed: %s; the same command tries them again", ", ".join(failed))
     return int(bool(failed))
 
 
-def read_starts(directory: Path) -> tuple[float, float]:
-    """Seconds and processor seconds of all starts of a run. Raises OSError or ValueError."""
-    with open(directory / STARTS, newline="", encoding="utf-8") as file:
-        rows = [(float(seconds), float(processors)) for _, seconds, processors in csv.reader(file)]
-    return sum(row[0] for row in rows), sum(row[1] for row in rows)
-
-
-def _processor_seconds() -> float:
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return ended.ru_utime + ended.ru_stime
+def is_done(config: Config) -> bool:
+    """Whether the run of this configuration has been trained and evaluated on all splits."""
+    directory = Path(config.run.output_dir, "eval")
+    return all((directory / f"{split}.json").exists() for split in config.evaluation.eval_splits)
 
 
 def _check_same(config: Config) -> None:
