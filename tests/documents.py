@@ -162,7 +162,7 @@ class Parser:
         made = [options.get("output"), options.get("file_name")]
         if config is not None:
             made.append(config.data.data_dir if name == "prepare_data" else config.run.output_dir)
-            if name in ("train", "eval", "data_card", "study"):
+            if name in ("train", "eval", "study"):
                 taken.append(config.data.data_dir)
             if name == "train":
                 taken += [config.training.init_checkpoint, *{config.training.resume} - {"never", "auto"}]

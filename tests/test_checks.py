@@ -66,7 +66,7 @@ FAILURES = [
     (["preprocess", "--mindir_path", "a.png", "--split", "none"], "no split 'none'"),
     (["postprocess", "--result_path", "none"], "none: check --result_path"),
     (["convert_weights", "--swin", "none.pth", "--output", "out.ckpt"], "none.pth: check --swin"),
-    (["data_card", "--data_dir", "nowhere"], "nowhere/meta.json"),
+    (["visualise", "data", "--data_dir", "nowhere"], "nowhere/meta.json"),
     (["prepare_data", "--annotations", "none", "--images", ".", "--dataset", "refcoco"], "none: check --annotations"),
     (["visualise", "alignment", *MODEL, "--image", "none.png", "--expression", "x"], "none.png: check --image"),
     (["visualise", "alignment", *PREDICT[1:], "--output", "b.jpg"], "--output b.jpg"),

@@ -34,12 +34,12 @@ def test_curves_have_the_figures_of_the_tables(tmp_path):
     loss = {
         line.get_label(): line.get_xydata() for line in panels["loss"].lines if not line.get_label().startswith("_")
     }
-    assert set(loss) == {"one", "two"} and len(loss["one"]) < 60 and len(loss["two"]) == 30
-    for name, offset in (("one", 0.0), ("two", 1.0)):
-        samples, values = loss[name].T
+    assert set(loss) == {str(one), str(two)} and len(loss[str(one)]) < 60 and len(loss[str(two)]) == 30
+    for run, offset in ((one, 0.0), (two, 1.0)):
+        samples, values = loss[str(run)].T
         np.testing.assert_allclose(values, 4 + offset - samples / 2 / 100, atol=1e-9)
     scores = {line.get_label(): line.get_xydata() for line in panels["oIoU and mIoU on val_split, %"].lines}
-    assert scores["one: oIoU"].tolist() == [[240, 50], [480, 100]]
+    assert scores[f"{one}: oIoU"].tolist() == [[240, 50], [480, 100]]
     assert "synthetic" in figure.get_suptitle()
     save_curves([one], tmp_path / "curve.png")
     assert cv2.imread(str(tmp_path / "curve.png")) is not None

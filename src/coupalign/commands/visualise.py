@@ -1,8 +1,9 @@
-"""Draw pictures of evaluations, predictions and trainings.
+"""Draw pictures of data, evaluations, predictions and trainings.
 
 Sub-commands (each has --help):
 
-gallery        best, median and worst cases of an evaluation, as a picture and as an HTML page (Figure 3)
+data           samples of a prepared data set with their masks and expressions
+gallery        best, median and worst cases of an evaluation (Figure 3)
 alignment      word-pixel attention, gates and weighted masks of one prediction (Figure 4)
 failures       samples with IoU below 0.5, by tenths, of several evaluations side by side (Table 2)
 curves         losses, scores, learning rate and speed of trainings
@@ -16,17 +17,40 @@ import sys
 from pathlib import Path
 
 from coupalign.checks import check_data, check_exists, check_model
-from coupalign.cli import CHECKPOINT, MODEL_KEYS, Argv, command, option, parse_arguments, parse_own_arguments
+from coupalign.cli import CHECKPOINT, DATA_KEYS, MODEL_KEYS, Argv, command, option, parse_arguments, parse_own_arguments
 from coupalign.errors import UserError
-from coupalign.files import check_directory, check_writable, write_text
+from coupalign.files import check_writable
+
+OUTPUT = "--output FILE.png"
+
+
+def _data(argv: Argv) -> None:
+    """Show samples of a prepared data set with their masks and all expressions, to check that they fit.
+
+    python visualise.py data --dataset refcoco --data_dir data/refcoco
+    """
+    options = [
+        option("--split NAME", "split to draw samples from", default="val"),
+        option("--samples INT", "number of referents, drawn by the seed", default=12),
+        option(OUTPUT, "the picture", default="data.png"),
+    ]
+    keys = [*DATA_KEYS, "seed", "max_tokens"]
+    config, args = parse_arguments(_data.__doc__, argv, options, keys=keys)
+    output = _png(args.output)
+    _check_count("--samples", args.samples)
+    check_data(config, [args.split])
+    from coupalign.visual.figures import save
+    from coupalign.visual.gallery import draw_samples
+
+    save(draw_samples(config, args.split, args.samples), output)
+    print(output)
 
 
 def _gallery(argv: Argv) -> None:
     """Show the best, median and worst cases of an evaluation: image, expression, target, prediction, IoU, family.
 
-    Writes gallery.png and gallery.html. The HTML page needs no other file; its cases can be sorted and filtered. The
-    checkpoint that was evaluated predicts every mask again, at the evaluation's threshold and resolution. The command
-    stops if an IoU differs from the evaluation's.
+    The checkpoint that was evaluated predicts every mask again, at the evaluation's threshold and resolution. The
+    command stops if an IoU differs from the evaluation's.
 
         python visualise.py gallery runs/refcoco/eval/val.json
     """
@@ -36,26 +60,23 @@ def _gallery(argv: Argv) -> None:
         option("evaluation EVAL.json", "<split>.json of eval.py, with its CSV file beside it"),
         option("--checkpoint FILE", "checkpoint that was evaluated (default: the one that the evaluation names)"),
         option("--cases INT", "cases in each group", default=6),
-        option("--output DIR", "directory of the two files (default: <split>-gallery beside the evaluation)"),
+        option(OUTPUT, "the picture (default: <split>-gallery.png beside the evaluation)"),
     ]
     keys = ["device_target", "precision", "cpu_kernels", "data_dir", "vocab_file", "num_workers", "prefetch"]
     config, args = parse_arguments(
         _gallery.__doc__, argv, options, base=lambda own: read_evaluation(own.evaluation).content["config"], keys=keys
     )
-    if args.cases < 1:
-        raise UserError(f"--cases {args.cases}: give 1 or more")
+    _check_count("--cases", args.cases)
     evaluation = read_evaluation(args.evaluation)
     checkpoint = evaluation.checkpoint(args.checkpoint)
-    output = check_directory(args.output or evaluation.path.with_name(f"{evaluation.path.stem}-gallery"))
+    output = _png(args.output or evaluation.path.with_name(f"{evaluation.path.stem}-gallery.png"))
     check_data(config, [evaluation.content["split"]])
     from coupalign.visual.cases import predict_cases
     from coupalign.visual.figures import save
-    from coupalign.visual.gallery import draw_gallery, write_html
+    from coupalign.visual.gallery import draw_gallery
 
-    cases = predict_cases(evaluation, config, checkpoint, args.cases)
-    save(draw_gallery(evaluation, cases), output / "gallery.png")
-    write_html(evaluation, cases, output / "gallery.html")
-    print(output / "gallery.png", output / "gallery.html", sep="\n")
+    save(draw_gallery(evaluation, predict_cases(evaluation, config, checkpoint, args.cases)), output)
+    print(output)
 
 
 def _alignment(argv: Argv) -> None:
@@ -70,7 +91,7 @@ def _alignment(argv: Argv) -> None:
         CHECKPOINT,
         option("--image FILE", "image to segment", required=True),
         option("--expression TEXT", "what to find", required=True),
-        option("--output FILE.png", "the picture", default="alignment.png"),
+        option(OUTPUT, "the picture", default="alignment.png"),
     ]
     config, args = parse_arguments(_alignment.__doc__, argv, options, keys=MODEL_KEYS)
     output, image = _png(args.output), check_exists(args.image, "--image")
@@ -91,28 +112,16 @@ def _alignment(argv: Argv) -> None:
 def _failures(argv: Argv) -> None:
     """Compare how badly failures fail: samples with IoU below 0.5, by tenths of IoU, of one or several evaluations.
 
-    Prints the table and writes failures.png and failures.md.
+    Prints a table in Markdown.
 
-        python visualise.py failures runs/a/eval/val.json runs/b/eval/val.json --name ours --name theirs
+        python visualise.py failures runs/a/eval/val.json runs/b/eval/val.json
     """
-    options = [
-        option("evaluations EVAL.json", "<split>.json of eval.py", nargs="+"),
-        option(
-            "--name TEXT", "name of an evaluation; once for each (default: its data set and split)", action="append"
-        ),
-        option("--output DIR", "directory of the two files (default: failures beside the first evaluation)"),
-    ]
-    args = parse_own_arguments(_failures.__doc__, argv, options)
-    from coupalign.visual.evaluations import read_evaluation
-    from coupalign.visual.failures import as_markdown, draw_failures, failure_rows, protocols
-    from coupalign.visual.figures import save
+    args = parse_own_arguments(
+        _failures.__doc__, argv, [option("evaluations EVAL.json", "<split>.json of eval.py", nargs="+")]
+    )
+    from coupalign.visual.evaluations import failures_table, read_evaluation
 
-    evaluations = [read_evaluation(path) for path in args.evaluations]
-    output = check_directory(args.output or evaluations[0].path.with_name("failures"))
-    rows, about = failure_rows(evaluations, args.name or []), protocols(evaluations)
-    save(draw_failures(rows, about), output / "failures.png")
-    write_text(output / "failures.md", as_markdown(rows, about))
-    print(as_markdown(rows, about) + f"written to {output}")
+    print(failures_table([read_evaluation(path) for path in args.evaluations]))
 
 
 def _curves(argv: Argv) -> None:
@@ -122,7 +131,7 @@ def _curves(argv: Argv) -> None:
     """
     options = [
         option("runs RUN", "output_dir of a training", nargs="+"),
-        option("--output FILE.png", "the picture", default="curves.png"),
+        option(OUTPUT, "the picture", default="curves.png"),
     ]
     args = parse_own_arguments(_curves.__doc__, argv, options)
     output, runs = _png(args.output), [check_exists(run, "the runs") for run in args.runs]
@@ -132,13 +141,18 @@ def _curves(argv: Argv) -> None:
     print(output)
 
 
-def _png(path: str) -> Path:
+def _check_count(name: str, count: int) -> None:
+    if count < 1:
+        raise UserError(f"{name} {count}: give 1 or more")
+
+
+def _png(path: str | Path) -> Path:
     if Path(path).suffix != ".png":
         raise UserError(f"--output {path}: expected a file name that ends in .png")
     return check_writable(path)
 
 
-SUBCOMMANDS = {"gallery": _gallery, "alignment": _alignment, "failures": _failures, "curves": _curves}
+SUBCOMMANDS = {"data": _data, "gallery": _gallery, "alignment": _alignment, "failures": _failures, "curves": _curves}
 
 
 @command

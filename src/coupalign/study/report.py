@@ -17,8 +17,7 @@ from coupalign.evaluation.result import COLUMNS
 from coupalign.files import write_text
 from coupalign.study.plan import Run, Study
 from coupalign.study.runner import is_done
-from coupalign.visual.evaluations import Evaluation, read_evaluation
-from coupalign.visual.failures import RANGES, markdown_table
+from coupalign.visual.evaluations import RANGES, Evaluation, markdown_table, read_evaluation
 
 FEWEST_SEEDS = 3
 CONFIDENCE = 0.95

@@ -58,12 +58,12 @@ def draw_alignment(rgb: np.ndarray, expression: str, prediction: Prediction, abo
     heights.append(mask_rows * (mask.shape[0] + 32) + 90)
     figure = new_figure(_WIDTH, sum(heights))
     parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
-    heading(parts[0], title, [about] if about else [])
+    heading(parts[0], title, about)
     _draw_prediction(parts[0], image, prediction)
     if proposals.text_to_image:
-        heading(parts[1], "Word-Pixel Alignment", [_ABOUT_WPA])
+        heading(parts[1], "Word-Pixel Alignment", _ABOUT_WPA)
         _draw_attention(parts[1], cell, proposals)
-    heading(parts[-1], "Sentence-Mask Alignment", [_ABOUT_SMA if len(proposals.masks) > 1 else _ABOUT_NO_SMA])
+    heading(parts[-1], "Sentence-Mask Alignment", _ABOUT_SMA if len(proposals.masks) > 1 else _ABOUT_NO_SMA)
     _draw_masks(parts[-1], mask, proposals)
     return figure
 

@@ -1,10 +1,11 @@
-"""Reads the results of eval.py: <split>.json and <split>.csv."""
+"""Reads the results of eval.py, <split>.json and <split>.csv, and compares their failures."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from coupalign.evaluation.metric import HISTOGRAM_BINS
 from coupalign.evaluation.result import SAMPLE_COLUMNS, SYNTHETIC
 from coupalign.files import find_file, sha256
 
+RANGES = [f"[{low / 10:g},{(low + 1) / 10:g})" for low in range(HISTOGRAM_BINS)]
 _KEYS = {"dataset": str, "split": str, "samples": int, "protocol": str, "metrics": dict, "config": dict}
 _NUMBERS = ("image_id", "ref_id", "ann_id", "sent_id", "intersection", "union")
 
@@ -60,14 +62,11 @@ class Evaluation:
             raise UserError(f"{self.path} names no checkpoint: run eval.py again")
         wanted = [given] if given else [named["file"], self.path.absolute().parent.parent / Path(named["file"]).name]
         found = [path for path in map(find_file, wanted) if path.is_file()]
-        if not found:
-            raise UserError(f"no checkpoint {wanted[0]}: pass the one that {self.path} evaluated with --checkpoint")
         for path in found:
             if sha256(path) == named["sha256"]:
                 return path
-        raise UserError(
-            f"{found[0]} is a different checkpoint from the one in {self.path}: pass that with --checkpoint"
-        )
+        problem = f"{found[0]} is a different checkpoint from the one in" if found else f"no checkpoint {wanted[0]} of"
+        raise UserError(f"{problem} {self.path}: pass the one that was evaluated with --checkpoint")
 
 
 def dataset_name(dataset: str) -> str:
@@ -88,3 +87,25 @@ def read_evaluation(path: str | os.PathLike) -> Evaluation:
     if not isinstance(counts, list) or len(counts) != HISTOGRAM_BINS or not all(type(count) is int for count in counts):
         raise UserError(f"{path} is not the result of an evaluation: pass a <split>.json of eval.py")
     return Evaluation(path, content)
+
+
+def failures_table(evaluations: Sequence[Evaluation]) -> str:
+    """Table 2 of the paper in Markdown: samples with IoU below 0.5 by tenths, and a warning if protocols differ."""
+    rows, protocols = [], set()
+    for each in evaluations:
+        samples, counts = each.content["samples"], each.content["metrics"]["histogram"]
+        shares = [f"{count:,} ({100 * count / samples:.1f} %)" for count in (*counts, sum(counts))]
+        rows.append([str(each.path), f"{each.title}; {each.content['protocol']}", f"{samples:,}", *shares])
+        protocols.add(tuple(rows[-1][1:3]))
+    lines = markdown_table(["evaluation", "data", "samples", *RANGES, "all below 0.5"], rows)
+    if len(protocols) > 1:
+        lines += ["", "These evaluations differ in data, samples or protocol: compare with care."]
+    return "\n".join(lines)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of an aligned Markdown table; a | within a cell is escaped."""
+    table = [[cell.replace("|", "\\|") for cell in cells] for cells in (header, *rows)]
+    first, *others = [max(3, *map(len, column)) for column in zip(*table)]
+    table.insert(1, ["-" * first, *("-" * (width - 1) + ":" for width in others)])
+    return [f"| {' | '.join([cells[0].ljust(first), *map(str.rjust, cells[1:], others)])} |" for cells in table]

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import base64
-import logging
 import os
 import textwrap
-import unicodedata
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import matplotlib
 import numpy as np
-from jinja2 import Environment, PackageLoader
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager, get_font
+from matplotlib.font_manager import fontManager
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
-from coupalign.files import atomic_path, write_text
-from coupalign.overlay import spotlight
+from coupalign.overlay import spotlight, write_png
 
-INK, MUTED, GROUND = "#1f2933", "#66727f", "#f4f6f8"
-SERIES = ("#2f6690", "#e08e45", "#4f9d69", "#8c5e9e", "#c2514b", "#7a7f86")
+INK, MUTED = "#1f2933", "#66727f"
 COLOURS = matplotlib.colormaps["OrRd"]
 DPI = 100
 _SHADE = 0.3  # how much the image darkens a heat map, whose colours must stay those of the scale
-_FONT = "DejaVu Sans"  # comes with matplotlib
-# Fonts of matplotlib that are no text fonts; "Last Resort" draws a box for every character.
-_NO_TEXT_FONTS = ("Last Resort", "STIX", "cm")
-
-_log = logging.getLogger(__name__)
-templates = Environment(loader=PackageLoader("coupalign.visual"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+# The first comes with matplotlib; the others have Chinese, Japanese and Korean characters.
+_FONTS = ["DejaVu Sans", *(name for name in fontManager.get_font_names() if name.startswith("Noto Sans CJK"))]
 
 
 def new_figure(width: int, height: float) -> Figure:
@@ -46,20 +35,16 @@ def new_figure(width: int, height: float) -> Figure:
     return figure
 
 
-def heading(part, title: str, about: Sequence[str] = (), characters: int = 165) -> None:
-    """Gives a figure or subfigure a bold title and, below its content, a caption of small wrapped paragraphs."""
+def heading(part, title: str, about: str = "") -> None:
+    """Gives a figure or subfigure a bold title and, below its content, a small wrapped caption."""
     part.suptitle(title, x=0.01, ha="left", size=14, weight="bold", color=INK)
     if about:
-        caption = "\n".join(wrapped(paragraph, characters) for paragraph in about)
-        part.supxlabel(caption, x=0.01, ha="left", size=9, color=MUTED)
+        part.supxlabel(textwrap.fill(about, 165), x=0.01, ha="left", size=9, color=MUTED)
 
 
 def wrapped(text: str, width: int, lines: int | None = None) -> str:
-    """`text` in lines of about `width` characters of average width; text beyond `lines` becomes an ellipsis."""
-    text = " ".join(text.split())
-    wide = sum(unicodedata.east_asian_width(each) in "WF" or each in "MWmw@%" for each in text)
-    width = max(int(width * len(text) / (len(text) + wide)) if text else width, 1)
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))
+    """`text` in lines of `width` characters; text beyond `lines` becomes an ellipsis."""
+    return textwrap.fill(text, width, max_lines=lines, placeholder="…")
 
 
 def fitted(picture: np.ndarray, width: float, height: float, mask: np.ndarray | None = None) -> np.ndarray:
@@ -115,61 +100,14 @@ def show(axes, picture: np.ndarray, title: str = "", **options) -> None:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """A drawn figure, (H, W, 3) uint8, RGB. Characters that no installed font has are logged in one line."""
-    texts = figure.findobj(Text)
-    families = font_families("".join(text.get_text() for text in texts))
-    for text in texts:
-        text.set(fontfamily=families, parse_math=False)
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports fonts without a bold face
+    """A drawn figure, (H, W, 3) uint8, RGB."""
+    for text in figure.findobj(Text):
+        text.set(fontfamily=_FONTS, parse_math=False)
     canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # font_families reports these
-        canvas.draw()
+    canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a figure as PNG, atomically."""
-    png = cv2.imencode(".png", pixels(figure)[..., ::-1])[1].tobytes()
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(png)
-
-
-def font_families(text: str) -> list[str]:
-    """Installed font families that together have the characters of `text`, in matplotlib's order of fallback."""
-    families = [_FONT]
-    missing = {each for each in text if not each.isspace() and unicodedata.category(each) != "Cf"}
-    missing -= _characters(fontManager.findfont(_FONT))
-    # Sorted so that the regular font of a family comes first and represents it.
-    fonts = sorted(fontManager.ttflist, key=lambda each: (each.style != "normal", each.weight != 400, each.name))
-    for font in fonts:
-        if missing and font.name not in families and not font.name.startswith(_NO_TEXT_FONTS):
-            found = missing & _characters(font.fname)
-            families += [font.name] * bool(found)
-            missing -= found
-    if missing:
-        shown = "".join(sorted(missing)[:10]) + "…" * (len(missing) > 10)
-        _log.warning(
-            "no installed font has the characters %s: boxes replace them; install one such as Noto Sans", shown
-        )
-    return families
-
-
-def _characters(path: str) -> set[str]:
-    try:
-        return set(map(chr, get_font(path).get_charmap()))
-    except (OSError, RuntimeError):  # an installed font that FreeType cannot read
-        return set()
-
-
-def jpeg_uri(rgb: np.ndarray, side: int) -> str:
-    """An image (H, W, 3) uint8 as the address of an HTML image, its longer side `side` pixels."""
-    bgr = fitted(rgb, side, side)[..., ::-1]
-    jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-
-
-def write_page(path: str | os.PathLike, template: str, values: Mapping) -> None:
-    """Writes an HTML page from a template of this package, atomically. Values are escaped."""
-    page = templates.get_template(template).render(values)
-    write_text(path, page)
+    write_png(path, pixels(figure))
