@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import mindspore
 import pytest
 
@@ -10,14 +12,35 @@ from coupalign.config import ConfigError, load_config
 from coupalign.errors import UserError
 
 
-@pytest.mark.parametrize(("device", "level"), [("GPU", "O1"), ("CPU", None)])
-def test_constants_keep_their_memory_on_the_gpu(device, level, monkeypatch):
-    """At MindSpore's default level, an H200 diverged from the second update on."""
-    selected, settings = [], {}
-    monkeypatch.setattr(mindspore, "set_device", selected.append)
-    monkeypatch.setattr(mindspore, "set_context", lambda **named: settings.update(named))
-    devices.set_up(load_config(overrides={"device_target": device}).run)
-    assert selected == [device] and settings.get("memory_optimize_level") == level
+@pytest.fixture
+def settings(monkeypatch):
+    """What ``set_up`` sets, by name, without setting it."""
+    found = {}
+    monkeypatch.setattr(mindspore, "set_device", lambda device: found.update(device=device))
+    monkeypatch.setattr(mindspore, "set_context", lambda **named: found.update(named))
+    context = mindspore.device_context
+    for module in (context.ascend.op_precision, context.gpu.op_precision):
+        for name in [name for name in dir(module) if re.search("allow_(hf|tf)32", name)]:
+            monkeypatch.setattr(module, name, lambda value, name=name: found.update({name: value}))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("CPU", {}),
+        # At MindSpore's default memory_optimize_level, an H200 diverged from the second update on.
+        ("GPU", {"matmul_allow_tf32": False, "conv_allow_tf32": False, "memory_optimize_level": "O1"}),
+        ("Ascend", {"matmul_allow_hf32": False, "conv_allow_hf32": False}),
+    ],
+)
+@pytest.mark.parametrize("level", ["O0", "O1"])
+def test_settings_of_a_device(device, expected, level, settings):
+    """float32 is float32; jit_level only concerns GPU and Ascend."""
+    devices.set_up(load_config(overrides={"device_target": device, "jit_level": level}).run)
+    if device != "CPU":
+        expected = {**expected, "jit_config": {"jit_level": level}}
+    assert settings == {"device": device, "mode": mindspore.GRAPH_MODE, **expected}
 
 
 @pytest.mark.parametrize("device", ["Ascend", "GPU"])
@@ -31,7 +54,7 @@ def test_an_unavailable_device_is_refused_with_the_reason_of_mindspore(device):
 
 @pytest.mark.parametrize("device", ["CPU", "GPU"])
 def test_bf16_is_refused_where_mindspore_has_no_kernels_for_it(device):
-    with pytest.raises(ConfigError, match=f"bf16 .*{device}.* fp32 or fp16"):
+    with pytest.raises(ConfigError, match=f"bf16 .*no bf16 kernels for {device}: .* fp32 or fp16"):
         load_config(overrides={"device_target": device, "precision": "bf16"})
 
 

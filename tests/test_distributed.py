@@ -77,6 +77,11 @@ def test_sums_over_ranks_are_exact(ranks):
     assert (values_by_rank(directory, "largest") == -5).all()
 
 
+def test_an_overflow_that_only_one_rank_sees_is_known_to_both(ranks):
+    """As on Ascend in saturation mode, where it leaves no trace in the averaged gradients."""
+    assert values_by_rank(ranks[0], "finite").tolist() == [False, False]
+
+
 def test_synchronised_batch_norm_equals_that_of_the_whole_batch(ranks):
     directory, _ = ranks
     x, weight, *values = (torch.from_numpy(each).double() for each in batch())

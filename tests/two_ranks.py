@@ -20,6 +20,8 @@ from coupalign.signals import take_signals
 def main(directory: Path) -> None:
     logging.basicConfig(level=logging.INFO)
     take_signals()  # before MindSpore is imported
+    from mindspore import Tensor
+
     from coupalign import devices
     from coupalign.config import load_config
     from coupalign.devices import set_up
@@ -34,6 +36,7 @@ def main(directory: Path) -> None:
         "sum": devices.all_reduce_sum(np.float32([0.1, devices.rank()])),
         "largest": devices.all_reduce_max(-5 - devices.rank()),
     }
+    found["finite"] = devices.AllFinite()(Tensor(np.float32([1.0, np.inf][devices.rank()]))).asnumpy()
     found.update(normalised(devices.rank()))
     found["shared"] = shared_statistics(devices.rank())
     found.update(scaled(devices.rank(), 2))

@@ -53,12 +53,15 @@ class RunConfig:
     seed: Natural
     precision: Literal["fp32", "fp16", "bf16"]
     device_target: Literal["CPU", "GPU", "Ascend"] = field(metadata=MAY_CHANGE)
+    jit_level: Literal["O0", "O1"] = field(metadata=MAY_CHANGE)
     cpu_kernels: bool = field(metadata=MAY_CHANGE)
     output_dir: Name = field(metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         good = self.precision != "bf16" or self.device_target == "Ascend"
-        _check(good, f"precision bf16 is not available on device_target {self.device_target}: choose fp32 or fp16")
+        device = self.device_target
+        reason = f"MindSpore has no bf16 kernels for {device}"
+        _check(good, f"precision bf16 is not available on device_target {device}, {reason}: choose fp32 or fp16")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, communication, nn, ops
+from mindspore.amp import all_finite
 
 from coupalign.errors import UserError
 
@@ -29,21 +30,35 @@ def set_up(run: RunConfig) -> None:
 
     Raises: UserError if the device is not available, or not all ranks arrive in time.
     """
-    use_device(run.device_target)
+    use_device(run)
     _join_ranks(run.device_target)
     mindspore.set_seed(run.seed)
     np.random.seed(run.seed)
 
 
-def use_device(device_target: str) -> None:
-    """Selects graph mode and the device, and nothing else, as a library may. Raises: UserError."""
+def use_device(run: RunConfig) -> None:
+    """Selects graph mode, the device and its settings, and nothing else, as a library may. Raises: UserError."""
     # On machines with AVX-512 oneDNN runs 3x3 convolutions with a reference kernel, some fifty times slower.
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-    _select_device(device_target)
+    _select_device(run.device_target)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    if device_target == "GPU":
+    if run.device_target == "CPU":
+        return
+    mindspore.set_context(jit_config={"jit_level": run.jit_level})
+    # Convolutions of float32 would by default be computed with 11 bits (HF32 on Ascend, TF32 on GPU).
+    if run.device_target == "Ascend":
+        mindspore.device_context.ascend.op_precision.matmul_allow_hf32(False)
+        mindspore.device_context.ascend.op_precision.conv_allow_hf32(False)
+    else:
+        mindspore.device_context.gpu.op_precision.matmul_allow_tf32(False)
+        mindspore.device_context.gpu.op_precision.conv_allow_tf32(False)
         # At the default level, MindSpore 2.9 overwrites constants in the branch of the update: training diverges.
         mindspore.set_context(memory_optimize_level="O1")
+
+
+def on_cpu() -> bool:
+    """Whether the selected device is the CPU."""
+    return mindspore.get_context("device_target") == "CPU"
 
 
 def rank() -> int:
@@ -95,7 +110,7 @@ class GradientMean(nn.Cell):
     def __init__(self, parameters: Sequence[Parameter]):
         super().__init__(auto_prefix=False)
         self.ranks = rank_count()
-        self.concatenates = mindspore.get_context("device_target") == "CPU"
+        self.concatenates = on_cpu()
         self.mean = nn.DistributedGradReducer(parameters, mean=True)
         self.sum, self.concat, self.on_each = ops.AllReduce(), ops.Concat(), ops.HyperMap()
         self.starts = tuple(int(start) for start in np.cumsum([0, *(each.size for each in parameters)])[:-1])
@@ -105,6 +120,62 @@ class GradientMean(nn.Cell):
             return self.mean(gradients)
         means = self.sum(self.concat(self.on_each(_flatten, gradients))) / self.ranks
         return self.on_each(ops.partial(_slice_like, means), self.starts, gradients)
+
+
+class WeightedSum(nn.Cell):
+    """Weighted sum over axis 1 or 2 of x (B, M, N). The CPU is faster at a product with one row, devices at a sum.
+
+    Inputs: x (B, M, N); weights (B, M) for axis 1, (B, N) for axis 2. Outputs: (B, N) or (B, M).
+    """
+
+    def __init__(self, axis: int):
+        super().__init__()
+        self.axis = axis
+        self.on_cpu = on_cpu()
+        self.mm, self.mm_tb = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
+
+    def construct(self, x: Tensor, weights: Tensor) -> Tensor:
+        if not self.on_cpu:
+            return ops.reduce_sum(x * ops.expand_dims(weights, 3 - self.axis), self.axis)
+        row = ops.expand_dims(weights, 1)
+        return self.mm(row, x).squeeze(1) if self.axis == 1 else self.mm_tb(x, row).squeeze(2)
+
+
+class SquaredNorm(nn.Cell):
+    """Sum of the squares of x, as a vector of one element: a product on the CPU, a sum on devices, as above."""
+
+    def __init__(self):
+        super().__init__(auto_prefix=False)
+        self.on_cpu = on_cpu()
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.on_cpu:
+            return ops.matmul(x.reshape(1, -1), x.reshape(-1, 1)).reshape(1)
+        return ops.reduce_sum(x * x).reshape(1)
+
+
+class AllFinite(nn.Cell):
+    """Whether loss and gradients of an update are finite, with the same result on every rank.
+
+    Ascend 910A, and A2 in saturation mode, replace inf by the largest number. There ``all_finite`` reads the device's
+    overflow status instead, which covers all that this rank computed since the last call. Since the other ranks cannot
+    see it, ranks exchange their results.
+
+    Inputs: a float32 scalar, computed from loss and gradients, that is not finite if one of them is not.
+    Outputs: a bool scalar.
+    """
+
+    def __init__(self):
+        super().__init__(auto_prefix=False)
+        self.ranks = rank_count()
+        if self.ranks > 1:
+            self.sum = ops.AllReduce()
+
+    def construct(self, x: Tensor) -> Tensor:
+        finite = all_finite((x,))
+        if self.ranks == 1:
+            return finite
+        return (self.sum(finite.astype("float32").reshape(1)) == self.ranks).reshape(())
 
 
 def _select_device(target: str) -> None:

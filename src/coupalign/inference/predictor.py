@@ -95,7 +95,7 @@ class Predictor:
             if not file.is_file():
                 raise UserError(f"no configuration {file}: copy the config.yaml of the training beside the checkpoint")
             config = load_inference_config(file, {"device_target": device})
-        use_device(config.run.device_target)
+        use_device(config.run)
         self.config = config
         vocabulary = find_file(config.data.vocab_file)
         if not vocabulary.is_file() and path.with_name(vocabulary.name).is_file():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mindspore
 from mindspore import nn
 
 from coupalign.config import RunConfig
+from coupalign.devices import on_cpu
 from coupalign.kernels import cells
 from coupalign.kernels.build import library
 from coupalign.model.bert import BertIntermediate
@@ -54,5 +54,4 @@ def use_kernels_in_update(update: nn.Cell, run: RunConfig) -> None:
 
 
 def _library(run: RunConfig) -> Path | None:
-    on_cpu = mindspore.get_context("device_target") == "CPU"
-    return library() if run.cpu_kernels and on_cpu and run.precision == "fp32" else None
+    return library() if run.cpu_kernels and on_cpu() and run.precision == "fp32" else None

@@ -6,6 +6,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from coupalign.devices import WeightedSum
 from coupalign.loss.negatives import NegativeTerms
 from coupalign.model.layers import MIN_NORM
 
@@ -112,7 +113,7 @@ class Normalize(nn.Cell):
     def __init__(self, length: float):
         super().__init__()
         self.length = length
-        self.on_cpu = mindspore.get_context("device_target") == "CPU"
+        self.sum = WeightedSum(axis=1)
 
     def construct(self, x: Tensor) -> Tensor:
         return x * ops.broadcast_to(self._factor(x), x.shape)
@@ -128,10 +129,8 @@ class Normalize(nn.Cell):
         return self.length * ops.rsqrt(ops.maximum(self._sum(x * x), MIN_NORM**2))
 
     def _sum(self, x: Tensor) -> Tensor:
-        """(B, d, n) -> (B, 1, n). On the CPU a product with ones is some ten times as fast as a sum."""
-        if self.on_cpu:
-            return ops.BatchMatMul()(ops.ones((x.shape[0], 1, x.shape[1]), mindspore.float32), x)
-        return ops.ReduceSum(keep_dims=True)(x, 1)
+        """(B, d, n) -> (B, 1, n)."""
+        return ops.expand_dims(self.sum(x, ops.ones(x.shape[:2], mindspore.float32)), 1)
 
 
 def _nearest(mask: Tensor, height: int, width: int) -> Tensor:

@@ -6,6 +6,8 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from coupalign.devices import WeightedSum, on_cpu
+
 EMPTY = -1e30  # logarithm of an empty sum; also masks scores
 MIN_SUM = 1e-30  # least sum before its logarithm; sums of exponentials that are not empty are larger
 MAX_SCORE = 11.0  # exponentials of scores up to this size fit into float16, in which some devices multiply float32
@@ -34,7 +36,8 @@ class NegativeTerms(nn.Cell):
         super().__init__()
         self.bounded = max_score is not None and max_score <= MAX_SCORE
         self.tile = tile
-        self.on_cpu = mindspore.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
+        self.over_anchors, self.over_negatives = WeightedSum(axis=1), WeightedSum(axis=2)
         self.mm = ops.BatchMatMul()
         self.mm_ta, self.mm_tb = ops.BatchMatMul(transpose_a=True), ops.BatchMatMul(transpose_b=True)
 
@@ -82,11 +85,8 @@ class NegativeTerms(nn.Cell):
                 ops.logsumexp(scores + ops.expand_dims((1.0 - negatives) * EMPTY, 1), 2),
                 ops.logsumexp(scores + ops.expand_dims((1.0 - valid) * EMPTY, 2), 1),
             )
-        exponentials, negatives, valid = ops.exp(scores), ops.expand_dims(negatives, 1), ops.expand_dims(valid, 1)
-        if self.on_cpu:
-            return self.mm_tb(exponentials, negatives).squeeze(2), self.mm(valid, exponentials).squeeze(1)
-        # Products with one column are slow on devices.
-        return ops.reduce_sum(exponentials * negatives, 2), ops.reduce_sum(exponentials * valid.swapaxes(1, 2), 1)
+        exponentials = ops.exp(scores)
+        return self.over_negatives(exponentials, negatives), self.over_anchors(exponentials, valid)
 
     def _d_scores(
         self, scores: Tensor, index: Tensor, valid: Tensor, negatives: Tensor, log_sums: Tensor, d_log_sums: Tensor

@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.amp import DynamicLossScaler
 
-from coupalign.devices import GradientMean, rank_count
+from coupalign.devices import AllFinite, GradientMean, SquaredNorm, rank_count
 
 STATISTICS = ("moving_mean", "moving_variance")
 
 # Applies a function to each of hundreds of gradients or parameters. A loop would become nested calls, of which the
 # compiler allows a thousand.
 for_each = ops.HyperMap()
-
-
-def _squared_norm(x: Tensor) -> Tensor:
-    # a product, because the CPU computes a sum over all elements one scalar after another
-    return ops.matmul(x.reshape(1, -1), x.reshape(-1, 1)).reshape(())
 
 
 def _scale(factor: Tensor, x: Tensor) -> Tensor:
@@ -37,9 +32,10 @@ class Clip(nn.Cell):
     def __init__(self, limit: float):
         super().__init__(auto_prefix=False)
         self.limit = limit
+        self.squared_norm = SquaredNorm()
 
     def construct(self, gradients: Sequence[Tensor]):
-        norm = ops.sqrt(ops.addn(for_each(_squared_norm, gradients)))
+        norm = ops.sqrt(ops.reduce_sum(ops.concat(for_each(self.squared_norm, gradients))))
         if self.limit > 0:
             gradients = for_each(ops.partial(_scale, self.limit / ops.maximum(norm, self.limit)), gradients)
         return norm, gradients
@@ -85,6 +81,7 @@ class Update(nn.Cell):
             loss_scaler.scale_value.name, loss_scaler.counter.name = "loss_scale", "loss_scale_counter"
             self.loss_scale = ParameterTuple((loss_scaler.scale_value, loss_scaler.counter))  # so that they are saved
         self.clip = Clip(max_grad_norm)
+        self.all_finite = AllFinite()
         self.ranks = rank_count()
         if self.ranks > 1:
             self.total = ops.AllReduce()
@@ -110,7 +107,7 @@ class Update(nn.Cell):
         if self.loss_scaler is not None:
             gradients = self.loss_scaler.unscale(gradients)
         norm, gradients = self.clip(gradients)
-        finite = ops.isfinite(losses[0] + norm)
+        finite = self.all_finite(losses[0] + norm)
         learning_rate = self.optimizer.schedule(self.optimizer.global_step).reshape(())
         losses = ops.depend(losses, learning_rate)
         if finite:
