@@ -164,6 +164,13 @@ def test_impossible_values_name_the_key(overrides, parts):
         assert part in message
 
 
+def test_all_problems_are_named_at_once():
+    overrides = {"epochs": 2, "learning_rate": 1e-6, "warmup_steps": 500, "image_size": 450, "precision": "bf16"}
+    message = refused(overrides=overrides)
+    for part in ("decay_epochs to 2", "warmup_steps 500", "end_learning_rate", "image_size", "precision bf16"):
+        assert part in message
+
+
 def test_edges_that_are_allowed():
     load_config(overrides={"wpa_stages": [], "wpa_direction": "none"})
     load_config(overrides={"max_tokens": 3, "decay_epochs": 50, "end_learning_rate": 2.9e-5, "threshold": 0.0})

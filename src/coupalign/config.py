@@ -105,10 +105,14 @@ def load_config(path: str | os.PathLike | None = None, overrides: Mapping[str, A
                 nearest = difflib.get_close_matches(str(name), values, n=1, cutoff=0)[0]
                 raise ConfigError(f"{where}unknown key {_short(name)}: did you mean {nearest}?")
         values |= {name: config_keys()[name].parse(value, where) for name, value in layer.items()}
-    sections = {
-        name: section(**{each.name: values[each.name] for each in fields(section)})
-        for name, section in get_type_hints(Config).items()
-    }
+    sections, problems = {}, []
+    for name, section in get_type_hints(Config).items():
+        try:
+            sections[name] = section(**{each.name: values[each.name] for each in fields(section)})
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
     return Config(**sections)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -41,13 +42,21 @@ else:  # the docstring of each type is what an error message expects
 MAY_CHANGE = {"may_change": True}
 
 
-def _check(good: object, message: str) -> None:
-    if not good:
-        raise ConfigError(message)
+class _Section:
+    """A section that is checked when it is made. Raises: ConfigError, which names all problems at once."""
+
+    def __post_init__(self) -> None:
+        problems = [message for good, message in self.checks() if not good]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def checks(self) -> Iterator[tuple[object, str]]:
+        """Yields conditions on the values, each with the message if it does not hold."""
+        yield from ()
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(_Section):
     """Device, precision and output of a program."""
 
     seed: Natural
@@ -57,15 +66,15 @@ class RunConfig:
     cpu_kernels: bool = field(metadata=MAY_CHANGE)
     output_dir: Name = field(metadata=MAY_CHANGE)
 
-    def __post_init__(self) -> None:
+    def checks(self) -> Iterator[tuple[object, str]]:
         good = self.precision != "bf16" or self.device_target == "Ascend"
         device = self.device_target
         reason = f"MindSpore has no bf16 kernels for {device}"
-        _check(good, f"precision bf16 is not available on device_target {device}, {reason}: choose fp32 or fp16")
+        yield good, f"precision bf16 is not available on device_target {device}, {reason}: choose fp32 or fp16"
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_Section):
     """The prepared data set and how it is read."""
 
     dataset: Name
@@ -76,7 +85,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(_Section):
     """Schedule, optimiser and records of a training."""
 
     train_split: Name
@@ -106,13 +115,15 @@ class TrainingConfig:
     tensorboard: bool = field(metadata=MAY_CHANGE)
     profile: Natural = field(metadata=MAY_CHANGE)
 
-    def __post_init__(self) -> None:
-        _check(self.train_families, "train_families is empty: name families, or all")
+    def checks(self) -> Iterator[tuple[object, str]]:
+        yield self.train_families, "train_families is empty: name families, or all"
         decay, epochs = self.decay_epochs, self.epochs
-        _check(decay <= epochs, f"decay_epochs {decay} is above epochs {epochs}: set decay_epochs to {epochs} or less")
+        warmup = f", and warmup_steps {self.warmup_steps} below their steps" if self.warmup_steps else ""
+        remedy = f"set decay_epochs to {epochs} or less{warmup}"
+        yield decay <= epochs, f"decay_epochs {decay} is above epochs {epochs}: {remedy}"
         end, start = self.end_learning_rate, self.learning_rate
-        _check(end < start, f"end_learning_rate {end} is not below learning_rate {start}: lower end_learning_rate")
-        _check(
+        yield end < start, f"end_learning_rate {end} is not below learning_rate {start}: lower end_learning_rate"
+        yield (
             self.resume != self.init_checkpoint,
             f"resume and init_checkpoint are both {self.resume!r}: set resume to continue a training, init_checkpoint "
             "to start another from its weights",
@@ -121,14 +132,15 @@ class TrainingConfig:
         for name in ("learning_rate_scales", "weight_decays"):
             for entry in getattr(self, name):
                 form = "expected <pattern of names>=<number from 0>, such as image_encoder.*=0.1"
-                _check(re.fullmatch(f".+={number}", entry), f"{name} has {entry!r}: {form}")
+                yield re.fullmatch(f".+={number}", entry), f"{name} has {entry!r}: {form}"
         for entry in self.learning_rate_scales:
             remedy = "give a number above 0, or list the pattern in frozen"
-            _check(float(entry.rpartition("=")[2]), f"learning_rate_scales has {entry!r}: {remedy}")
+            zero = re.fullmatch(f".+={number}", entry) and not float(entry.rpartition("=")[2])
+            yield not zero, f"learning_rate_scales has {entry!r}: {remedy}"
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(_Section):
     """Which samples are evaluated, and how masks are compared."""
 
     eval_resolution: Literal["original", "input"]
@@ -139,16 +151,16 @@ class EvaluationConfig:
     eval_batch_size: Count = field(metadata=MAY_CHANGE)
     eval_splits: tuple[Name, ...] = field(metadata=MAY_CHANGE)
 
-    def __post_init__(self) -> None:
+    def checks(self) -> Iterator[tuple[object, str]]:
         splits = list(self.eval_splits)
-        _check(
+        yield (
             splits and len(set(splits)) == len(splits),
             f"eval_splits is {splits}: name at least one split, and each once",
         )
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(_Section):
     """The network."""
 
     image_size: Count
@@ -180,31 +192,31 @@ class ModelConfig:
     sma_temperature: Positive
     linear_init_std: NotNegative
 
-    def __post_init__(self) -> None:
+    def checks(self) -> Iterator[tuple[object, str]]:
         tokens, positions, layers = self.max_tokens, self.bert_max_positions, self.bert_num_layers
-        _check(self.image_size % 32 == 0, f"image_size is {self.image_size}: give a multiple of 32")
-        _check(tokens >= 3, f"max_tokens is {tokens}: give at least 3, for [CLS], a word and [SEP]")
-        _check(tokens <= positions, f"max_tokens {tokens} is above bert_max_positions {positions}: lower max_tokens")
-        _check(layers % 4 == 0, f"bert_num_layers is {layers}: give a multiple of 4, a quarter per stage")
+        yield self.image_size % 32 == 0, f"image_size is {self.image_size}: give a multiple of 32"
+        yield tokens >= 3, f"max_tokens is {tokens}: give at least 3, for [CLS], a word and [SEP]"
+        yield tokens <= positions, f"max_tokens {tokens} is above bert_max_positions {positions}: lower max_tokens"
+        yield layers % 4 == 0, f"bert_num_layers is {layers}: give a multiple of 4, a quarter per stage"
         for stage, heads in enumerate(self.swin_num_heads):
             width = self.swin_embed_dim * 2**stage
             where = f"width {width} of stage {stage + 1} (swin_embed_dim {self.swin_embed_dim})"
-            _check(width % heads == 0, f"swin_num_heads: {heads} heads do not divide the {where}: change one of them")
+            yield width % heads == 0, f"swin_num_heads: {heads} heads do not divide the {where}: change one of them"
         for width_key, heads_key in (
             ("bert_hidden_size", "bert_num_heads"),
             ("bert_hidden_size", "cross_attention_heads"),
             ("decoder_dim", "decoder_heads"),
         ):
             width, heads = getattr(self, width_key), getattr(self, heads_key)
-            _check(width % heads == 0, f"{heads_key} {heads} does not divide {width_key} {width}: change one of them")
+            yield width % heads == 0, f"{heads_key} {heads} does not divide {width_key} {width}: change one of them"
         stages = list(self.wpa_stages)
-        _check(len(set(stages)) == len(stages), f"wpa_stages is {stages}: give each stage once")
+        yield len(set(stages)) == len(stages), f"wpa_stages is {stages}: give each stage once"
         remedy = "give stages from 1 to 4, or set wpa_direction to none"
-        _check(stages or self.wpa_direction == "none", f"wpa_stages is empty: {remedy}")
+        yield stages or self.wpa_direction == "none", f"wpa_stages is empty: {remedy}"
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(_Section):
     """The auxiliary pixel contrastive loss."""
 
     aux_loss_weight: NotNegative
