@@ -21,9 +21,9 @@ RUN_ALL = """
 import contextlib, importlib, io, json, os, sys
 results = []
 for words in json.load(sys.stdin):
-    ranks = [word for word in words if word.startswith("MS_WORKER_NUM=")]
-    name, *arguments = [word for word in words if word not in ranks]
-    os.environ["MS_WORKER_NUM"] = ranks[0].partition("=")[2] if ranks else "1"
+    variables = [word for word in words if "=" in word]
+    name, *arguments = [word for word in words if word not in variables]
+    os.environ.update({"MS_WORKER_NUM": "1", "RANK_SIZE": "1", **dict(each.split("=") for each in variables)})
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         code = importlib.import_module(f"coupalign.commands.{name}").main(arguments)
     results.append([code, errors.getvalue(), "mindspore" in sys.modules])
@@ -44,11 +44,19 @@ FAILURES = [
     (["train", "--check", "4"], "batch_size 2 does not divide among 4 devices"),
     (["train", "--accumulation_steps", "4"], "accumulation_steps 4"),
     (["train", "--check", "0"], "--check is 0"),
+    (["train", "--batch_size", "500"], "has 300 samples, fewer than batch_size 500"),
+    (["train", "--warmup_steps", "3750"], "warmup_steps 3750 leaves none of the 3750 steps of decay_epochs 25"),
+    (["train", "--train_sentences", "random", "--batch_size", "108"], "has 106 samples, fewer than batch_size 108"),
+    (["train", "--epochs", "1", "--warmup_steps", "9"], "decay_epochs to 1 or less, and warmup_steps 9 below"),
+    (["train", "--image_size", "65", "--threshold", "0", "--precision", "bf16"], "multiple of 32"),
+    (["train", "RANK_SIZE=8"], "RANK_SIZE is 8"),
     (["eval", "--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
     (["eval", "--checkpoint", "a.png"], "a.png is not a MindSpore checkpoint"),
     (["eval", *MODEL, "--eval_splits", "val,none"], "no split 'none'"),
     (["eval", *MODEL, "--output", "a.png"], "a.png is a file"),
     (["eval", *MODEL, "--epochs", "3"], "--epochs is not used"),
+    (["eval", *MODEL, "RANK_SIZE=8"], "RANK_SIZE is 8"),
+    (["eval", *MODEL, "--check", "--max_tokens", "9"], "max_tokens"),
     ([*PREDICT, "--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
     ([*PREDICT, "--image", "none.png"], "none.png: check --image"),
     ([*PREDICT, "--output", "a.png"], "a.png is a file"),
@@ -59,6 +67,7 @@ FAILURES = [
     (["pretrain", "--output", "a.png/out.ckpt"], "a.png is a file"),
     ([*PRETRAIN, "--init_checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
     ([*PRETRAIN, "--scenes", "1"], "--scenes 1"),
+    ([*PRETRAIN, "--scenes", "8", "--decay_epochs", "2", "--warmup_steps", "4"], "warmup_steps 4 leaves none of the 4"),
     ([*PRETRAIN, "--train_split", "train"], "--train_split is not used"),
     ([*PRETRAIN, "--resume", "auto"], "--resume is not used"),
     ([*PRETRAIN, "MS_WORKER_NUM=3"], "batch_size 2 does not divide"),
@@ -98,7 +107,7 @@ def run_commands(*commands: list[str]) -> list[tuple[int, str, bool]]:
     alone = ("demo", "visualise", "eval", "predict", "export")  # these find config.yaml beside the checkpoint
     words = [each if each[0] in alone else [*each, "--config", "config.yaml"] for each in commands]
     done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL], input=json.dumps(words), capture_output=True, text=True, check=True
+        [sys.executable, "-c", RUN_ALL], input=json.dumps(words), stdout=subprocess.PIPE, text=True, check=True
     )
     return json.loads(done.stdout)
 
@@ -112,8 +121,8 @@ def test_mistakes_are_found_before_mindspore_is_imported(workplace):
     assert sorted(workplace.rglob("*")) == before
 
 
-def test_a_training_is_checked_without_starting_it(workplace):
-    assert run_commands(["train", "--check", "2"]) == [[0, "", False]]
+def test_training_and_evaluation_are_checked_without_starting_them(workplace):
+    assert run_commands(["train", "--check", "2"], ["eval", *MODEL, "--check"]) == [[0, "", False]] * 2
     assert not Path("new").exists()
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from coupalign.config import Config
+from coupalign.config import Config, TrainingConfig
 from coupalign.data.prepared import check_split, read_meta
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
@@ -14,7 +14,13 @@ from coupalign.files import check_directory, find_checkpoint, find_file
 
 
 def rank_count() -> int:
-    """Number of ranks that msrun starts, or 1 without it."""
+    """Number of ranks that msrun starts, or 1 without it. Raises: UserError for ranks that something else started."""
+    size = os.environ.get("RANK_SIZE") or "1"
+    if "MS_ROLE" not in os.environ and size != "1":
+        raise UserError(
+            f"RANK_SIZE is {size}, but msrun did not start this process, so every rank would work alone: start them with "
+            "scripts/run_distribute_*.sh or msrun (on ModelArts: MA_RUN_METHOD=msrun), or unset RANK_SIZE"
+        )
     return int(os.environ.get("MS_WORKER_NUM") or 1)
 
 
@@ -57,11 +63,35 @@ def check_batch_size(config: Config, ranks: int) -> int:
     return size // (ranks * steps)
 
 
+def check_steps(settings: TrainingConfig, samples: int) -> int:
+    """Updates of an epoch with `samples` samples. Raises: UserError if there are none."""
+    if samples < settings.batch_size:
+        raise UserError(
+            f"an epoch of split {settings.train_split} has {samples} samples, fewer than batch_size "
+            f"{settings.batch_size}: set batch_size to {samples} or less"
+        )
+    return samples // settings.batch_size
+
+
+def check_warmup(settings: TrainingConfig, steps_per_epoch: int) -> None:
+    """Checks that the warm-up is shorter than the decay. Raises: UserError."""
+    decay_steps = settings.decay_epochs * steps_per_epoch
+    if settings.warmup_steps >= decay_steps:
+        raise UserError(
+            f"warmup_steps {settings.warmup_steps} leaves none of the {decay_steps} steps of decay_epochs "
+            f"{settings.decay_epochs} for the decay: set warmup_steps below {decay_steps}"
+        )
+
+
 def check_training(config: Config, ranks: int) -> None:
     """Checks what a training on `ranks` devices reads and writes. Raises: UserError."""
     settings, directory = config.training, check_directory(config.run.output_dir)
     check_batch_size(config, ranks)
     check_data(config, [settings.train_split, settings.val_split])
+    counts = read_meta(find_file(config.data.data_dir))["splits"][settings.train_split]
+    # With train_families it is a part of these, which only the trainer counts.
+    samples = counts["referents" if settings.train_sentences == "random" else "expressions"]
+    check_warmup(settings, check_steps(settings, samples))
     if settings.init_checkpoint:
         find_checkpoint(settings.init_checkpoint)
     if settings.resume not in ("never", "auto"):

@@ -10,20 +10,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coupalign.checks import check_data, check_model
+from coupalign.checks import check_data, check_model, rank_count
 from coupalign.cli import CHECKPOINT, DATA_KEYS, DEVICE_KEYS, PROTOCOL_KEYS, Argv, command, option, parse_arguments
 from coupalign.files import check_directory
 
 KEYS = [*DEVICE_KEYS, "output_dir", *DATA_KEYS, "eval_splits", "eval_batch_size", *PROTOCOL_KEYS, "model"]
-OPTIONS = [CHECKPOINT, option("--output DIR", "directory of the results (default: <output_dir>/eval)")]
+OPTIONS = [
+    CHECKPOINT,
+    option("--output DIR", "directory of the results (default: <output_dir>/eval)"),
+    option("--check", "only check configuration, data and paths"),
+]
 
 
 @command
 def main(argv: Argv = None) -> int:
     config, args = parse_arguments(__doc__, argv, OPTIONS, keys=KEYS)
+    rank_count()  # refuses ranks that would each evaluate alone
     output = check_directory(args.output or Path(config.run.output_dir, "eval"))
     check_model(config, args.checkpoint)
     check_data(config, config.evaluation.eval_splits)
+    if args.check:
+        return 0
     from coupalign import devices
     from coupalign.evaluation.evaluate import evaluate
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 
-from coupalign.checks import check_batch_size, check_vocabulary, rank_count
+from coupalign.checks import check_batch_size, check_vocabulary, check_warmup, rank_count
 from coupalign.cli import DEVICE_KEYS, Argv, command, option, parse_arguments
 from coupalign.config import config_keys, load_config
 from coupalign.errors import UserError
@@ -40,6 +40,7 @@ def main(argv: Argv = None) -> int:
         find_checkpoint(config.training.init_checkpoint)
     if args.scenes < config.training.batch_size:
         raise UserError(f"--scenes {args.scenes} is less than batch_size {config.training.batch_size}: raise --scenes")
+    check_warmup(config.training, max(1, args.scenes // config.training.batch_size // config.training.decay_epochs))
     given, defaults = config.as_dict(), load_config().as_dict()
     unused = [name for name in config_keys() if given[name] != defaults[name] and name not in KEYS]
     unused = [name for name in unused if config_keys()[name].section not in KEYS]

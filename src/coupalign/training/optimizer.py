@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 
 from mindspore import Parameter, nn
 
+from coupalign.checks import check_warmup
 from coupalign.config import TrainingConfig
 from coupalign.errors import UserError
 
@@ -51,12 +52,8 @@ def make_optimizer(settings: TrainingConfig, parameters: list[Parameter], steps_
     Raises:
         UserError: The warm-up is not shorter than the decay, or a pattern matches no parameter.
     """
+    check_warmup(settings, steps_per_epoch)
     decay_steps = settings.decay_epochs * steps_per_epoch
-    if settings.warmup_steps >= decay_steps:
-        raise UserError(
-            f"warmup_steps {settings.warmup_steps} leaves none of the {decay_steps} steps of decay_epochs "
-            f"{settings.decay_epochs} for the decay: set warmup_steps below {decay_steps}"
-        )
     with _quiet_import():  # late, because importing mindformers takes seconds
         from mindformers.core.lr import PolynomialWithWarmUpLR
 

@@ -17,7 +17,7 @@ from mindspore import dataset as ds
 from coupalign import devices
 from coupalign.checkpoints.loading import start_from
 from coupalign.checkpoints.state import Progress, check_unchanged, find_state, fingerprint, set_parameters
-from coupalign.checks import check_batch_size
+from coupalign.checks import check_batch_size, check_steps
 from coupalign.config import Config
 from coupalign.data.dataset import Split
 from coupalign.devices import rank, rank_count
@@ -81,12 +81,7 @@ class Trainer:
         self._micro_batch = check_batch_size(config, rank_count())
         self.split, self.val_split = Split(config, settings.train_split), Split(config, settings.val_split)
         samples = len(epoch_order(settings, config.run.seed, self.split, 0))
-        self.steps_per_epoch = samples // settings.batch_size
-        if self.steps_per_epoch == 0:
-            raise UserError(
-                f"an epoch of split {settings.train_split} has {samples} samples, fewer than batch_size "
-                f"{settings.batch_size}: set batch_size to {samples} or less"
-            )
+        self.steps_per_epoch = check_steps(settings, samples)
         lost = [
             f"{split.name}: {split.truncated:,} expressions truncated, {split.unknown:,} with unknown words"
             for split in (self.split, self.val_split)
