@@ -23,6 +23,7 @@ parse_job() {
     local name
     local -A job=([nodes]=1 [node_rank]=0 [master]="" [time_out]=600)
     need_device "$1"
+    local device=$1
     count=$2
     shift 2
     keys=()
@@ -52,7 +53,29 @@ parse_job() {
     if [[ ! $port =~ ^[1-9][0-9]{3,4}$ ]] || ((port < 1024 || port > 65535)); then
         fail "--master is ${job[master]}: give HOST or HOST:PORT, with a port from 1024 to 65535"
     fi
+    check_visible "$device"
     ((nodes == 1)) || check_master
+}
+
+# Usage: check_visible DEVICE; refuses more ranks than devices that the environment shows to programs.
+check_visible() {
+    local variable value id ids visible=0
+    case $1 in
+        GPU) variable=CUDA_VISIBLE_DEVICES ;;
+        Ascend) variable=ASCEND_RT_VISIBLE_DEVICES ;;
+        CPU) return ;;
+    esac
+    [[ -v $variable ]] || return 0
+    value=${!variable}
+    # CANN silently ignores the rest of the list from the first other character on, such as a space.
+    [[ $1 == GPU || $value =~ ^([0-9]+(,[0-9]+)*)?$ ]] ||
+        fail "$variable is '$value': give numbers and commas only, such as 0,1,2"
+    IFS=, read -ra ids <<<"$value"
+    for id in "${ids[@]}"; do
+        [[ $id != -1 ]] || break  # which hides those after it
+        visible=$((visible + 1))
+    done
+    ((count <= visible)) || fail "COUNT is $count, but $variable=$value shows $visible devices: lower COUNT or list more"
 }
 
 # Otherwise the other machines would wait until the time-out.
@@ -69,6 +92,7 @@ give its network address, or correct /etc/hosts"
 run_ranks() {
     local logs ranks=$((count * nodes)) code=0 asked="" notified="" rank="" failed=""
     logs=$PWD/logs/$1_$(date +%Y%m%d_%H%M%S)_$$
+    ((nodes == 1)) || logs+=_node$node_rank  # machines that share the repository
     shift
     if ((nodes == 1)); then
         master=127.0.0.1  # and a free port, since jobs of one machine would share msrun's own

@@ -27,4 +27,6 @@ need_data "$data"
 checkpoint=$(realpath -s "$checkpoint") data=$(realpath "$data")
 
 prepare_environment requirements.txt
-run_ranks distributed_eval eval.py --checkpoint "$checkpoint" --data_dir "$data" --device_target "$device" "${keys[@]}"
+program=(eval.py --checkpoint "$checkpoint" --data_dir "$data" --device_target "$device" "${keys[@]}")
+python "${program[@]}" --check
+run_ranks distributed_eval "${program[@]}"

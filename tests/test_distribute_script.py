@@ -86,11 +86,11 @@ def tree(tmp_path):
     return root
 
 
-def launch(tree: Path, *arguments: str, script: str = "run_distribute_train.sh") -> subprocess.Popen:
+def launch(tree: Path, *arguments: str, script: str = "run_distribute_train.sh", **variables: str) -> subprocess.Popen:
     return subprocess.Popen(
         ["bash", str(tree / "scripts" / script), *arguments],
         cwd=tree,
-        env=environment(tree),
+        env=environment(tree, **variables),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -144,8 +144,35 @@ def test_all_ranks_run_and_the_output_of_rank_0_is_shown(tree, program, file):
         assert option in started
 
 
-def test_a_failed_check_starts_no_rank(tree):
-    process = launch(tree, "CPU", "2", "c.yaml", "data", "--batch_size=3")
+@pytest.mark.parametrize(
+    ("device", "visible", "named"),
+    [
+        ("GPU", {"CUDA_VISIBLE_DEVICES": "4,5"}, "COUNT is 3, but CUDA_VISIBLE_DEVICES=4,5 shows 2 devices"),
+        ("GPU", {"CUDA_VISIBLE_DEVICES": "4,-1,5,6"}, "shows 1 devices"),
+        ("Ascend", {"ASCEND_RT_VISIBLE_DEVICES": "0,1"}, "ASCEND_RT_VISIBLE_DEVICES=0,1 shows 2 devices"),
+        ("Ascend", {"ASCEND_RT_VISIBLE_DEVICES": ""}, "shows 0 devices"),
+        ("Ascend", {"ASCEND_RT_VISIBLE_DEVICES": "0, 1,2"}, "'0, 1,2': give numbers and commas only"),
+    ],
+)
+def test_more_ranks_than_visible_devices_are_refused_before_any_starts(tree, device, visible, named):
+    process = launch(tree, device, "3", "c.yaml", "data", **visible)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and error.startswith("error: ") and named in error
+    assert not (tree / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "variable"), [("GPU", "CUDA_VISIBLE_DEVICES"), ("Ascend", "ASCEND_RT_VISIBLE_DEVICES")]
+)
+def test_a_subset_of_the_devices_is_used(tree, device, variable):
+    other = {"GPU": "ASCEND_RT_VISIBLE_DEVICES", "Ascend": "CUDA_VISIBLE_DEVICES"}[device]
+    process = launch(tree, device, "2", "c.yaml", "data", **{variable: "5,7", other: ""})
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+
+
+@pytest.mark.parametrize(("program", "file"), [("train", "c.yaml"), ("eval", "b.ckpt")])
+def test_a_failed_check_starts_no_rank(tree, program, file):
+    process = launch(tree, "CPU", "2", file, "data", "--batch_size=3", script=f"run_distribute_{program}.sh")
     assert process.communicate(timeout=60)[1] == "error: batch_size\n"
     assert process.returncode == 1 and not (tree / "logs").exists()
 
@@ -165,6 +192,7 @@ def test_only_the_first_of_several_machines_shows_progress(tree):
         "('node_rank', '1')",
     ):
         assert option in started
+    assert logs(tree).name.endswith("_node1"), "machines may share the repository"
 
 
 @pytest.mark.parametrize(("code", "expected"), [(7, 7), (2, 2), (-signal.SIGKILL, 137), (-signal.SIGSEGV, 139)])
