@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+import tarfile
+import zipfile
 
 import pytest
 
@@ -24,6 +26,37 @@ def test_the_package_requires_what_the_scripts_install():
     assert set(project["dependencies"]) == requirements("requirements.txt")
     assert set(extras["demo"]) == requirements("requirements-demo.txt")
     assert set(extras["dev"]) == requirements("requirements-dev.txt") | {"coupalign[demo]"}
+
+
+PACKAGE_FILES = {
+    str(path.relative_to(REPOSITORY / "src"))
+    for path in (REPOSITORY / "src").rglob("*")
+    if path.is_file() and path.suffix != ".pyc"
+}
+RESOURCES = {"default_config.yaml", "assets/bert-base-uncased-vocab.txt", "assets/refshapes-vocab.txt"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Paths of the wheel and of the source archive, built without a network."""
+    directory = tmp_path_factory.mktemp("dist")
+    code = f"from hatchling import build; print(build.build_wheel({str(directory)!r}), build.build_sdist({str(directory)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return [directory / name for name in done.stdout.split()]
+
+
+def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(built):
+    names = set(zipfile.ZipFile(built[0]).namelist())
+    metadata = {name for name in names if name.split("/")[0].endswith(".dist-info")}
+    assert {name.split("/", 1)[1] for name in metadata} >= {"METADATA", "RECORD", "licenses/LICENSE"}
+    assert names - metadata == PACKAGE_FILES | {f"coupalign/resources/{name}" for name in RESOURCES}
+    assert {"coupalign/py.typed", "coupalign/kernels/attention.cc"} < names
+
+
+def test_the_source_archive_holds_what_the_wheel_is_built_from(built):
+    names = {name.split("/", 1)[1] for name in tarfile.open(built[1]).getnames()}
+    own = {"README.md", "LICENSE", "pyproject.toml", "PKG-INFO", ".gitignore"}
+    assert names == {f"src/{name}" for name in PACKAGE_FILES} | RESOURCES | own
 
 
 def test_missing_requirements_are_named(tmp_path):
