@@ -106,7 +106,10 @@ def test_python_imports_exist(page):
 @EACH_PAGE
 def test_options_keys_and_files_exist(page):
     python = [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("src/**/*.py")]
-    programs = [*python, *REPOSITORY.glob("benchmarks/*.py"), *REPOSITORY.glob("deploy/*.py")]
+    programs = [
+        *python,
+        *chain.from_iterable(REPOSITORY.glob(f"{each}/*.py") for each in ("benchmarks", "deploy", "scripts")),
+    ]
     text = "\n".join(file.read_text(encoding="utf-8") for file in programs)
     options = {"--config", "--help", "--key", *(f"--{key}" for key in config_keys())}
     options |= set(re.findall(r'"(--\w+)[ "]', text))
