@@ -23,7 +23,7 @@ results = []
 for words in json.load(sys.stdin):
     variables = [word for word in words if "=" in word]
     name, *arguments = [word for word in words if word not in variables]
-    os.environ.update({"MS_WORKER_NUM": "1", "RANK_SIZE": "1", **dict(each.split("=") for each in variables)})
+    os.environ.update({"MS_WORKER_NUM": "1", "RANK_SIZE": "1", "OMPI_COMM_WORLD_SIZE": "1", **dict(each.split("=") for each in variables)})
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         code = importlib.import_module(f"coupalign.commands.{name}").main(arguments)
     results.append([code, errors.getvalue(), "mindspore" in sys.modules])
@@ -56,6 +56,7 @@ FAILURES = [
     (["eval", *MODEL, "--output", "a.png"], "a.png is a file"),
     (["eval", *MODEL, "--epochs", "3"], "--epochs is not used"),
     (["eval", *MODEL, "RANK_SIZE=8"], "RANK_SIZE is 8"),
+    ([*PRETRAIN, "OMPI_COMM_WORLD_SIZE=2"], "OMPI_COMM_WORLD_SIZE is 2"),
     (["eval", *MODEL, "--check", "--max_tokens", "9"], "max_tokens"),
     ([*PREDICT, "--checkpoint", "none.ckpt"], "no checkpoint none.ckpt"),
     ([*PREDICT, "--image", "none.png"], "none.png: check --image"),
@@ -122,7 +123,8 @@ def test_mistakes_are_found_before_mindspore_is_imported(workplace):
 
 
 def test_training_and_evaluation_are_checked_without_starting_them(workplace):
-    assert run_commands(["train", "--check", "2"], ["eval", *MODEL, "--check"]) == [[0, "", False]] * 2
+    checks = ["train", "--check", "2", "RANK_SIZE=8"], ["eval", *MODEL, "--check", "RANK_SIZE=8"]
+    assert run_commands(*checks) == [[0, "", False]] * 2
     assert not Path("new").exists()
 
 

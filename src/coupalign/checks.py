@@ -15,12 +15,13 @@ from coupalign.files import check_directory, find_checkpoint, find_file
 
 def rank_count() -> int:
     """Number of ranks that msrun starts, or 1 without it. Raises: UserError for ranks that something else started."""
-    size = os.environ.get("RANK_SIZE") or "1"
-    if "MS_ROLE" not in os.environ and size != "1":
-        raise UserError(
-            f"RANK_SIZE is {size}, but msrun did not start this process, so every rank would work alone: start them with "
-            "scripts/run_distribute_*.sh or msrun (on ModelArts: MA_RUN_METHOD=msrun), or unset RANK_SIZE"
-        )
+    for name in ("RANK_SIZE", "OMPI_COMM_WORLD_SIZE"):  # of rank tables and of mpirun
+        size = os.environ.get(name) or "1"
+        if size != "1" and "MS_ROLE" not in os.environ:
+            raise UserError(
+                f"{name} is {size}, but msrun did not start this process, so every rank would work alone: start them "
+                f"with scripts/run_distribute_*.sh or msrun (on ModelArts: MA_RUN_METHOD=msrun), or unset {name}"
+            )
     return int(os.environ.get("MS_WORKER_NUM") or 1)
 
 

@@ -25,7 +25,8 @@ OPTIONS = [
 @command
 def main(argv: Argv = None) -> int:
     config, args = parse_arguments(__doc__, argv, OPTIONS, keys=KEYS)
-    rank_count()  # refuses ranks that would each evaluate alone
+    if not args.check:
+        rank_count()  # refuses ranks that would each evaluate alone
     output = check_directory(args.output or Path(config.run.output_dir, "eval"))
     check_model(config, args.checkpoint)
     check_data(config, config.evaluation.eval_splits)
