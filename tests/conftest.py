@@ -59,6 +59,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def noise(height: int, width: int) -> np.ndarray:
+    """An image, (height, width, 3) uint8."""
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
 @pytest.fixture
 def refuses(tmp_path, capfd):
     """``refuses(main, arguments)``: the line that a command prints for a mistake; it must change no file of tmp_path."""
@@ -175,6 +180,39 @@ def make_checkpoint(tmp_path_factory):
     from benchmarks.random_checkpoint import write_random_checkpoint
 
     return lambda config: write_random_checkpoint(config, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(make_checkpoint):
+    """A checkpoint of ``SMALLEST`` with random weights."""
+    return make_checkpoint(load_config(overrides=SMALLEST))
+
+
+@pytest.fixture(scope="session")
+def refshapes(tmp_path_factory):
+    """The source files of RefShapes with 400 expressions in train."""
+    from coupalign.refshapes import RefShapesSettings, write_refshapes
+    from tests.refshapes_files import Files
+
+    directory = tmp_path_factory.mktemp("refshapes") / "source"
+    write_refshapes(directory, RefShapesSettings(expressions=400, seed=11))
+    return Files(directory)
+
+
+@pytest.fixture
+def handmade(tmp_path):
+    """A REFER data set made by hand in tmp_path/source; ``write`` writes its annotations."""
+    from tests.handmade_refer import Handmade
+
+    return Handmade(tmp_path / "source")
+
+
+@pytest.fixture
+def prepare_arguments(handmade, tmp_path) -> list[str]:
+    """Arguments with which prepare_data.py prepares `handmade`, which is written, in tmp_path/data."""
+    handmade.write()
+    source = ["--annotations", str(handmade.annotations), "--images", str(handmade.images)]
+    return ["--dataset", "refcoco", *source, "--output", str(tmp_path / "data")]
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import coupalign.cli
 from coupalign.config import config_keys
 from coupalign.files import REPOSITORY
@@ -21,21 +23,8 @@ PAGES = [
     *sorted((REPOSITORY / "docs").glob("*.md")),
     REPOSITORY / "benchmarks/README.md",
 ]
-# Files that the reader provides.
-PROVIDED = {
-    "street.jpg",
-    "picture.png",
-    "mine.jsonl",
-    "model.safetensors",
-    "swin_base_patch4_window7_224_22k.pth",
-    "configs/mine.yaml",
-    "data",
-    "runs/fourth.ckpt",
-    *(f"data/refer/{name}" for name in ("refcoco", "refcoco+", "refcocog", "refclef")),
-}
 FOREIGN = {"pip", "source", "cp", "tensorboard", "pre-commit"}
 _INLINE = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python|bash|msrun|coupalign) \S")
-_TAKES = ("checkpoint", "config", "image", "evaluation", "evaluations", "runs", "swin", "bert", "annotations", "images")
 
 
 @dataclass(frozen=True)
@@ -93,33 +82,34 @@ class _Parsed(BaseException):
 
 
 class Parser:
-    """Parses commands without running them: `taken` and `made` collect the files that they read and write."""
+    """Parses commands without running them."""
 
     def __init__(self, monkeypatch):
         self.monkeypatch = monkeypatch
-        self.taken: list[tuple[str, Command]] = []
-        self.made = set(PROVIDED)
         load = coupalign.cli.load_config
         # Configurations of runs do not exist here.
         monkeypatch.setattr(
-            coupalign.cli, "load_config", lambda path, keys: load(path if exists(path or "") else None, keys)
+            coupalign.cli, "load_config", lambda path, keys: load(path if path and exists(path) else None, keys)
         )
 
     def parse(self, command: Command) -> None:
-        """Raises: UserError or AssertionError for a command that its program would refuse."""
+        """Raises: UserError or AssertionError for a command that its program would refuse, or whose files do not exist."""
         words = list(command.words)
         while re.match(r"\w+=", words[0]):
             words.pop(0)
         program, *arguments = words
         if program in FOREIGN or arguments[:1] == ["-c"] or arguments[:2] == ["-m", "pytest"] or "DEVICE" in arguments:
             return
+        for word in arguments:
+            ours = word.startswith(("assets/", "benchmarks/", "configs/")) and word != "configs/mine.yaml"
+            assert exists(word) or not ours, word
         if program == "bash":
-            self._script(command, *arguments)
+            self._script(*arguments)
         elif program == "msrun":
             first = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
-            self._program(command, arguments[first], arguments[first + 1 :])
+            self._program(arguments[first], arguments[first + 1 :])
         elif program == "coupalign":
-            self._program(command, arguments[0], arguments[1:])
+            self._program(arguments[0], arguments[1:])
         elif program.endswith("/coupalign"):
             source = (REPOSITORY / "ascend310_infer/src/options.cc").read_text(encoding="utf-8")
             assert all(f'"{word[2:]}"' in source for word in arguments if word.startswith("--")), command
@@ -128,19 +118,10 @@ class Parser:
             self._source(file, arguments[1:])
         else:
             assert Path(program).name == "python", f"unknown program {program}"
-            self._program(command, arguments[0], arguments[1:])
+            self._program(arguments[0], arguments[1:])
 
-    def missing(self) -> dict[str, str]:
-        """Files that a command reads and that neither exist nor are made by a command, with the command."""
-
-        def known(name: str) -> bool:
-            return exists(name) or any(str(path) in self.made for path in (Path(name), *Path(name).parents))
-
-        return {name: str(command) for name, command in self.taken if not known(name)}
-
-    def _program(self, command: Command, script: str, arguments: list[str]) -> None:
-        name = script.removesuffix(".py")
-        main = importlib.import_module(name).main
+    def _program(self, script: str, arguments: list[str]) -> None:
+        main = importlib.import_module(script.removesuffix(".py")).main
         module = sys.modules[main.__module__]
         for parser in ("parse_arguments", "parse_own_arguments"):
             real = getattr(coupalign.cli, parser)
@@ -148,27 +129,13 @@ class Parser:
             def parsed(*given, real=real, **options):
                 if "base" in options:
                     options["base"] = lambda _: {}  # instead of reading an evaluation
-                raise _Parsed(real(*given, **options))
+                real(*given, **options)
+                raise _Parsed
 
             if hasattr(module, parser):
                 self.monkeypatch.setattr(module, parser, parsed)
-        try:
+        with pytest.raises(_Parsed):
             main.__wrapped__(list(arguments))
-        except _Parsed as result:
-            values = result.args[0]
-        config, args = values if isinstance(values, tuple) else (None, values)
-        options = vars(args)
-        taken = [options.get(option) for option in _TAKES]
-        made = [options.get("output"), options.get("file_name")]
-        if config is not None:
-            made.append(config.data.data_dir if name == "prepare_data" else config.run.output_dir)
-            if name in ("train", "eval", "study"):
-                taken.append(config.data.data_dir)
-            if name == "train":
-                taken += [config.training.init_checkpoint, *{config.training.resume} - {"never", "auto"}]
-        for value in taken:
-            self.taken += [(str(path), command) for path in (value if isinstance(value, list) else [value]) if path]
-        self.made |= {str(path) for path in made if path}
 
     def _source(self, file: str, arguments: list[str]) -> None:
         """A benchmark or a program of deploy/: their options are read from the source, since they import much."""
@@ -178,31 +145,24 @@ class Parser:
             known |= {"--config", *(f"--{key}" for key in config_keys())}
         given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
         assert given <= known, f"{file} has no {given - known}"
-        if "--output_dir" in arguments:
-            self.made.add(arguments[arguments.index("--output_dir") + 1])
 
-    def _script(self, command: Command, script: str, *arguments: str) -> None:
+    def _script(self, script: str, *arguments: str) -> None:
         usage = usage_of(script)
         first_option = next((i for i, word in enumerate(arguments) if word.startswith("--")), len(arguments))
         positional, rest = list(arguments[:first_option]), list(arguments[first_option:])
         keys = [(option, value) for option, value in zip(rest[::2], rest[1::2]) if f"{option} " not in usage]
         if positional and positional[0] in ("CPU", "GPU", "Ascend"):
             needed = re.search(rf"{Path(script).name} ((?:[A-Z_]+ )*[A-Z_]+)", usage)[1].split()
-            assert len(positional) == len(needed), f"{command}: {needed}"
+            assert len(positional) == len(needed), needed
             keys.append(("--data_dir", positional[-1]))
-        else:
-            self.taken += [(word, command) for word in positional if "/" in word]
         program = next((name for name in ("train", "eval", "study") if name in script), None)
         if program == "study":
             keys += [("--study", positional[0]), ("--output_dir", positional[2])]
         if program == "eval":
             keys.append(("--checkpoint", positional[-2]))
         if program:
-            self._program(command, program, [word for pair in keys for word in pair])
-        self.made |= {"quickstart.sh": {"runs/quickstart", "data/refshapes"}, "set_up_lite.sh": {".lite"}}.get(
-            Path(script).name, set()
-        )
+            self._program(program, [word for pair in keys for word in pair])
 
 
 def exists(name: str | Path) -> bool:
-    return bool(name) and (REPOSITORY / name).exists()
+    return (REPOSITORY / name).exists()

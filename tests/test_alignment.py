@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import matplotlib
 import mindspore
 import numpy as np
 import pytest
@@ -18,9 +17,9 @@ from coupalign.data.transform import prepare_image
 from coupalign.inference.predictor import Prediction, Predictor, Proposals
 from coupalign.overlay import COLOUR, spotlight, write_png
 from coupalign.visual.alignment import draw_alignment, pixels_of_words, ranked, words_of_pixels
-from coupalign.visual.figures import heat, pixels
+from coupalign.visual.figures import pixels
 from tests import equations
-from tests.conftest import SMALLEST, assert_close
+from tests.conftest import SMALLEST, assert_close, noise
 from tests.equations import softmax, under
 from tests.test_transform import bilinear
 
@@ -29,10 +28,6 @@ pytestmark = pytest.mark.slow
 CONFIG = load_config(overrides={**SMALLEST, "max_tokens": 10})
 EXPRESSION = "the hexagonal dog's ring"
 WORDS = [("[CLS]", [0]), ("the", [1]), ("hexagonal", [2, 3, 4]), ("dog's", [5, 6, 7]), ("ring", [8]), ("[SEP]", [9])]
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def made_up(words=WORDS, stages=(1, 2, 3, 4), both=True, masks=5, height=40, width=60) -> Prediction:
@@ -89,7 +84,7 @@ def test_pieces_are_joined_by_hand():
 
 @pytest.fixture(scope="module")
 def found(predictor) -> Prediction:
-    return predictor.predict(picture(50, 70), EXPRESSION, proposals=True)
+    return predictor.predict(noise(50, 70), EXPRESSION, proposals=True)
 
 
 def test_the_picture_has_the_values_of_eq_4_to_6(predictor, found):
@@ -99,7 +94,7 @@ def test_the_picture_has_the_values_of_eq_4_to_6(predictor, found):
 
     model = predictor.model
     token_ids, token_mask = (each[None] for each in predictor.tokenizer.encode(EXPRESSION))
-    image = Tensor(prepare_image(picture(50, 70), 64)[None])
+    image = Tensor(prepare_image(noise(50, 70), 64)[None])
     pixels = model.image_encoder.patch_embed(image).asnumpy().astype(np.float64)
     words = model.text_encoder.embeddings(Tensor(token_ids)).asnumpy().astype(np.float64)
     weights = {name: each.asnumpy().astype(np.float64) for name, each in model.parameters_dict().items()}
@@ -120,30 +115,19 @@ def test_the_picture_has_the_values_of_eq_4_to_6(predictor, found):
 def test_one_direction_is_explained_too(make_checkpoint, tmp_path):
     """In graph mode and with the CPU kernels, where a graph may not return None."""
     config = load_config(overrides={**SMALLEST, "wpa_direction": "uni"})
-    proposals = Predictor(make_checkpoint(config), config=config).predict(picture(50, 70), "cup", True).proposals
+    proposals = Predictor(make_checkpoint(config), config=config).predict(noise(50, 70), "cup", True).proposals
     assert len(proposals.text_to_image) == len(proposals.image_gates) == 4
     assert not proposals.image_to_text and not proposals.text_gates
 
 
 def test_the_size_of_the_answer_can_be_chosen(predictor, found):
-    at_input = predictor.predict(picture(50, 70), EXPRESSION, proposals=True, size=(64, 64))
+    at_input = predictor.predict(noise(50, 70), EXPRESSION, proposals=True, size=(64, 64))
     np.testing.assert_array_equal(at_input.mask, at_input.probability > CONFIG.evaluation.threshold)
     assert_close(found.probability, bilinear(at_input.probability, 50, 70), relative=1e-5)
 
 
-def test_colours_are_those_of_the_scale():
-    white = np.full((20, 30, 3), 255, np.uint8)
-    shares = np.array([[0.0, 0.1, 0.2], [0.3, 0.4, 0.8]])
-    found = heat(white, shares, 0.8)
-    for row, column in np.ndindex(2, 3):
-        cell = found[10 * row : 10 * row + 10, 10 * column : 10 * column + 10]
-        expected = np.array(matplotlib.colormaps["OrRd"](shares[row, column] / 0.8)[:3]) * 255
-        assert np.abs(cell - expected).max() <= 0.51, "a cell is a square of one colour"
-    np.testing.assert_array_equal(heat(white, shares.repeat(10, 0).repeat(10, 1), 0.8), found)
-
-
 def test_a_spotlight_keeps_the_pixels_of_the_mask():
-    rgb, mask = picture(20, 30), np.zeros((20, 30), bool)
+    rgb, mask = noise(20, 30), np.zeros((20, 30), bool)
     mask[5:9, 10:20] = True
     drawn = spotlight(rgb, mask)
     np.testing.assert_array_equal(drawn[mask], rgb[mask])
@@ -161,7 +145,7 @@ def texts(figure) -> list[str]:
 
 def test_the_picture_has_words_gates_and_weights_in_order():
     prediction = made_up()
-    said = "\n".join(texts(draw_alignment(picture(40, 60), EXPRESSION, prediction, "a.png")))
+    said = "\n".join(texts(draw_alignment(noise(40, 60), EXPRESSION, prediction, "a.png")))
     for word in (*dict(WORDS), "gate 0.10", "gate 0.40", "gate 0.80", EXPRESSION, "a.png"):
         assert word in said
     weights = prediction.proposals.weights[ranked(prediction.proposals)]
@@ -183,7 +167,7 @@ LONG = [("[CLS]", [0]), *(("W" * 60, [k]) for k in range(1, 29)), ("[SEP]", [29]
 )
 def test_any_prediction_can_be_drawn(case):
     prediction = made_up(**case)
-    figure = draw_alignment(picture(*prediction.mask.shape), "$x^2$ a_b \\frac", prediction)
+    figure = draw_alignment(noise(*prediction.mask.shape), "$x^2$ a_b \\frac", prediction)
     assert np.ptp(pixels(figure)) > 100
     assert ("Word-Pixel Alignment" in texts(figure)) == bool(prediction.proposals.stages)
 
@@ -194,11 +178,11 @@ def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(
         "coupalign.inference.predictor.Predictor", lambda path, *, config: asked.append((config, path)) or predictor
     )
-    write_png(tmp_path / "a.png", picture(50, 70))
+    write_png(tmp_path / "a.png", noise(50, 70))
     output = tmp_path / "deep/b.png"
     arguments = ["alignment", "--checkpoint", str(checkpoint), "--image", str(tmp_path / "a.png")]
     assert visualise.main([*arguments, "--expression", EXPRESSION, "--output", str(output)]) == 0
     assert capsys.readouterr().out.split() == [str(output)]
     assert asked == [(CONFIG, str(checkpoint))], "with the configuration beside the checkpoint"
     about = f"a.png, 70×50 pixels; {checkpoint}; threshold {CONFIG.evaluation.threshold}"
-    np.testing.assert_array_equal(load_image(output), pixels(draw_alignment(picture(50, 70), EXPRESSION, found, about)))
+    np.testing.assert_array_equal(load_image(output), pixels(draw_alignment(noise(50, 70), EXPRESSION, found, about)))

@@ -17,30 +17,21 @@ SIZES = {"vocab_size": 50, "dim": 24, "heads": 3, "layers": 8, "max_positions": 
 TOKEN_MASK = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]], np.int32)
 
 
-@pytest.fixture(scope="module")
-def encoders():
-    """The outputs of every layer by Hugging Face, our encoder with the same weights, and the words."""
+@pytest.mark.parametrize("mode", [mindspore.PYNATIVE_MODE, pytest.param(mindspore.GRAPH_MODE, marks=pytest.mark.slow)])
+def test_embeddings_stages_and_encoder_equal_hugging_face(mode):
+    """A stage is a quarter of the layers."""
     theirs = random_bert(**SIZES)
     ours = BertModel(**SIZES, dropout=0.1).set_train(False)
     set_weights(ours, bert_weights(theirs))
     token_ids = np.random.default_rng(1).integers(0, 50, TOKEN_MASK.shape).astype(np.int32)
     with torch.no_grad():
-        expected = theirs(torch.from_numpy(token_ids).long(), torch.from_numpy(TOKEN_MASK), output_hidden_states=True)
-    return expected.hidden_states, ours, Tensor(token_ids)
-
-
-def test_embeddings_and_stages_equal_hugging_face(encoders):
-    """A stage is a quarter of the layers."""
-    expected, ours, token_ids = encoders
-    x = ours.embeddings(token_ids)
+        expected = theirs(
+            torch.from_numpy(token_ids).long(), torch.from_numpy(TOKEN_MASK), output_hidden_states=True
+        ).hidden_states
+    x, bias = ours.embeddings(Tensor(token_ids)), padding_bias(Tensor(TOKEN_MASK))
     assert_close(x, expected[0], relative=1e-5)
     for i in range(4):
-        x = ours.stage(x, padding_bias(Tensor(TOKEN_MASK)), i)
+        x = ours.stage(x, bias, i)
         assert_close(x, expected[2 * i + 2], relative=1e-5)
-
-
-@pytest.mark.parametrize("mode", [mindspore.PYNATIVE_MODE, pytest.param(mindspore.GRAPH_MODE, marks=pytest.mark.slow)])
-def test_the_encoder_equals_hugging_face(encoders, mode):
-    expected, ours, token_ids = encoders
     mindspore.set_context(mode=mode)
-    assert_close(ours(token_ids, padding_bias(Tensor(TOKEN_MASK))), expected[-1], relative=1e-5)
+    assert_close(ours(Tensor(token_ids), bias), expected[-1], relative=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -10,12 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from coupalign.checks import check_exists
-from coupalign.config import Config, config_keys, load_config
+from coupalign.config import load_config
 from coupalign.files import REPOSITORY
-from tests.conftest import TINY, refshapes_config
+from tests.conftest import TINY
 
 RUN_ALL = """
 import contextlib, importlib, io, json, os, sys
@@ -126,46 +124,6 @@ def test_training_and_evaluation_are_checked_without_starting_them(workplace):
     checks = ["train", "--check", "2", "RANK_SIZE=8"], ["eval", *MODEL, "--check", "RANK_SIZE=8"]
     assert run_commands(*checks) == [[0, "", False]] * 2
     assert not Path("new").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["predict", "eval"])
-def test_commands_read_only_the_keys_they_offer(name, workplace, make_checkpoint, tiny_data, monkeypatch, capsys):
-    module, read, recording = importlib.import_module(f"coupalign.commands.{name}"), set(), []
-    parse, as_dict = module.parse_arguments, Config.as_dict
-
-    def parse_and_record(*args, **more):
-        result = parse(*args, **more)
-        recording.append(True)
-        return result
-
-    def silently(config):
-        recording.append(False)
-        try:
-            return as_dict(config)
-        finally:
-            recording.pop()
-
-    def reader(section):
-        def read_key(self, key):
-            if recording and recording[-1] and key in config_keys():
-                read.add(key)
-            return object.__getattribute__(self, key)
-
-        monkeypatch.setattr(section, "__getattribute__", read_key, raising=False)
-
-    config = refshapes_config(tiny_data, eval_limit=4)
-    checkpoint = str(make_checkpoint(config))
-    for section in Config.__dataclass_fields__:
-        reader(type(getattr(config, section)))
-    monkeypatch.setattr(module, "parse_arguments", parse_and_record)
-    monkeypatch.setattr(Config, "as_dict", silently)
-    Image.new("RGB", (30, 20), "red").save("a.png")
-    more = {"predict": ["--image", "a.png", "--expression", "red circle"], "eval": ["--eval_splits", "val"]}
-    assert module.main(["--checkpoint", checkpoint, *more.get(name, ())]) == 0
-    offered = getattr(module, "KEYS", None) or module.MODEL_KEYS
-    assert {key for key in read if key not in offered and config_keys()[key].section not in offered} == set()
-    assert "image_size" in read
 
 
 def test_paths_may_start_with_a_tilde_and_are_found_from_anywhere(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.cost_model import DEVICES, all_reduce_bytes, step
+from benchmarks.cost_model import all_reduce_bytes
 from benchmarks.costs import costs
 from benchmarks.graph_count import count_dump
 from coupalign.config import load_config
@@ -63,10 +63,3 @@ def test_all_reduce_sends_each_gradient_almost_twice():
     assert all_reduce_bytes(100, 1) == (0, 0)
     assert all_reduce_bytes(100, 8) == (700, 0)
     assert all_reduce_bytes(100, 64) == (700, pytest.approx(2 * 7 / 8 * 50))
-
-
-def test_no_step_is_faster_than_its_parts():
-    for device in DEVICES:
-        for count in (1, 8, 256):
-            times = step(costs(load_config(), 2), device, count)
-            assert times["total"] >= max(times["products"], times["memory"], times["all_reduce"])

@@ -23,11 +23,12 @@ SWITCHES = {
     "everything": {},
     "no alignment": {"wpa_direction": "none"},
     "alignment at stages 2 and 4": {"wpa_stages": [2, 4]},
-    "one way at stages 1 and 3": {"wpa_direction": "uni", "wpa_stages": [1, 3]},
+    "one way at stages 1 and 3, no SMA": {"wpa_direction": "uni", "wpa_stages": [1, 3], "sma": False},
     "one query, cold": {"num_queries": 1, "sma_temperature": 0.1},
-    "no SMA, twelve queries that do not exist": {"sma": False, "num_queries": 12},
     "eight layers of text, windows of 7": {"bert_num_layers": 8, "swin_window_size": 7, "image_size": 96},
 }
+FAST = ("everything", "one way at stages 1 and 3, no SMA")
+EACH = [pytest.param(keys, id=name, marks=[pytest.mark.slow] * (name not in FAST)) for name, keys in SWITCHES.items()]
 
 
 class Case(NamedTuple):
@@ -93,7 +94,7 @@ def as_map(tokens: np.ndarray, size: int) -> np.ndarray:
     return tokens.swapaxes(1, 2).reshape(len(tokens), -1, size, size)
 
 
-@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
+@pytest.mark.parametrize("switches", EACH)
 @torch.no_grad()
 def test_the_model_is_eq_1_to_12(make, switches):
     config = load_config(overrides={**SMALLEST, **switches})
@@ -141,7 +142,7 @@ def test_neither_padding_nor_the_rest_of_the_batch_nor_dropout_matters(make):
     assert np.abs(first - second).max() > 1e-2 * np.abs(logits).max()
 
 
-@pytest.mark.parametrize("sma", [True, False])
+@pytest.mark.parametrize("sma", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_narrow_model_starts_at_logits_near_0(sma):
     """With the last layer initialised as the others, first logits would be near 10."""
     mindspore.set_seed(1)

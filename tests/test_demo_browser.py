@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import cv2
@@ -142,16 +141,3 @@ def test_in_a_browser_wrong_files_are_refused_politely(browser, url, tmp_path):
     all_of(browser, "#text textarea")[0].send_keys("cup")
     all_of(browser, "#find")[0].click()
     until(browser, lambda: message(browser) == "notes.png is not an image, or is damaged: choose a JPEG or PNG file.")
-
-
-def test_in_a_narrow_window_nothing_sticks_out(browser, url):
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-    )
-    try:
-        open_page(browser, url)
-        time.sleep(0.5)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
-        assert all_of(browser, "#find")[0].size["width"] > 250
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

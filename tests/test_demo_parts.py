@@ -17,12 +17,12 @@ from coupalign.config import load_config
 from coupalign.data.images import load_image
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import MEAN, STD
-from coupalign.demo.engines import Answer, LiteEngine, find_vocabulary
-from coupalign.demo.requests import MAX_EXPRESSIONS, Refused, Result, read_expressions, read_upload
+from coupalign.demo.engines import LiteEngine, find_vocabulary
+from coupalign.demo.requests import MAX_EXPRESSIONS, Refused, read_expressions, read_upload
 from coupalign.demo.serve import served
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file, sha256
-from coupalign.overlay import spotlight, write_png
+from coupalign.overlay import write_png
 from tests.conftest import SMALLEST, assert_close
 from tests.test_deployment import describe
 
@@ -108,16 +108,6 @@ def test_what_no_model_can_read_is_refused(tokenizer, text, said):
     with pytest.raises(Refused, match=said) as caught:
         read_expressions(text, tokenizer)
     assert len(str(caught.value)) < 150
-
-
-def test_another_threshold_is_another_mask_of_the_same_probability():
-    probability = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
-    rgb = picture(4, 64, 64)
-    found = Result("x", (64, 64), rgb, ["x"], [Answer(probability, None, 0.0)])
-    for threshold in (0.2, 0.9):
-        assert found.mask(0, threshold).mean() == pytest.approx(1 - threshold, abs=1 / 64)
-        assert (found.spotlight(0, threshold) == spotlight(rgb, probability > threshold)).all()
-    assert (found.heat(0)[:, -1].astype(int) - found.heat(0)[:, 0]).mean() < -50  # dark is likely
 
 
 def test_without_gradio_it_says_what_to_install(monkeypatch):

@@ -31,7 +31,6 @@ from coupalign.inference.predict import file_stem
 from coupalign.model import build_model
 from coupalign.overlay import overlay
 from tests.conftest import SMALLEST, TINY, refshapes_config
-from tests.picture_files import write_picture_files
 from tests.test_tokenizer import VOCABULARY, _sentences
 
 spec = importlib.util.spec_from_file_location("lite_predict", REPOSITORY / "deploy/lite_predict.py")
@@ -92,22 +91,6 @@ def _picture(path: Path, shape=(37, 50, 3)) -> Path:
     pixels = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, np.uint8), (3, 3), 0)
     cv2.imwrite(str(path), pixels)
     return path
-
-
-def test_lite_reads_images_as_training_does(tmp_path):
-    for path in write_picture_files(tmp_path):
-        np.testing.assert_array_equal(lite_predict.load_image(path), load_image(path), err_msg=path.name)
-
-
-def test_lite_reads_jpegs_with_other_ends_as_training_does(tmp_path):
-    jpeg = _picture(tmp_path / "a.jpg").read_bytes()
-    for content in (jpeg + b"ftypmp42\xff\xda" * 9, jpeg[:-2]):
-        (tmp_path / "b.jpg").write_bytes(content)
-        np.testing.assert_array_equal(lite_predict.load_image(tmp_path / "b.jpg"), load_image(tmp_path / "a.jpg"))
-    for content in (jpeg[:-300], jpeg[:40], b"", b"text"):
-        (tmp_path / "b.jpg").write_bytes(content)
-        with pytest.raises(lite_predict.RequestError, match=r"image .*b\.jpg"):
-            lite_predict.load_image(tmp_path / "b.jpg")
 
 
 def test_lite_prepares_as_training_does(lite, tmp_path):

@@ -31,16 +31,8 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 def ranks(tiny_data, tmp_path_factory):
     """(directory with the results of two ranks, configuration)."""
     directory = tmp_path_factory.mktemp("ranks")
-    settings = refshapes_config(
-        tiny_data,
-        epochs=1,
-        decay_epochs=1,
-        batch_size=50,
-        learning_rate=2e-3,
-        eval_limit=4,
-        resume="auto",
-        output_dir=str(directory / "trained"),
-    )
+    keys = {"epochs": 1, "decay_epochs": 1, "batch_size": 50, "learning_rate": 2e-3, "eval_limit": 4}
+    settings = refshapes_config(tiny_data, **keys, resume="auto", output_dir=str(directory / "trained"))
     settings.save(directory / "config.yaml")
     mindspore.set_seed(3)
     mindspore.save_checkpoint(TinyModel(), str(directory / "best.ckpt"))
@@ -147,17 +139,10 @@ def test_every_sample_is_evaluated_by_exactly_one_rank(monkeypatch, tmp_path, co
     settings, counts, between = config(eval_batch_size=size), [], []
     evaluate_split(Forward(), settings, FakeSplit(), "val", progress=False, shuffled=True).save(tmp_path)
     monkeypatch.setattr(devices, "all_reduce_sum", lambda each: counts.append(each.copy()) or np.ones_like(each))
+    named = {"progress": False, "shuffled": True, "between": lambda: between.append(devices.rank())}
     for rank in range(count):
         monkeypatch.setattr(devices, "_ranks", (rank, count))
-        evaluate_split(
-            Forward(),
-            settings,
-            FakeSplit(),
-            "val",
-            progress=False,
-            shuffled=True,
-            between=lambda: between.append(devices.rank()),
-        )
+        evaluate_split(Forward(), settings, FakeSplit(), "val", **named)
     own, shuffled = np.stack(counts[0::2]), np.stack(counts[1::2])
     for each in (own, shuffled):
         assert (np.count_nonzero(each[:, :, 1], 0) == 1).all()

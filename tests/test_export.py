@@ -97,14 +97,6 @@ def test_the_description_of_a_graph(stand_in):
     assert found["versions"]["mindspore"] == mindspore.__version__
 
 
-def test_a_model_trained_in_half_precision_on_a_device_is_exported_on_a_cpu(stand_in, capfd):
-    text = stand_in.with_name("config.yaml").read_text()
-    text = text.replace("precision: fp32", "precision: bf16").replace("device_target: CPU", "device_target: Ascend")
-    stand_in.with_name("config.yaml").write_text(text)
-    assert program.main(["--checkpoint", str(stand_in), "--device_target", "CPU"]) == 0
-    assert "warning: trained with precision bf16, computing in fp32" in capfd.readouterr().err
-
-
 class Outer(nn.Cell):
     """Holds an operator as the model does."""
 
@@ -156,16 +148,6 @@ def test_a_file_that_differs_from_the_model_is_not_kept(stand_in, tmp_path, monk
     with pytest.raises(UserError, match="differ from the model"):
         room.export(CONFIG, stand_in, tmp_path / "new.mindir")
     assert sorted(os.listdir(tmp_path)) == before
-
-
-def test_both_kinds_of_sentence_are_compared():
-    words = np.array([101, 7, 102, 0, 0, 0, 0, 0], np.int32)
-    padded, full = room.comparison_inputs(CONFIG, words, (words > 0).astype(np.int32), 2)
-    for inputs in (padded, full):
-        assert [each.shape for each in inputs] == [(2, 3, 64, 64), (2, 8), (2, 8)]
-        assert [each.dtype for each in inputs] == [mindspore.float32, mindspore.int32, mindspore.int32]
-    assert padded[2].asnumpy().sum() == 6 and full[2].asnumpy().all()
-    assert (padded[0] != full[0]).asnumpy().any()
 
 
 def test_a_checkpoint_of_another_configuration(stand_in, capfd):

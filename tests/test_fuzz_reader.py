@@ -134,27 +134,20 @@ def _read(source: Handmade, data: st.DataObject, instances: bytes | None = None,
 
 @EXAMPLES
 @given(st.data())
-def test_instances_with_anything_anywhere(source, data):
-    _read(source, data, instances=json.dumps(_changed(data, source.instances, JSON)).encode())
+def test_instances_with_anything_anywhere_or_damaged_bytes(source, data):
+    changed = _changed(data, source.instances, JSON) if data.draw(st.booleans()) else None
+    content = json.dumps(source.instances if changed is None else changed).encode()
+    _read(source, data, instances=_damaged(data, content) if changed is None else content)
 
 
 @EXAMPLES
 @given(st.data())
-def test_instances_with_damaged_bytes(source, data):
-    _read(source, data, instances=_damaged(data, json.dumps(source.instances).encode()))
-
-
-@EXAMPLES
-@given(st.data())
-def test_refs_with_anything_anywhere(source, data):
-    refs = _changed(data, source.refs, PLAIN)
-    _read(source, data, refs=pickle.dumps(refs, protocol=data.draw(st.integers(0, pickle.HIGHEST_PROTOCOL))))
-
-
-@EXAMPLES
-@given(st.data())
-def test_refs_with_damaged_bytes(source, data):
-    _read(source, data, refs=_damaged(data, pickle.dumps(source.refs, data.draw(st.integers(0, 5)))))
+def test_refs_with_anything_anywhere_or_damaged_bytes(source, data):
+    protocol = data.draw(st.integers(0, pickle.HIGHEST_PROTOCOL))
+    if data.draw(st.booleans()):
+        _read(source, data, refs=pickle.dumps(_changed(data, source.refs, PLAIN), protocol=protocol))
+    else:
+        _read(source, data, refs=_damaged(data, pickle.dumps(source.refs, protocol)))
 
 
 @EXAMPLES

@@ -10,8 +10,6 @@ import shutil
 import mindspore
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.text import Text
 
 import visualise
@@ -34,11 +32,6 @@ pytestmark = pytest.mark.slow
 
 def settings_of(data, **overrides):
     return refshapes_config(data, **{"eval_limit": SAMPLES, "threshold": 0.51, **overrides})
-
-
-@pytest.fixture(scope="module")
-def checkpoint(make_checkpoint):
-    return make_checkpoint(load_config(overrides=SMALLEST))
 
 
 @pytest.fixture(scope="module")
@@ -171,24 +164,6 @@ def test_choice_by_hand():
     # Best: image 1 once. Worst: of the two without any overlap that with more pixels. Median: around 40 and 50.
     assert choose(samples, 2) == {"best": [1, 2], "median": [6, 7], "worst": [0, 5]}
     assert choose([sample(0, 1, 0, 0)], 3) == {"best": [0], "median": [], "worst": []}
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40), st.integers(1, 6))
-def test_choice_is_extreme_and_never_twice(pairs, count):
-    samples = [sample(k, image, iou, 9) for k, (image, iou) in enumerate(pairs)]
-    groups = choose(samples, count)
-    chosen = [row for rows in groups.values() for row in rows]
-    assert len(set(chosen)) == len(chosen)
-    for rows in groups.values():
-        assert len({samples[row]["image_id"] for row in rows}) == len(rows) <= count
-        ious = [samples[row]["intersection"] for row in rows]
-        assert ious == sorted(ious, reverse=True)
-    ious = [iou for _, iou in pairs]
-    assert samples[groups["best"][0]]["intersection"] == max(ious)
-    if groups["worst"]:
-        rest = [iou for row, iou in enumerate(ious) if row not in groups["best"]]
-        assert samples[groups["worst"][-1]]["intersection"] == min(rest)
 
 
 def made_up(group: str, number: int, **other) -> Case:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from coupalign.devices import set_up
 from coupalign.files import REPOSITORY
 from coupalign.training import train
 from coupalign.training.run_directory import LOSSES, RunDirectory
+from tests.conftest import read_csv
 
 STEPS = 20
 # Where the recording was made, the losses are equal to the last digit. Elsewhere sums are added in another order, which
@@ -49,5 +48,4 @@ def test_the_first_losses_of_the_quickstart(tmp_path, monkeypatch):
 
 def _losses(directory):
     (path,) = directory.glob("*steps.csv")
-    with open(path, newline="", encoding="utf-8") as file:
-        return [[float(row[name]) for name in (*LOSSES, "learning_rate")] for row in csv.DictReader(file)][:STEPS]
+    return [[float(row[name]) for name in (*LOSSES, "learning_rate")] for row in read_csv(path)][:STEPS]

@@ -29,8 +29,7 @@ OPENCV = ROOT / "include/opencv4"
 # Those of the system are found by themselves.
 LIBRARIES = sorted({path.parent for path in (ROOT / "lib").rglob("*.so*")}) if "OpenCV_ROOT" in os.environ else []
 
-pytestmark = pytest.mark.slow  # compiles with sanitizers
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no g++")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("g++"), reason="no g++")]  # sanitizers are slow
 needs_opencv = pytest.mark.skipif(
     not (OPENCV / "opencv2/imgcodecs.hpp").exists(),
     reason="no OpenCV for C++ (libopencv-dev, or OpenCV_ROOT): images are not compared",
@@ -84,13 +83,11 @@ def _split(lines: list[str]) -> list[tuple[str, int]]:
     return [(line.split(" | ")[0], line.count(" | ")) for line in lines]
 
 
-@needs_compiler
 def test_tokens_and_warnings_of_five_thousand_sentences(tokenize):
     sentences = _sentences(5000)
     assert _split(tokenize([each.encode() for each in sentences])) == _expected(sentences)
 
 
-@needs_compiler
 def test_unknown_words_are_reported_as_in_training(tokenize):
     vocabulary = REPOSITORY / "assets/refshapes-vocab.txt"
     for expression in ("the mug on a tub", "the red circle", "狗", "big red circle " * 8, "mug mug"):
@@ -98,7 +95,6 @@ def test_unknown_words_are_reported_as_in_training(tokenize):
         assert tuple(line.split(" | ")[1:]) == Tokenizer(vocabulary, 12).warnings(expression)
 
 
-@needs_compiler
 def test_tokens_of_characters_from_all_of_unicode(tokenize):
     random = np.random.default_rng(0)
     anywhere = random.integers(0x3100, 0xD800, 3000), random.integers(0x10000, 0x110000, 9000)
@@ -107,7 +103,6 @@ def test_tokens_of_characters_from_all_of_unicode(tokenize):
     assert _split(tokenize([each.encode() for each in texts])) == _expected(texts)
 
 
-@needs_compiler
 @pytest.mark.parametrize(
     "expression", [b"\xff", b"caf\xc3", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"a\x80"]
 )
@@ -115,7 +110,6 @@ def test_text_that_is_not_utf8_is_refused(tokenize, expression):
     assert tokenize([expression]) == ["error: the expression is not text in UTF-8"]
 
 
-@needs_compiler
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -163,9 +157,7 @@ def _picture_of(prepare, path: Path) -> tuple[np.ndarray | None, str]:
     return (None if done.returncode else cv2.imread(str(output / "overlay.png"))[..., ::-1]), done.stderr
 
 
-@needs_compiler
 @needs_opencv
-@pytest.mark.slow
 def test_images_of_all_formats_and_orientations_are_those_of_training(prepare, tmp_path):
     for path in write_picture_files(tmp_path):
         found, error = _picture_of(prepare, path)
@@ -175,7 +167,6 @@ def test_images_of_all_formats_and_orientations_are_those_of_training(prepare, t
             np.testing.assert_array_equal(found, load_image(path), err_msg=path.name)
 
 
-@needs_compiler
 @needs_opencv
 @pytest.mark.parametrize("seed", range(6))
 def test_images_are_prepared_and_drawn_as_in_training(prepare, tmp_path, seed):
@@ -194,7 +185,6 @@ def test_images_are_prepared_and_drawn_as_in_training(prepare, tmp_path, seed):
     np.testing.assert_array_equal(cv2.imread(str(output / "overlay.png"))[..., ::-1], overlay(rgb, mask))
 
 
-@needs_compiler
 @needs_opencv
 def test_jpegs_with_bytes_behind_their_end_or_without_an_end_marker(prepare, tmp_path):
     """Phones append videos, which may contain the markers of a JPEG; some programs omit the end marker."""
@@ -207,7 +197,6 @@ def test_jpegs_with_bytes_behind_their_end_or_without_an_end_marker(prepare, tmp
         np.testing.assert_array_equal(found, expected)
 
 
-@needs_compiler
 @needs_opencv
 def test_invalid_images_are_refused(prepare, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)

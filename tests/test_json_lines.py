@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -37,24 +36,6 @@ def _drawn(left: int, top: int, right: int, bottom: int) -> np.ndarray:
     mask = np.zeros((40, 60), bool)
     mask[top:bottom, left:right] = True
     return mask
-
-
-def test_the_example_of_the_documentation(directory):
-    page = (Path(__file__).parent.parent / "docs/data.md").read_text(encoding="utf-8")
-    example = re.search(r"<!-- own data -->\n```jsonl\n(.*?)```", page, re.DOTALL)[1]
-    (directory / "masks").mkdir()
-    (directory / "cup.png").rename(directory / "masks/cup.png")
-    dataset = _read(directory, *example.splitlines())
-    assert [(r.split, [s.text for s in r.sentences]) for r in dataset.referents] == [
-        ("train", ["the left cup", "cup beside the lamp"]),
-        ("val", ["the lamp"]),
-        ("train", ["the wall on the left"]),
-    ]
-    for referent, box in zip(dataset.referents, [(10, 5, 30, 15), (40, 5, 55, 35), (0, 0, 10, 40)], strict=True):
-        np.testing.assert_array_equal(dataset.mask(referent.ann_id), _drawn(*box))
-    assert dataset.counts("train") == {"images": 1, "referents": 2, "expressions": 3}
-    assert dataset.problems == ()
-    assert dataset.files == (directory / "own.jsonl",)
 
 
 def test_ids_that_are_not_given_are_line_numbers(directory):

@@ -204,7 +204,11 @@ class Layers(nn.Cell):
 
 @pytest.mark.parametrize(
     ("mode", "recomputed", "drop_path"),
-    [(mindspore.GRAPH_MODE, False, 0.0), (mindspore.GRAPH_MODE, True, 0.5), (mindspore.PYNATIVE_MODE, False, 0.5)],
+    [
+        pytest.param(mindspore.GRAPH_MODE, False, 0.0, marks=pytest.mark.slow),
+        pytest.param(mindspore.GRAPH_MODE, True, 0.5, marks=pytest.mark.slow),
+        (mindspore.PYNATIVE_MODE, False, 0.5),
+    ],
 )
 def test_values_and_gradients_are_those_without(random_cell, mode, recomputed, drop_path):
     """The same branches are dropped, and none after training."""
@@ -213,10 +217,9 @@ def test_values_and_gradients_are_those_without(random_cell, mode, recomputed, d
     results = []
     for kernels in (False, True):
         cell = random_cell(Layers(drop_path), inputs=[(1,)])[0].cell
-        weights, names = mindspore.ParameterTuple(cell.trainable_params()), list(cell.parameters_dict())
+        weights = mindspore.ParameterTuple(cell.trainable_params())
         if kernels:
             use_kernels(cell, load_config().run)
-            assert list(cell.parameters_dict()) == names
         if recomputed:
             cell.layer.recompute()
             cell.block.recompute()
@@ -295,12 +298,3 @@ def test_without_a_compiler_mindspores_operators_stay(variable, value, monkeypat
     (record,) = caplog.records
     assert "no kernels for the CPU" in record.getMessage() and "CXX" in record.getMessage()
     assert value in record.getMessage() or variable != "CXX"
-
-
-@pytest.mark.slow
-def test_compiled_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = build.library.__wrapped__()
-    written = first.stat().st_mtime_ns
-    assert build.library.__wrapped__() == first and first.stat().st_mtime_ns == written
-    assert list(tmp_path.rglob("*.*")) == [first]

@@ -187,12 +187,9 @@ IMAGE = {"image": "good.png", "expression": "the dog", "vocab": str(VOCABULARY)}
         ({**IMAGE, "device_type": "GPU"}, "--device_type is GPU"),
         ({**IMAGE, "colour": "red"}, "unknown option --colour"),
         ({**IMAGE, "expression": " "}, "the expression is empty"),
-        ({**IMAGE, "expression": "caf\udcff"}, "the expression is not text in UTF-8"),
         ({**IMAGE, "vocab": "none.txt"}, "no vocabulary none.txt"),
         ({**IMAGE, "vocab": "short.txt"}, "has 4 tokens instead of 30522"),
         ({**IMAGE, "image": "none.png"}, "no image none.png"),
-        ({**IMAGE, "image": "cut.png"}, "ends early"),
-        ({**IMAGE, "image": "noise.png"}, "is not an image"),
         ({**IMAGE, "mindir_path": "none.mindir"}, "no description of the model none.json"),
         ({**IMAGE, "mindir_path": "cut.mindir"}, "cannot load cut.mindir"),
         (
@@ -240,8 +237,7 @@ def broken(deployed, tmp_path_factory):
         (directory / f"{name}.json").write_text(content)
         shutil.copy(deployed.mindir, directory / f"{name}.mindir")
     picture = cv2.imencode(".png", np.frombuffer(noise[:4800], np.uint8).reshape(40, 40, 3))[1].tobytes()
-    for name, content in {"good": picture, "cut": picture[:1000], "empty": b"", "noise": noise}.items():
-        (directory / f"{name}.png").write_bytes(content)
+    (directory / "good.png").write_bytes(picture)
     (directory / "short.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
     (directory / "bare").mkdir()
     (directory / "short").mkdir()

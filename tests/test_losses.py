@@ -114,19 +114,6 @@ def test_contrastive_loss_in_pynative_mode():
         assert_close(gradient, right[1], relative=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.03}], ids=str)
-def test_images_of_a_batch_are_independent(options):
-    run = compiled(PixelContrastiveLoss(**options))
-    features = random_features(3, 6, HEIGHT, WIDTH, seed=9)
-    for counts in ((0, 0, PIXELS), (5, PIXELS, 0), (5, 72, PIXELS - 1), (0, 72, 5)):
-        mask = masks(*counts, seed=10)
-        value, gradient = run(features, mask)
-        right = expected(features, mask, **options)
-        assert abs(value - right[0]) <= 1e-5 * right[0]
-        for found, correct in zip(gradient, right[1]):
-            assert np.abs(found - correct).max() <= 1e-5 * np.abs(correct).max()
-
-
 @pytest.fixture(scope="module")
 def losses(_mode_of_file):
     """Compiled once for all random masks."""

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from coupalign.evaluation import SegmentationMetric
-from coupalign.evaluation.metric import intersection_and_union
 
 PRECISIONS = [f"prec@0.{k}" for k in (5, 6, 7, 8, 9)]
 
@@ -30,17 +29,8 @@ def metrics(*counts: tuple[int, int]) -> dict:
 def test_by_hand():
     # IoU 0.5, 0.95, 0 and 1 (empty against empty).
     found = metrics((50, 100), (19, 20), (0, 40), (0, 0))
-    assert found == {
-        "oIoU": 69 / 160,
-        "mIoU": (0.5 + 0.95 + 0 + 1) / 4,
-        "prec@0.5": 0.5,
-        "prec@0.6": 0.5,
-        "prec@0.7": 0.5,
-        "prec@0.8": 0.5,
-        "prec@0.9": 0.5,
-        "histogram": [1, 0, 0, 0, 0],
-        "samples": 4,
-    }
+    iou = {"oIoU": 69 / 160, "mIoU": (0.5 + 0.95 + 0 + 1) / 4}
+    assert found == {**iou, **dict.fromkeys(PRECISIONS, 0.5), "histogram": [1, 0, 0, 0, 0], "samples": 4}
 
 
 @pytest.mark.parametrize("tenths", [5, 6, 7, 8, 9])
@@ -131,12 +121,3 @@ def test_properties(arrays, random):
     for part in (slice(0, middle), slice(middle, None)):
         halves.update(predictions[part], targets[part])
     assert one_by_one.compute() == halves.compute() == found
-
-
-@given(pairs(1))
-def test_a_mask_alone_is_a_batch_of_one(arrays):
-    for alone, batch in zip(
-        intersection_and_union(arrays[0, 0], arrays[1, 0]), intersection_and_union(arrays[0], arrays[1])
-    ):
-        assert alone.dtype == batch.dtype == np.int64
-        assert alone.tolist() == batch.tolist()

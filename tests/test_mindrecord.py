@@ -40,11 +40,6 @@ def _read(path) -> list[dict]:
     return rows
 
 
-@pytest.fixture
-def handmade(tmp_path) -> Handmade:
-    return Handmade(tmp_path / "source")
-
-
 def test_every_sentence_of_every_referent_is_a_row_in_order(handmade, tmp_path):
     rows, written = _write(handmade, tmp_path, "train")
     assert [(row["ref_id"], row["sent_id"], row["expression"]) for row in rows] == [

@@ -10,6 +10,8 @@ import zipfile
 
 import pytest
 
+from coupalign.__main__ import main
+from coupalign.commands import eval as evaluation
 from coupalign.files import REPOSITORY
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
@@ -72,3 +74,15 @@ def test_predictor_is_found_without_other_packages():
     """-S leaves site-packages out."""
     code = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'src')!r}); import coupalign; coupalign.Predictor"
     subprocess.run([sys.executable, "-S", "-c", code], check=True)
+
+
+def test_the_console_command_runs_the_programs(capsys):
+    arguments = ["--checkpoint", "none.ckpt"]
+    assert main(["eval", *arguments]) == evaluation.main(arguments) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second and "no checkpoint none.ckpt" in first
+    assert main(["evla"]) == 2 and "'evla'" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    offered = capsys.readouterr().out
+    programs = {path.stem for path in REPOSITORY.glob("*.py")} - {"mindspore_hub_conf"}
+    assert len(programs) > 8 and all(f"  {name} " in offered for name in programs)

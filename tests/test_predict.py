@@ -22,23 +22,14 @@ from coupalign.files import REPOSITORY
 from coupalign.inference.predict import file_stem, slug
 from coupalign.inference.predictor import Prediction
 from coupalign.overlay import COLOUR, overlay, write_png
-from tests.conftest import SMALLEST
+from tests.conftest import SMALLEST, noise
 
 CONFIG = load_config(overrides=SMALLEST)
 EXPRESSION = "the red circle"
 
 
-@pytest.fixture(scope="module")
-def checkpoint(make_checkpoint):
-    return make_checkpoint(CONFIG)
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 def test_overlay_tints_the_mask_and_nothing_else():
-    rgb, mask = picture(9, 9), np.zeros((9, 9), bool)
+    rgb, mask = noise(9, 9), np.zeros((9, 9), bool)
     mask[2:7, 0:5] = True
     before, drawn = rgb.copy(), overlay(rgb, mask)
     np.testing.assert_array_equal(rgb, before)
@@ -85,7 +76,7 @@ def one_predictor(monkeypatch):
 
 
 def test_the_program_writes_what_the_predictor_finds(one_predictor, checkpoint, tmp_path, capfd):
-    rgb = picture(50, 90)
+    rgb = noise(50, 90)
     write_png(tmp_path / "my photo.png", rgb)
     requested = ["the red circle", "../Kü?", "the red circle left of the blue square"]
     output = tmp_path / "deep" / "out"
@@ -112,7 +103,7 @@ def test_directories_and_several_images(one_predictor, checkpoint, tmp_path, mon
     """Two directories with images of one name, one image of another format, one that is damaged, and a text file."""
     for name in ("one/a.png", "one/a.bmp", "two/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(picture(20, 30)).save(tmp_path / name)
+        Image.fromarray(noise(20, 30)).save(tmp_path / name)
     (tmp_path / "two/notes.txt").write_text("no image")
     (tmp_path / "two/b.jpg").write_text("not what it is called")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -128,7 +119,7 @@ def test_directories_and_several_images(one_predictor, checkpoint, tmp_path, mon
 
 def test_names_that_are_not_utf8(one_predictor, checkpoint, tmp_path, monkeypatch, capfd):
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
-    Image.fromarray(picture(20, 30)).save(os.fsencode(path))
+    Image.fromarray(noise(20, 30)).save(os.fsencode(path))
     assert run("--checkpoint", checkpoint, "--image", path, "--expression", EXPRESSION, "--output", tmp_path / "o") == 0
     line = json.loads(capfd.readouterr().out)
     assert line["image"] == str(path) and os.path.isfile(line["mask"])
@@ -140,13 +131,13 @@ def test_names_that_are_not_utf8(one_predictor, checkpoint, tmp_path, monkeypatc
 )
 def test_mistakes_are_one_line_and_leave_nothing(checkpoint, tmp_path, monkeypatch, refuses, more, message):
     monkeypatch.chdir(tmp_path)
-    write_png("a.png", picture(20, 30))
+    write_png("a.png", noise(20, 30))
     assert message in refuses(program.main, ["--checkpoint", checkpoint, "--image", "a.png", *more])
 
 
 def test_a_truncated_image_in_a_process_of_its_own(checkpoint, tmp_path):
     """Image libraries print messages of their own about it."""
-    write_png(tmp_path / "image.png", picture(40, 40))
+    write_png(tmp_path / "image.png", noise(40, 40))
     (tmp_path / "image.png").write_bytes((tmp_path / "image.png").read_bytes()[:2000])
     environment = {name: value for name, value in os.environ.items() if name not in ("GLOG_v", "OPENCV_LOG_LEVEL")}
     line = [sys.executable, REPOSITORY / "predict.py", "--checkpoint", checkpoint, "--image", "image.png"]

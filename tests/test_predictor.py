@@ -17,24 +17,15 @@ from coupalign.data.transform import prepare_image
 from coupalign.errors import UserError
 from coupalign.files import find_file
 from coupalign.inference.predictor import Prediction, Predictor, Proposals
-from tests.conftest import SMALLEST, assert_close
+from tests.conftest import SMALLEST, assert_close, noise
 
 CONFIG = load_config(overrides=SMALLEST)
 EXPRESSION = "the red circle"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(make_checkpoint):
-    return make_checkpoint(CONFIG)
-
-
-@pytest.fixture(scope="module")
 def predictor(checkpoint):
     return Predictor(checkpoint)
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def resized(map_: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -55,7 +46,7 @@ def test_the_checkpoint_is_loaded(predictor, checkpoint):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 90), (130, 70)])
 def test_a_prediction_is_the_models_at_the_images_own_size(predictor, height, width):
-    rgb = picture(height, width)
+    rgb = noise(height, width)
     found = predictor.predict(rgb, EXPRESSION)
     words = Tokenizer(find_file(CONFIG.data.vocab_file), CONFIG.model.max_tokens).encode(EXPRESSION)
     logits = predictor.model(*(Tensor(array[None]) for array in (prepare_image(rgb, 64), *words))).asnumpy()[0]
@@ -71,19 +62,20 @@ def test_a_prediction_is_the_models_at_the_images_own_size(predictor, height, wi
 
 def test_paths_arrays_and_pil_images_are_the_same(predictor, tmp_path):
     """The photograph is turned by its EXIF orientation."""
-    stored = Image.fromarray(picture(50, 90))
+    stored = Image.fromarray(noise(50, 90))
     stored.getexif()[0x0112] = 6
     stored.save(tmp_path / "a.png", exif=stored.getexif())
-    upright = np.rot90(picture(50, 90), -1)
+    upright = np.rot90(noise(50, 90), -1)
     expected = predictor.predict(np.ascontiguousarray(upright), EXPRESSION).probability
     assert expected.shape == (90, 50)
     for image in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png")):
         np.testing.assert_array_equal(predictor.predict(image, EXPRESSION).probability, expected)
 
 
+@pytest.mark.slow
 def test_a_batch_equals_single_predictions(predictor):
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # compiling takes longer
-    images = [picture(50, 90), picture(64, 64), Image.fromarray(picture(30, 20))]
+    images = [noise(50, 90), noise(64, 64), Image.fromarray(noise(30, 20))]
     expressions = [EXPRESSION, "a blue square", "the thing left of it"]
     batch = predictor.predict_batch(images, expressions, batch_size=2)
     assert len(batch) == 3
@@ -98,7 +90,7 @@ def test_a_batch_equals_single_predictions(predictor):
 
 
 def test_the_expression_and_the_threshold_matter(predictor, monkeypatch):
-    rgb = picture(50, 90)
+    rgb = noise(50, 90)
     found = predictor.predict(rgb, EXPRESSION)
     assert (predictor.predict(rgb, "a blue square").probability != found.probability).any()
     monkeypatch.setattr(predictor, "config", load_config(overrides={**SMALLEST, "threshold": 0.6}))
@@ -107,14 +99,15 @@ def test_the_expression_and_the_threshold_matter(predictor, monkeypatch):
 
 def test_another_thread_gets_the_same(predictor):
     found = []
-    thread = threading.Thread(target=lambda: found.append(predictor.predict(picture(64, 64), EXPRESSION)))
+    thread = threading.Thread(target=lambda: found.append(predictor.predict(noise(64, 64), EXPRESSION)))
     thread.start()
     thread.join()
-    np.testing.assert_array_equal(found[0].mask, predictor.predict(picture(64, 64), EXPRESSION).mask)
+    np.testing.assert_array_equal(found[0].mask, predictor.predict(noise(64, 64), EXPRESSION).mask)
 
 
+@pytest.mark.slow
 def test_proposals_explain_the_mask(predictor):
-    rgb = picture(64, 64)
+    rgb = noise(64, 64)
     found = predictor.predict(rgb, EXPRESSION, proposals=True)
     parts = found.proposals
     np.testing.assert_array_equal(found.mask, predictor.predict(rgb, EXPRESSION).mask)
@@ -141,7 +134,7 @@ def test_proposals_explain_the_mask(predictor):
 def test_proposals_of_reduced_models(make_checkpoint, overrides, masks, stages, back):
     reduced = Predictor(make_checkpoint(load_config(overrides={**SMALLEST, **overrides})))
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # compiling takes longer
-    found = reduced.predict(picture(64, 64), EXPRESSION, proposals=True)
+    found = reduced.predict(noise(64, 64), EXPRESSION, proposals=True)
     assert_close(found.probability, weighted_sum(found.proposals), relative=1e-5)
     assert len(found.proposals.masks) == masks
     assert (len(found.proposals.text_to_image), len(found.proposals.image_to_text)) == (stages, back)
@@ -152,7 +145,7 @@ def test_pil_images_that_are_opened_from_a_file_are_read_like_the_file(predictor
     """Pillow turns a TIFF without compression twice if it is opened by name; 16-bit grey keeps its upper eight bits."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    grey = picture(30, 20)[..., 0]
+    grey = noise(30, 20)[..., 0]
     for name, values in (("a.tif", grey), ("b.tif", grey.astype(np.uint16) * 250), ("c.png", grey)):
         Image.fromarray(values).save(tmp_path / name, exif=exif)
         found, expected = (
@@ -166,12 +159,12 @@ def test_pil_images_that_are_opened_from_a_file_are_read_like_the_file(predictor
     [
         *((np.zeros(shape, np.uint8), EXPRESSION, "RGB") for shape in ((4, 4), (4, 4, 4), (0, 4, 3))),
         (np.zeros((4, 4, 3), np.float32), EXPRESSION, "RGB"),
-        ([picture(4, 4)], EXPRESSION, "type list: .*predict_batch"),
+        ([noise(4, 4)], EXPRESSION, "type list: .*predict_batch"),
         (None, EXPRESSION, "type NoneType"),
         (b"a.png", EXPRESSION, "type bytes"),
-        (picture(4, 4), [EXPRESSION], "must be text.*list"),
-        (picture(4, 4), " ", "empty"),
-        (picture(4, 4), "caf\udcff", "UTF-8"),
+        (noise(4, 4), [EXPRESSION], "must be text.*list"),
+        (noise(4, 4), " ", "empty"),
+        (noise(4, 4), "caf\udcff", "UTF-8"),
     ],
 )
 def test_inputs_of_a_wrong_kind_are_refused(predictor, image, expression, message):
@@ -182,7 +175,7 @@ def test_inputs_of_a_wrong_kind_are_refused(predictor, image, expression, messag
 def test_words_beyond_the_models_vocabulary(predictor, monkeypatch):
     monkeypatch.setattr(predictor, "config", load_config(overrides={**SMALLEST, "bert_vocab_size": 2000}))
     with pytest.raises(UserError, match="beyond bert_vocab_size 2000"):
-        predictor.predict(picture(9, 9), EXPRESSION)
+        predictor.predict(noise(9, 9), EXPRESSION)
 
 
 def test_a_checkpoint_needs_its_configuration(checkpoint, tmp_path):

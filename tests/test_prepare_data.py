@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pickle
-import random
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from mindspore.mindrecord import FileReader
 
 import prepare_data
 from coupalign.config import load_config
-from coupalign.data import prepare as prepare_module
-from coupalign.data.convert import SCENES_PER_PART
 from coupalign.data.dataset import Split
 from coupalign.data.prepare import HASHES_FILE
-from tests.handmade_refer import Handmade, rectangle
+from tests.handmade_refer import rectangle
 
 REFSHAPES = ["--dataset", "refshapes", "--max_tokens", "20", "--seed", "4", "--expressions", "30", "--workers", "1"]
-
-
-@pytest.fixture
-def handmade(tmp_path) -> Handmade:
-    data = Handmade(tmp_path / "source")
-    data.write()
-    return data
-
-
-@pytest.fixture
-def arguments(handmade, tmp_path) -> list[str]:
-    source = ["--annotations", str(handmade.annotations), "--images", str(handmade.images)]
-    return ["--dataset", "refcoco", *source, "--output", str(tmp_path / "data")]
 
 
 def _state(directory: Path) -> dict[str, tuple[int, bytes]]:
@@ -50,8 +29,8 @@ def _state(directory: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_refer_data_set_becomes_mindrecord_files(arguments, tmp_path, capsys):
-    assert prepare_data.main(arguments) == 0
+def test_a_refer_data_set_becomes_mindrecord_files_which_are_kept(prepare_arguments, tmp_path, capsys):
+    assert prepare_data.main(prepare_arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[:3]] == [
         ["split", "images", "referents", "expressions"],
@@ -69,15 +48,9 @@ def test_a_refer_data_set_becomes_mindrecord_files(arguments, tmp_path, capsys):
     assert (meta["dataset"], meta["max_tokens"]) == ("refcoco", 30)
     config = load_config(overrides={"data_dir": str(data)})
     assert [len(Split(config, split)) for split in meta["splits"]] == [3, 3]
-
-
-def test_a_complete_data_set_is_kept(arguments, tmp_path, capsys):
-    prepare_data.main(arguments)
-    before = _state(tmp_path / "data")
-    capsys.readouterr()
-    assert prepare_data.main(arguments) == 0
-    assert "complete already" in capsys.readouterr().out
-    assert _state(tmp_path / "data") == before
+    before = _state(data)
+    assert prepare_data.main(prepare_arguments) == 0
+    assert "complete already" in capsys.readouterr().out and _state(data) == before
 
 
 def _other_words(arguments, handmade, data):
@@ -110,35 +83,38 @@ def _other_picture(arguments, handmade, data):
         lambda *given: os.truncate(given[2] / "val.images.mindrecord", 1000),
     ],
 )
-def test_changed_sources_and_settings_are_prepared_again(arguments, handmade, tmp_path, capsys, change):
+def test_changed_sources_and_settings_are_prepared_again(prepare_arguments, handmade, tmp_path, capsys, change):
     picture = cv2.imread(str(handmade.images / "b.png"))
     cv2.imwrite(str(handmade.images / "b.png"), picture, [cv2.IMWRITE_PNG_COMPRESSION, 0])
-    prepare_data.main(arguments)
+    prepare_data.main(prepare_arguments)
     before = _state(tmp_path / "data")
-    change(arguments, handmade, tmp_path / "data")
-    assert prepare_data.main(arguments) == 0
+    change(prepare_arguments, handmade, tmp_path / "data")
+    assert prepare_data.main(prepare_arguments) == 0
     assert "written" in capsys.readouterr().out.splitlines()[-1]
     after = _state(tmp_path / "data")
     assert after.keys() == before.keys()
     assert all(after[name][0] != before[name][0] for name in before)
 
 
-def test_check_compares_with_the_published_counts_and_writes_nothing(arguments, tmp_path, capsys):
-    assert prepare_data.main([*arguments, "--check"]) == 1
+def test_check_compares_with_the_published_counts_and_writes_nothing(prepare_arguments, tmp_path, monkeypatch, capsys):
+    assert prepare_data.main([*prepare_arguments, "--check"]) == 1
     out = capsys.readouterr().out
     assert "train: 1 images, 16,993 fewer than published, 2 referents" in out
     assert "testA: 0 images, 750 fewer than published" in out
+    published = {("refcoco", "unc"): {"train": (1, 2, 3), "val": (1, 1, 3)}}
+    monkeypatch.setattr("coupalign.data.published.PUBLISHED", published)
+    assert prepare_data.main([*prepare_arguments, "--check"]) == 0
     assert not (tmp_path / "data").exists()
 
 
-def test_check_lists_what_is_missing_and_where_to_get_it(arguments, handmade, tmp_path, capsys):
+def test_check_lists_what_is_missing_and_where_to_get_it(prepare_arguments, handmade, tmp_path, capsys):
     (handmade.images / "a.jpg").unlink()
-    assert prepare_data.main([*arguments, "--check"]) == 1
+    assert prepare_data.main([*prepare_arguments, "--check"]) == 1
     out = capsys.readouterr().out
     assert "a.jpg is missing" in out and "train2014.zip" in out and "refcoco.zip" in out
     assert "val: 1 images" in out
     (handmade.annotations / "instances.json").unlink()
-    assert prepare_data.main([*arguments, "--check"]) == 1
+    assert prepare_data.main([*prepare_arguments, "--check"]) == 1
     assert "instances.json is missing: " in capsys.readouterr().out
     assert prepare_data.main(["--dataset", "refcocog", "--check"]) == 1
     out = capsys.readouterr().out
@@ -146,19 +122,11 @@ def test_check_lists_what_is_missing_and_where_to_get_it(arguments, handmade, tm
     assert "train2014.zip" in out
 
 
-def test_check_of_all_published_counts_returns_0(arguments, monkeypatch):
-    published = {("refcoco", "unc"): {"train": (1, 2, 3), "val": (1, 1, 3)}}
-    monkeypatch.setattr("coupalign.data.published.PUBLISHED", published)
-    assert prepare_data.main([*arguments, "--check"]) == 0
-    published["refcoco", "unc"]["val"] = (1, 1, 4)
-    assert prepare_data.main([*arguments, "--check"]) == 1
-
-
-def test_expressions_without_a_word_are_left_out_and_counted(arguments, handmade, capsys):
+def test_expressions_without_a_word_are_left_out_and_counted(prepare_arguments, handmade, capsys):
     handmade.refs[2]["sentences"][0].update(sent="!!!", raw="")
     handmade.refs[2]["sentences"][1].update(sent="wmn " * 20)
     handmade.write()
-    assert prepare_data.main(arguments) == 0
+    assert prepare_data.main(prepare_arguments) == 0
     out = capsys.readouterr().out
     assert "left out: 1 x empty expression; with them 0 referents and 1 expressions" in out
     assert "truncated: 1 expressions" in out
@@ -198,7 +166,7 @@ def test_a_custom_data_set_becomes_mindrecord_files(handmade, tmp_path, capsys, 
 
 def test_refshapes_is_made_once_and_read_like_a_refer_data_set(tmp_path, capsys):
     output = tmp_path / "shapes"
-    assert prepare_data.main([*REFSHAPES, "--output", str(output)]) == 0
+    assert prepare_data.main([*REFSHAPES, "--data_dir", str(output)]) == 0  # instead of --output
     counts = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:5]}
     assert counts == {"train": "30", "val": "3", "testA": "3", "testB": "3"}
     refs = pickle.loads((output / "source/refs(refshapes).p").read_bytes())
@@ -212,160 +180,19 @@ def test_refshapes_is_made_once_and_read_like_a_refer_data_set(tmp_path, capsys)
     assert prepare_data.main([*REFSHAPES, "--output", str(output), "--check"]) == 0
 
 
-def test_output_defaults_to_data_dir(tmp_path):
-    output = tmp_path / "there"
-    assert prepare_data.main([*REFSHAPES, "--data_dir", str(output)]) == 0
-    assert (output / "meta.json").is_file()
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupted_preparation_is_not_taken_for_complete(arguments, tmp_path, monkeypatch, capsys, error):
-    prepare_data.main(arguments)
-    before = _state(tmp_path / "data")
-
-    def failing(directory, split, *_):
-        (directory / f"{split}.images.mindrecord").write_bytes(b"half")
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "write_split", failing)
-        status = prepare_data.main([*arguments, "--max_tokens", "31"])
-    assert status == (130 if error is KeyboardInterrupt else 2)
-    assert {name: state for name, state in _state(tmp_path / "data").items() if not name.startswith(".")} == before
-    if status == 2:
-        assert "No space left on device" in capsys.readouterr().err
-    assert prepare_data.main([*arguments, "--max_tokens", "31"]) == 0
-    assert _rows(tmp_path / "data", 31) == _rows_of_a_fresh_directory(arguments, tmp_path, 31)
-    assert not list((tmp_path / "data").glob(".*"))
-
-
-def test_interrupted_between_old_and_new_files_the_next_run_completes(arguments, tmp_path, monkeypatch):
-    prepare_data.main(arguments)
-    replace, moved = Path.replace, []
-
-    def interrupted(path, target):
-        if len(moved) == 5:
-            raise KeyboardInterrupt
-        moved.append(replace(path, target))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", interrupted)
-        assert prepare_data.main([*arguments, "--max_tokens", "31"]) == 130
-    assert not (tmp_path / "data/meta.json").exists()
-    assert prepare_data.main([*arguments, "--max_tokens", "31"]) == 0
-    assert _rows(tmp_path / "data", 31) == _rows_of_a_fresh_directory(arguments, tmp_path, 31)
-
-
-def _interrupt(arguments, monkeypatch):
-    """Interrupts a preparation after it converted the train split."""
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "write_split", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert prepare_data.main(arguments) == 130
-
-
-def test_unfinished_files_of_other_settings_are_removed(arguments, tmp_path, monkeypatch):
-    _interrupt(arguments, monkeypatch)
-    assert len(list((tmp_path / "data").glob(".unfinished-*/train.00000.pkl"))) == 1
-    assert prepare_data.main([*arguments, "--max_tokens", "31"]) == 0
-    assert not list((tmp_path / "data").glob(".*"))
-
-
-def test_parts_of_an_unfinished_preparation_with_other_contents_are_not_used(
-    handmade, arguments, tmp_path, monkeypatch
-):
-    _interrupt(arguments, monkeypatch)
-    picture = 255 - cv2.imread(str(handmade.images / "b.png"))
-    cv2.imwrite(str(handmade.images / "b.png"), picture)
-    assert prepare_data.main(arguments) == 0
-    (seen,) = Split(load_config(overrides={"data_dir": str(tmp_path / "data")}), "val").pictures([0], 1)
-    np.testing.assert_array_equal(seen["image"], picture[..., ::-1])
-
-
-def test_two_at_once_are_refused(arguments, tmp_path, capsys):
-    (tmp_path / "data").mkdir()
-    handle = os.open(tmp_path / "data", os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    assert prepare_data.main(arguments) == 2
-    assert "another prepare_data.py is running in" in capsys.readouterr().err
-    os.close(handle)
-    assert prepare_data.main(arguments) == 0
-
-
-def test_a_full_disk_leaves_nothing_that_looks_finished(arguments, tmp_path):
-    # A limit on the size of files is met like a full disk: in the midst of writing, and by every writer.
-    program = (
-        "import resource, signal, sys, prepare_data; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY)); "
-        "sys.exit(prepare_data.main(sys.argv[1:]))"
-    )
-    ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
-    assert ended.returncode == 2, ended.stderr
-    assert "cannot be written" in ended.stderr.splitlines()[-1]
-    assert "Traceback" not in ended.stderr
-    assert not (tmp_path / "data/meta.json").exists()
-    assert prepare_data.main(arguments) == 0
-    assert _rows(tmp_path / "data", 30) == _rows_of_a_fresh_directory(arguments, tmp_path, 30)
-
-
-@pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_same_content(handmade, arguments, tmp_path):
-    # Several files of drawn scenes a split, so that there is something to go on with.
-    random.seed(0)
-    for number in range(SCENES_PER_PART * 5):
-        name = f"{number}.png"
-        (handmade.images / name).write_bytes((handmade.images / "b.png").read_bytes())
-        handmade.instances["images"].append({"id": 100 + number, "file_name": name, "height": 50, "width": 30})
-        handmade.instances["annotations"].append(
-            {**handmade.instances["annotations"][3], "id": 100 + number, "image_id": 100 + number}
-        )
-        handmade.refs.append(
-            handmade.ref(100 + number, 100 + number, 100 + number, 2, "train", {1000 + number: f"dog number {number}"})
-        )
-    handmade.write()
-    command = [sys.executable, "prepare_data.py", *arguments, "--workers", "2"]
-    work = tmp_path / "data"
-    for _ in range(5):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not list(work.glob(".unfinished-*")):
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 3))
-        process.kill()
-        process.wait()
-    assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
-    assert _rows(work, 30) == _rows_of_a_fresh_directory(arguments, tmp_path, 30)
-
-
-def test_skipped_data_are_listed_and_counted(arguments, handmade, tmp_path, capsys):
+def test_skipped_data_are_listed_and_counted(prepare_arguments, handmade, tmp_path, capsys):
     handmade.refs.append(handmade.ref(23, 1, 7, 1, "val", {230: "the cup"}))
     handmade.write()
     (handmade.images / "b.png").write_bytes(b"no image")
-    assert prepare_data.main(arguments) == 2
+    assert prepare_data.main(prepare_arguments) == 2
     assert "b.png is not an image" in capsys.readouterr().err
     for _ in range(2):  # made, and found complete
-        assert prepare_data.main([*arguments, "--on_error", "skip"]) == 0
+        assert prepare_data.main([*prepare_arguments, "--on_error", "skip"]) == 0
         out = capsys.readouterr().out
         assert "left out: 1 x image; with them 1 referents and 3 expressions" in out
         assert ["val", "1", "1", "1"] in [line.split() for line in out.splitlines()]
     (problem,) = [json.loads(line) for line in (tmp_path / "data/skipped.jsonl").read_text().splitlines()]
     assert (problem["kind"], problem["name"]) == ("image", str(handmade.images / "b.png"))
-
-
-def _rows(directory: Path, max_tokens: int) -> str:
-    """All content of a prepared data set."""
-    content = []
-    for split in json.loads((directory / "meta.json").read_text())["splits"]:
-        for part in ("images", "masks", "expressions"):
-            reader = FileReader(str(directory / f"{split}.{part}.mindrecord"))
-            content += [{name: np.asarray(value).tolist() for name, value in row.items()} for row in reader.get_next()]
-            reader.close()
-    assert {len(row["token_ids"]) for row in content if "token_ids" in row} == {max_tokens}
-    return repr(content)
-
-
-def _rows_of_a_fresh_directory(arguments: list[str], tmp_path: Path, max_tokens: int) -> str:
-    fresh = tmp_path / "fresh"
-    assert prepare_data.main([*arguments, "--output", str(fresh), "--max_tokens", str(max_tokens)]) == 0
-    return _rows(fresh, max_tokens)
 
 
 @pytest.mark.parametrize(

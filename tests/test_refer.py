@@ -13,11 +13,6 @@ from coupalign.errors import UserError
 from tests.handmade_refer import Handmade
 
 
-@pytest.fixture
-def handmade(tmp_path) -> Handmade:
-    return Handmade(tmp_path)
-
-
 def _read(handmade: Handmade, skip: bool = False):
     handmade.write()
     return read_refer(handmade.annotations, handmade.images, "unc", skip)
@@ -44,12 +39,6 @@ def test_masks_and_images(handmade):
     assert dataset.images[7].path == handmade.images / "a.jpg"
     assert (dataset.images[9].height, dataset.images[9].width) == (50, 30)
     assert dataset.annotations_of == {7: [1, 2, 3], 9: [4]}
-
-
-def test_families_are_read_where_there_are_some(handmade):
-    handmade.refs[0]["sentences"][1]["family"] = "extreme"
-    dataset = _read(handmade)
-    assert [s.family for s in dataset.referents[0].sentences] == ["", "extreme"]
 
 
 def test_raw_replaces_a_sentence_without_a_word(handmade):
@@ -215,17 +204,6 @@ def test_ids_of_annotations_that_are_text_become_places(handmade):
     assert dataset.annotations_of == {7: [0, 1, 2], 9: [3]}
     for place, ann_id in enumerate((1, 2, 3, 4)):
         np.testing.assert_array_equal(dataset.mask(place), handmade.masks[ann_id])
-
-
-def test_unused_annotations_and_fields_are_not_kept(handmade):
-    handmade.instances["images"].append({"id": 11, "file_name": "c.jpg", "height": 5, "width": 5})
-    handmade.instances["annotations"].append({"id": 5, "image_id": 11, "category_id": 1, "segmentation": [[0] * 6]})
-    handmade.instances["annotations"][0].update(area=5.0, bbox=[1, 2, 3, 4])
-    dataset = _read(handmade)
-    assert sorted(dataset.annotations) == [1, 2, 3, 4]
-    assert {frozenset(annotation) for annotation in dataset.annotations.values()} == {
-        frozenset({"id", "image_id", "category_id", "segmentation"})
-    }
 
 
 def test_invalid_characters_are_replaced(handmade):

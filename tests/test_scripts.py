@@ -79,6 +79,39 @@ def test_a_script_runs_from_anywhere_and_exits_as_its_program(tree, tmp_path, sc
     assert sorted(written.read_text().splitlines()) == sorted([called, "on stderr"])
 
 
+def test_a_study_runs_from_anywhere_and_exits_as_its_program(tree, tmp_path):
+    done = run(tree, "run_study.sh", "tree/c.yaml", "tree/data", "out", "--only", "table4", "1", cwd=tmp_path)
+    called = f"study.py --study {tree}/c.yaml --data_dir {tree}/data --output_dir {tmp_path}/out --only table4 1"
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == f"called with {called}"
+
+
+QUICKSTART = (
+    PYTHON
+    + """
+echo "$1" >> calls
+[ "$1" != "$(cat failing 2>/dev/null)" ] || exit 2
+mkdir -p runs/quickstart; touch runs/quickstart/best.ckpt
+"""
+)
+
+
+def test_the_quickstart_goes_on_where_it_failed(tree):
+    write_program(tree / "env/bin/python", QUICKSTART)
+    (tree / "failing").write_text("eval.py")
+    assert run(tree, "quickstart.sh").returncode == 2
+    (tree / "failing").unlink()
+    for again in ((), (), ("--fresh",)):
+        assert run(tree, "quickstart.sh", *again).returncode == 0
+    steps = [line.removesuffix(".py") for line in (tree / "calls").read_text().split()]
+    last = ["export", "predict"]
+    assert steps == [
+        *("prepare_data", "train", "eval"),
+        *("prepare_data", "eval", *last),
+        *("prepare_data", *last),
+        *("prepare_data", "train", "eval", *last),
+    ]
+
+
 @pytest.mark.parametrize(("number", "to_all", "code"), [(signal.SIGTERM, False, 143), (signal.SIGINT, True, 130)])
 def test_a_signal_lets_training_save_before_it_ends(tree, number, to_all, code):
     """SIGTERM to the script alone, as schedulers send it; Ctrl-C to the group, as a terminal does."""

@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 from coupalign.config import load_config
 from coupalign.inference.predictor import Predictor
 from coupalign.refshapes.writer import _record
-from tests.documents import README, README_CN, REPOSITORY, commands
+from tests.documents import REPOSITORY
 
 MODEL = REPOSITORY / "assets/refshapes"
 CONFIG = load_config(MODEL / "config.yaml")
@@ -38,13 +38,3 @@ def test_evaluations_beside_it_are_its_own():
     for found in evaluations().values():
         assert found["checkpoint"] == {"file": "assets/refshapes/best.ckpt", "sha256": checkpoint}
         assert found["samples"] == 2000 and found["config"]["swin_depths"] == list(CONFIG.model.swin_depths)
-
-
-def test_the_readmes_ask_it():
-    for page in (README, README_CN):
-        assert any(
-            MODEL.relative_to(REPOSITORY).as_posix() + "/best.ckpt" in " ".join(command.words)
-            and IMAGE in " ".join(command.words)
-            and EXPRESSION in command.words
-            for command in commands(page)
-        )

@@ -1,7 +1,8 @@
-"""Signals reach Python's handlers as what they are, even while MindSpore runs a graph."""
+"""Signals reach Python's handlers as what they are, even while MindSpore runs a graph, and a training waits for its step."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from coupalign.files import REPOSITORY
+from coupalign.training.stopping import Stopped, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -40,3 +42,25 @@ def test_a_signal_without_a_handler_ends_the_process():
             assert process.stdout.readline() == "ready\n"
             process.send_signal(number)
             assert process.wait(30) == expected
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_request_to_stop_waits_where_it_should(number, code):
+    seen = []
+    before = signal.signal(number, lambda *_: seen.append("as before"))
+    try:
+        with StopRequest() as request:
+            request.check()
+            os.kill(os.getpid(), number)
+            with pytest.raises(Stopped) as stopped:
+                request.check()
+            assert stopped.value.code == code and not seen
+            os.kill(os.getpid(), number)
+            assert seen == ["as before"], "a second one is not waited for"
+        with StopRequest() as request, pytest.raises(Stopped), request.interrupting():
+            os.kill(os.getpid(), number)
+            pytest.fail("not interrupted")
+        os.kill(os.getpid(), number)
+        assert len(seen) == 2
+    finally:
+        signal.signal(number, before)

@@ -18,7 +18,6 @@ from coupalign.files import REPOSITORY
 from coupalign.study.plan import read_study
 from coupalign.study.report import write_results
 from coupalign.study.runner import Child, train_missing
-from tests import script_tree
 from tests.study_runs import SMALL, leave_results, write
 
 SHIPPED = [REPOSITORY / "configs/ablations/refshapes.yaml", REPOSITORY / "configs/ablations/refcoco.yaml"]
@@ -128,13 +127,6 @@ def test_arguments_that_do_not_fit_give_one_line(refuses, arguments, message):
     assert message in refuses(program.main, arguments)
 
 
-def test_help_offers_no_configuration_file(capsys):
-    with pytest.raises(SystemExit):
-        program.main(["--help"])
-    said = capsys.readouterr().out
-    assert "--study FILE" in said and "--config" not in said
-
-
 # --- Runs one after another
 
 
@@ -238,14 +230,3 @@ def test_a_signal_is_handed_on_once_and_the_child_may_save(small, tmp_path, monk
     said = (directory / "log.txt").read_text().splitlines()
     assert said == [f"given -m coupalign train {directory}/config.yaml", "saved"]
     assert int((directory / "group").read_text()) != os.getpgid(0)  # Ctrl-C in a terminal goes to all of a group
-
-
-# --- The script
-
-
-def test_the_script_runs_the_study_from_anywhere(tmp_path):
-    """scripts/run_study.sh exits as study.py does."""
-    tree = script_tree.make_tree(tmp_path / "tree", {"python": script_tree.PYTHON + 'echo "called with $*"\nexit 1\n'})
-    done = script_tree.run(tree, "run_study.sh", "tree/c.yaml", "tree/data", "out", "--only", "table4", cwd=tmp_path)
-    called = f"study.py --study {tree}/c.yaml --data_dir {tree}/data --output_dir {tmp_path}/out --only table4"
-    assert done.returncode == 1 and done.stdout.splitlines()[-1] == f"called with {called}"

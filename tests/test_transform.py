@@ -25,13 +25,6 @@ def test_prepared_image_is_resized_and_normalised(shape):
     assert_close(prepared, ((resized - MEAN) / STD).transpose(2, 0, 1), relative=1e-6)
 
 
-def test_channels_are_red_green_blue():
-    rgb = np.zeros((8, 8, 3), np.uint8)
-    rgb[..., 0] = 255
-    expected = (np.array([1, 0, 0]) - MEAN) / STD
-    assert_close(prepare_image(rgb, 32), np.broadcast_to(expected[:, None, None], (3, 32, 32)), relative=1e-6)
-
-
 def test_resizing_is_by_half_pixel_centres():
     # One row of two pixels 0 and 200, twice as wide: 0, 50, 150, 200.
     rgb = np.repeat(np.array([[0, 200]], np.uint8)[..., None], 3, axis=2).repeat(2, axis=0)

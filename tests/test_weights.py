@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 from convert_weights import main
 from coupalign.checkpoints.convert import convert, take
-from coupalign.checkpoints.fit import bicubic_matrix, fit
 from coupalign.checkpoints.naming import bert_naming
 from coupalign.checkpoints.source import read_weights
 from coupalign.config import load_config
@@ -47,7 +46,7 @@ def config_of(image_size: int = 224, window: int = 7, **overrides):
     )
 
 
-@pytest.fixture(scope="module", params=SIZES, ids=[f"{size} pixels, window {window}" for size, window in SIZES])
+@pytest.fixture(scope="module", params=[SIZES[0], *(pytest.param(each, marks=pytest.mark.slow) for each in SIZES[1:])])
 def swin(request):
     size, window = request.param
     return random_swin(image_size=size, window=window, **SWIN), size, window
@@ -82,21 +81,6 @@ def test_swin_in_each_naming_gives_hugging_faces_output(tmp_path, swin):
             np.testing.assert_array_equal(others[name], value, err_msg=name)
 
 
-@pytest.mark.parametrize(("old", "new"), [(12, 7), (7, 12), (7, 6), (3, 4), (1, 5)])
-def test_bias_tables_are_resized_as_pytorch_interpolates(old, new):
-    table = np.random.default_rng(0).standard_normal(((2 * old - 1) ** 2, 3)).astype(np.float32)
-    grid = torch.from_numpy(table.T.reshape(1, 3, 2 * old - 1, 2 * old - 1)).double()
-    expected = torch.nn.functional.interpolate(grid, (2 * new - 1, 2 * new - 1), mode="bicubic", align_corners=False)
-    found, done = fit("layers.0.attn.relative_position_bias_table", table, ((2 * new - 1) ** 2, 3))
-    assert found.dtype == np.float32
-    assert_close(found.T.reshape(expected.shape), expected.numpy(), relative=1e-6)
-    assert f"{2 * old - 1}x{2 * old - 1} to {2 * new - 1}x{2 * new - 1}" in done
-
-
-def test_a_resize_to_the_same_size_changes_nothing():
-    np.testing.assert_array_equal(bicubic_matrix(13, 13), np.eye(13))
-
-
 @pytest.mark.parametrize(("source", "target"), [((384, 12), (448, 7)), ((224, 7), (384, 12)), ((384, 12), (224, 12))])
 def test_a_swin_of_another_window_keeps_all_but_its_bias_tables(tmp_path, source, target):
     """At 224 pixels the last map is 7x7, no larger than a window of 12: its window is 7."""
@@ -123,20 +107,9 @@ def words():
     """Token ids and mask of some sentences, and every hidden state of the real BERT for them, in float64."""
     import transformers
 
-    tokenizer = Tokenizer(MINILM / "vocab.txt", 16)
-    ids, mask = map(
-        np.stack,
-        zip(
-            *map(
-                tokenizer.encode,
-                [
-                    "the left cup",
-                    "man in a red shirt next to the second green car from the right, not the small one",
-                    "zebra",
-                ],
-            )
-        ),
-    )
+    long = "man in a red shirt next to the second green car from the right, not the small one"
+    encoded = map(Tokenizer(MINILM / "vocab.txt", 16).encode, ("the left cup", long, "zebra"))
+    ids, mask = map(np.stack, zip(*encoded))
     model = transformers.BertModel.from_pretrained(MINILM, attn_implementation="eager").double().eval()
     with torch.no_grad():
         states = model(torch.from_numpy(ids).long(), torch.from_numpy(mask), output_hidden_states=True).hidden_states
@@ -154,6 +127,7 @@ def compare_hidden_states(weights: dict[str, np.ndarray], layers: int, positions
         assert_close(x, reference, relative=1e-5)
 
 
+@pytest.mark.slow
 def test_a_real_bert_gives_hugging_faces_hidden_states(words):
     """All of its six layers, which no CoupAlign has: a multiple of four."""
     source = read_weights(MINILM / "model.safetensors")
@@ -166,12 +140,8 @@ def test_a_real_bert_gives_hugging_faces_hidden_states(words):
 
 
 def test_a_real_bert_by_the_command_line(tmp_path, capsys, words):
-    (tmp_path / "config.yaml").write_text(
-        "\n".join(
-            f"{key}: {json.dumps(value)}"
-            for key, value in {**TINY, "bert_hidden_size": 384, "bert_num_heads": 12, "bert_max_positions": 64}.items()
-        )
-    )
+    keys = {**TINY, "bert_hidden_size": 384, "bert_num_heads": 12, "bert_max_positions": 64}
+    (tmp_path / "config.yaml").write_text(json.dumps(keys))
     output = tmp_path / "start.ckpt"
     arguments = ["--config", tmp_path / "config.yaml", "--bert", MINILM / "model.safetensors", "--output", output]
     assert main([str(each) for each in arguments]) == 0
@@ -209,13 +179,10 @@ def test_a_swin_without_its_final_norm_is_refused_with_the_reason(tmp_path):
 @pytest.mark.parametrize("ending", ["bin", "safetensors"])
 def test_bert_in_each_naming(tmp_path, prefix, norms, ending):
     theirs = random_bert(**BERT)
-    state = {
-        prefix
-        + re.sub(
-            r"LayerNorm\.(weight|bias)$", lambda m: f"LayerNorm.{norms[m[1] == 'bias']}", name
-        ): value.float().clone()
-        for name, value in theirs.state_dict().items()
-    }
+    state = {}
+    for name, value in theirs.state_dict().items():
+        name = re.sub(r"LayerNorm\.(weight|bias)$", lambda m: f"LayerNorm.{norms[m[1] == 'bias']}", name)
+        state[prefix + name] = value.float().clone()
     state |= {
         f"{prefix}embeddings.position_ids": torch.arange(16)[None],
         f"{prefix}pooler.dense.weight": torch.ones(1),
