@@ -31,11 +31,11 @@ def kill(*_):
     if _:
         scheduler.kill()
         sys.exit(0)
+signal.signal(signal.SIGINT, kill)  # before a rank says that it has started
 for number in range(first, first + count):
     with open(options["log_dir"] + f"/worker_{{number}}.log", "w") as log:
         environment = {{**os.environ, "MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(number)}}
         ranks.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
-signal.signal(signal.SIGINT, kill)
 while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
     time.sleep(0.05)
 kill()
