@@ -148,16 +148,3 @@ def test_a_file_that_differs_from_the_model_is_not_kept(stand_in, tmp_path, monk
     with pytest.raises(UserError, match="differ from the model"):
         room.export(CONFIG, stand_in, tmp_path / "new.mindir")
     assert sorted(os.listdir(tmp_path)) == before
-
-
-def test_a_checkpoint_of_another_configuration(stand_in, capfd):
-    mindspore.save_checkpoint(
-        [
-            {"name": "seg_head.weight", "data": Tensor(np.ones((1, 4), np.float32))},
-            {"name": "seg_head.bias", "data": Tensor(np.ones(1, np.float32))},
-        ],
-        str(stand_in),
-    )
-    assert program.main(["--checkpoint", str(stand_in)]) == 2
-    assert "made with another configuration" in capfd.readouterr().err
-    assert sorted(os.listdir(stand_in.parent)) == ["config.yaml", "stand_in.ckpt"]

@@ -220,9 +220,8 @@ def test_values_and_gradients_are_those_without(random_cell, mode, recomputed, d
         weights = mindspore.ParameterTuple(cell.trainable_params())
         if kernels:
             use_kernels(cell, load_config().run)
-        if recomputed:
-            cell.layer.recompute()
-            cell.block.recompute()
+        for each in (cell.layer, cell.block) if recomputed else ():
+            each.recompute()
         draws = connect_dropout(cell, 6)
         draws.set_data(draw(1, 2, draws))
         of_inputs, of_weights = ops.grad(cell.set_train(), (0, 2), weights)(*inputs)
@@ -234,6 +233,7 @@ def test_values_and_gradients_are_those_without(random_cell, mode, recomputed, d
     all_close(results[1], results[0], 1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_keeps_its_parameters_and_its_output():
     model = build_model(load_config(overrides=SMALLEST)).set_train(False)
     image, words = np.random.default_rng(0).standard_normal((2, 3, 64, 64)), np.full((2, 8), 7, np.int32)

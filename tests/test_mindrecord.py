@@ -198,10 +198,3 @@ def test_parts_are_bounded_by_their_pixels(handmade, tmp_path, monkeypatch):
     dataset = read_refer(handmade.annotations, handmade.images, "unc")
     scenes = scenes_of(dataset, "train") + scenes_of(dataset, "val") * 3  # 2,400 and three times 1,500 pixels
     assert [len(part.scenes) for part in convert(scenes, tmp_path, "x", False, 1)] == [2, 2]
-
-
-def test_truncated_expressions_and_unknown_words_are_counted(handmade, tmp_path):
-    handmade.refs[2] = handmade.ref(22, 4, 9, 2, "val", {1: "dog", 2: "dog " * 40, 3: "wmn dog", 4: "a \U0001f436 dog"})
-    _, written = _write(handmade, tmp_path, "val")
-    assert (written.expressions, written.truncated, written.unknown) == (4, 1, 2)
-    assert written.unknown_words == {"wmn": 1, "\U0001f436": 1}

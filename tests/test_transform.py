@@ -47,7 +47,7 @@ def bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (75, 40), (20, 31), (64, 16), (1, 1)])
-def test_probability_at_an_images_own_size_isbilinear(height, width):
+def test_probability_at_an_images_own_size_is_bilinear(height, width):
     probability = np.random.default_rng(0).random((32, 32)).astype(np.float32)
     at = probability_at(probability, height, width)
     assert at.dtype == np.float32
