@@ -7,7 +7,6 @@ import re
 import struct
 import sys
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -41,12 +40,6 @@ def picture(number: int, height: int = 50, width: int = 70) -> np.ndarray:
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-@pytest.fixture
-def image(tmp_path) -> Path:
-    write_png(tmp_path / "desk.png", picture(0))
-    return tmp_path / "desk.png"
-
-
 def test_an_upload_is_read_as_every_image_is(tmp_path):
     write_png(tmp_path / "a.png", picture(1))
     assert (read_upload(tmp_path / "a.png") == load_image(tmp_path / "a.png")).all()
@@ -66,6 +59,7 @@ def large_png(side: int) -> bytes:
         (b"just some words", "x.png is not an image, or is damaged: choose a JPEG or PNG file."),
         (b"", "x.png is not an image"),
         (PNG + b"\0" * 50, "x.png is not an image"),
+        (cv2.imencode(".png", picture(0))[1].tobytes()[:200], "x.png is not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png is not an image"),
         (PNG + b"\0" * (10 * 2**20), "x.png is larger than 10 MB"),
         (large_png(5001), "x.png has more than 25 million pixels"),
@@ -80,17 +74,10 @@ def test_files_that_are_not_images_are_refused_by_content(tmp_path, content, sai
     assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_damaged_image_is_refused(tmp_path, image):
-    (tmp_path / "half.png").write_bytes(image.read_bytes()[:200])
-    with pytest.raises(Refused, match="^half.png is not an image"):
-        read_upload(tmp_path / "half.png")
+def test_a_missing_image_is_refused(tmp_path):
     for path in (None, tmp_path / "removed.png"):
         with pytest.raises(Refused, match="^There is no image: choose one"):
             read_upload(path)
-
-
-def test_expressions_are_lines(tokenizer):
-    assert read_expressions("  the left  cup \n\n man\r\n", tokenizer) == ["the left cup", "man"]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +92,7 @@ def test_expressions_are_lines(tokenizer):
     ],
 )
 def test_what_no_model_can_read_is_refused(tokenizer, text, said):
+    assert read_expressions("  the left  cup \n\n man\r\n", tokenizer) == ["the left cup", "man"], "lines"
     with pytest.raises(Refused, match=said) as caught:
         read_expressions(text, tokenizer)
     assert len(str(caught.value)) < 150

@@ -102,17 +102,27 @@ def counted(split: FakeSplit, row: int, words: int, threshold: float, resolution
     return int((prediction & target).sum()), int((prediction | target).sum())
 
 
+def overall(counts) -> float:
+    """oIoU of (intersection, union) pairs."""
+    return sum(i for i, _ in counts) / sum(u for _, u in counts)
+
+
+def scored(split=None, forward=None, name="val", limit=0, shuffled=False, **keys):
+    return evaluate_split(
+        forward or Forward(), config(**keys), split or FakeSplit(), name, limit, progress=False, shuffled=shuffled
+    )
+
+
 @pytest.mark.parametrize("resolution", ["original", "input"])
 @pytest.mark.parametrize(("batch", "threshold"), [(4, 0.5), (3, 0.35), (10, 0.5), (16, 0.5)])
 def test_every_sample_counts_once_at_the_right_size(tmp_path, batch, threshold, resolution):
     split, forward = FakeSplit(), Forward()
-    settings_ = config(eval_batch_size=batch, threshold=threshold, eval_resolution=resolution)
-    result = evaluate_split(forward, settings_, split, "val", progress=False)
+    result = scored(split, forward, eval_batch_size=batch, threshold=threshold, eval_resolution=resolution)
     result.save(tmp_path)
     expected = [counted(split, k, k, threshold, resolution) for k in range(SAMPLES)]
     assert [(int(row["intersection"]), int(row["union"])) for row in read_csv(tmp_path / "val.csv")] == expected
     assert result.metrics["samples"] == SAMPLES
-    assert result.metrics["oIoU"] == sum(i for i, _ in expected) / sum(u for _, u in expected)
+    assert result.metrics["oIoU"] == overall(expected)
     # A batch of another size would be compiled again.
     assert {image.shape[0] for image, _ in forward.calls} == {batch}
     assert len(forward.calls) == -(-SAMPLES // batch)
@@ -120,11 +130,11 @@ def test_every_sample_counts_once_at_the_right_size(tmp_path, batch, threshold, 
 
 def test_families_and_baselines_stand_beside_the_result(tmp_path):
     split = FakeSplit()
-    result = evaluate_split(Forward(), config(), split, "testA", progress=False)
+    result = scored(split, name="testA")
     counts = [counted(split, k, k, 0.5, "original") for k in range(SAMPLES)]
     assert list(result.families) == ["attribute", "negation"]
     for family, part in (("negation", counts[0::2]), ("attribute", counts[1::2])):
-        assert result.families[family]["oIoU"] == sum(i for i, _ in part) / sum(u for _, u in part)
+        assert result.families[family]["oIoU"] == overall(part)
         assert result.families[family]["samples"] == 5
     # Σ 0..9 = 45 over 10 × 10, and over 10 × 20.
     assert result.baselines["all of the class"]["oIoU"] == 45 / 100
@@ -135,64 +145,50 @@ def test_families_and_baselines_stand_beside_the_result(tmp_path):
 
 def test_shuffled_expressions_come_from_other_images(tmp_path):
     split, forward = FakeSplit(), Forward()
-    result = evaluate_split(forward, config(eval_batch_size=5), split, "val", progress=False, shuffled=True)
+    result = scored(split, forward, shuffled=True, eval_batch_size=5)
     given_words = np.concatenate([token_ids[:, 1] - 1 for _, token_ids in forward.calls[1::2]])
     assert sorted(given_words) == list(range(SAMPLES))
     assert (split.image_of[given_words] != split.image_of).all()
     expected = [counted(split, k, words, 0.5, "original") for k, words in enumerate(given_words)]
-    assert result.baselines["shuffled expressions"]["oIoU"] == (
-        sum(i for i, _ in expected) / sum(u for _, u in expected)
-    )
-    plain = evaluate_split(Forward(), config(), split, "val", progress=False)
-    assert plain.metrics == result.metrics
+    assert result.baselines["shuffled expressions"]["oIoU"] == overall(expected)
+    assert scored(split).metrics == result.metrics
 
 
 def test_limit_and_sentences_choose_samples():
     split = FakeSplit()
-    three = evaluate_split(Forward(), config(), split, "val", limit=3, progress=False).metrics
-    counts = [counted(split, k, k, 0.5, "original") for k in range(3)]
-    assert three["samples"] == 3
-    assert three["oIoU"] == sum(i for i, _ in counts) / sum(u for _, u in counts)
-    first = evaluate_split(Forward(), config(sentences="first"), split, "val", progress=False)
-    counts = [counted(split, k, k, 0.5, "original") for k in range(0, SAMPLES, 2)]
-    assert first.metrics["samples"] == 5
-    assert first.metrics["oIoU"] == sum(i for i, _ in counts) / sum(u for _, u in counts)
+    for result, rows in ((scored(split, limit=3), range(3)), (scored(split, sentences="first"), range(0, SAMPLES, 2))):
+        assert result.metrics["samples"] == len(rows)
+        assert result.metrics["oIoU"] == overall([counted(split, k, k, 0.5, "original") for k in rows])
 
 
 def test_a_probability_at_the_threshold_is_outside():
-    split = FakeSplit()
-    result = evaluate_split(
-        lambda *_: Tensor(np.zeros((4, SIDE, SIDE), np.float32)), config(), split, "val", progress=False
-    )
+    result = scored(forward=lambda *_: Tensor(np.zeros((4, SIDE, SIDE), np.float32)))
     assert result.metrics["oIoU"] == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_diverged_model_is_no_empty_mask(value):
     with pytest.raises(UserError, match="not finite"):
-        evaluate_split(
-            lambda *_: Tensor(np.full((4, SIDE, SIDE), value, np.float32)), config(), FakeSplit(), "val", progress=False
-        )
+        scored(forward=lambda *_: Tensor(np.full((4, SIDE, SIDE), value, np.float32)))
 
 
 def test_a_split_without_samples():
     split = FakeSplit()
     split.indices = lambda *_: np.arange(0)
     with pytest.raises(UserError, match="split val of .* has no samples"):
-        evaluate_split(Forward(), config(), split, "val", progress=False)
+        scored(split)
 
 
 def test_what_is_saved_says_how_it_was_made(tmp_path):
-    split = FakeSplit()
-    settings_ = config(sentences="first", threshold=0.4, eval_resolution="input")
-    result = evaluate_split(Forward(), settings_, split, "testB", progress=False)
+    keys = {"sentences": "first", "threshold": 0.4, "eval_resolution": "input"}
+    result = scored(name="testB", **keys)
     result.checkpoint = {"file": "best.ckpt", "sha256": "ab"}
     result.save(tmp_path / "eval")
     saved = json.loads((tmp_path / "eval" / "testB.json").read_text(encoding="utf-8"))
     about = ("dataset", "split", "samples", "sentences", "resolution", "threshold")
     assert [saved[key] for key in about] == ["made up", "testB", 5, "first", "input", 0.4]
     assert saved["checkpoint"] == {"file": "best.ckpt", "sha256": "ab"}
-    assert load_config(overrides=saved["config"]) == settings_
+    assert load_config(overrides=saved["config"]) == config(**keys)
     assert saved["metrics"] == result.metrics and saved["families"] == result.families
     # Objects are counted at the images' own size, which here is not the size of the masks compared.
     assert sorted(saved["baselines"]) == ["all of the class (at own size)", "largest object (at own size)"]
@@ -206,7 +202,7 @@ def test_what_is_saved_says_how_it_was_made(tmp_path):
 
 
 def test_the_table_has_a_row_for_each_family_and_baseline_in_per_cent():
-    result = evaluate_split(Forward(), config(), FakeSplit(), "val", progress=False, shuffled=True)
+    result = scored(shuffled=True)
     lines = [line.split() for line in result.table().splitlines()]
     rows = {" ".join(line[:-8]): line[-8:] for line in lines if len(line) > 8}
     assert result.table().startswith("made up val: 10 samples")
@@ -268,13 +264,9 @@ def test_the_program_finds_what_the_predictor_finds_in_the_images(trained, tiny_
         assert abs(int(row["union"]) - (found.mask | target).sum()) <= undecided
     assert sum(0.05 < area < 0.95 for area in areas) >= 2, f"the masks tell little: {areas}"
     saved = json.loads((tmp_path / "out" / "val.json").read_text(encoding="utf-8"))
-    assert saved["metrics"]["oIoU"] == (
-        sum(int(row["intersection"]) for row in rows) / sum(int(row["union"]) for row in rows)
-    )
-    assert saved["checkpoint"] == {
-        "file": str(checkpoint),
-        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-    }
+    assert saved["metrics"]["oIoU"] == overall([(int(row["intersection"]), int(row["union"])) for row in rows])
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert saved["checkpoint"] == {"file": str(checkpoint), "sha256": digest}
     assert sum(family["samples"] for family in saved["families"].values()) == 22
 
 

@@ -10,6 +10,7 @@ from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from coupalign.config import load_config
+from coupalign.files import REPOSITORY
 from coupalign.model import build_model
 from tests.conftest import TINY, read_csv
 
@@ -37,10 +38,20 @@ def test_the_list_of_parameters_is_frozen(overrides, absent, other):
     assert fixed == {name for name in found if ".moving_" in name}
 
 
-def test_the_papers_model_has_229_5_million_parameters():
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [
+        ("CoupAlign as in the paper", None),
+        ("RefShapes, shipped", "assets/refshapes/config.yaml"),
+        ("RefShapes, quick start", "configs/refshapes_tiny.yaml"),
+    ],
+)
+def test_models_have_the_number_of_parameters_that_the_readme_states(model, file):
     with no_init_parameters():
-        model = build_model(load_config())
-    assert sum(parameter.size for parameter in model.trainable_params()) == 229_499_192
+        count = sum(parameter.size for parameter in build_model(load_config(file)).trainable_params())
+    (row,) = [line for line in (REPOSITORY / "README.md").read_text().splitlines() if line.startswith(f"| {model}")]
+    assert f"| {count / 1e6:.1f} M |" in row
+    assert file or count == 229_499_192
 
 
 def test_every_norm_has_its_epsilon():

@@ -45,10 +45,8 @@ def smallest(**overrides):
 
 def test_the_report_names_every_tensor_and_parameter_once(tmp_path, sources):
     report = convert(smallest(), tmp_path / "start.ckpt", swin=sources[0], bert=sources[1])
-    lines = report.file.read_text().splitlines()
     of_tensors, of_parameters = (
-        lines[: lines.index("parameters of the model")],
-        lines[lines.index("parameters of the model") + 1 :],
+        part.splitlines() for part in report.file.read_text().split("parameters of the model\n")
     )
     tensors = {**load_file(sources[0]), **torch.load(sources[1])}
     assert sorted(line.split()[0] for line in of_tensors if line.startswith("  ")) == sorted(tensors)
@@ -184,6 +182,7 @@ def spoiled(sources, directory, kind: str, name: str, value) -> list[str]:
 
 
 _TABLE = "swin.encoder.layers.2.blocks.0.attention.self.relative_position_bias_table"
+_BLOCK = "swin.encoder.layers.2.blocks.1.layernorm_before.weight"
 _QUERY = "swin.encoder.layers.0.blocks.0.attention.self.query.weight"
 
 
@@ -196,19 +195,9 @@ _QUERY = "swin.encoder.layers.0.blocks.0.attention.self.query.weight"
         ("swin", _TABLE, torch.ones(98), r"does not fit"),
         ("swin", _QUERY, torch.ones(16, 8), r"query.weight \(16, 8\), which does not fit \(8, 8\).*swin_embed_dim"),
         ("swin", _QUERY, None, f"lacks {_QUERY}.*swin_depths"),
-        (
-            "swin",
-            "swin.encoder.layers.2.blocks.1.layernorm_before.weight",
-            torch.ones(32),
-            "no parameter for.*swin_depths",
-        ),
+        ("swin", _BLOCK, torch.ones(32), "no parameter for.*swin_depths"),
         ("swin", "swin.logit_scale", torch.ones(2), "has swin.logit_scale, which the model has no parameter for"),
-        (
-            "swin",
-            "swin.layernorm.bias",
-            torch.full((64,), float("nan")),
-            "swin.layernorm.bias that are not finite",
-        ),
+        ("swin", "swin.layernorm.bias", torch.full((64,), np.nan), "swin.layernorm.bias that are not finite"),
         ("swin", "swin.layernorm.bias", torch.ones(64, dtype=torch.int64), "not finite floats"),
         ("swin", "swin.embeddings.patch_embeddings.projection.weight", None, "has no known names of a Swin"),
         ("bert", "embeddings.word_embeddings.weight", torch.ones(60, 16), r"\(60, 16\).*bert_vocab_size"),
