@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 
 from coupalign.config import load_config
 from coupalign.inference.predictor import Predictor
-from coupalign.refshapes.writer import _record
+from coupalign.refshapes.writer import draw_record
 from tests.documents import REPOSITORY
 
 MODEL = REPOSITORY / "assets/refshapes"
@@ -26,7 +26,9 @@ def evaluations() -> dict[str, dict]:
 
 @pytest.mark.slow
 def test_it_finds_the_object_of_the_readme():
-    record = _record("val", 28, load_config().run.seed)  # of the examples, whatever the seed of the model's training
+    record = draw_record(
+        "val", 28, load_config().run.seed
+    )  # of the examples, whatever the seed of the model's training
     (thing,) = [thing for thing, said in record["refs"] if EXPRESSION in [text for _, text in said]]
     target = rle.decode(record["annotations"][thing]["segmentation"]).astype(bool)
     mask = Predictor(MODEL / "best.ckpt").predict(REPOSITORY / "assets/examples" / IMAGE, EXPRESSION).mask

@@ -23,10 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             doc = importlib.import_module(f"coupalign.commands.{each}").__doc__ or ""
             print(f"  {each:16} {doc.splitlines()[0]}")
         return 0
-    if name not in names:
+    module = name.replace("-", "_")
+    if module not in names:
         raise UserError(f"unknown command {name!r}: choose {', '.join(names)}")
     sys.argv[0] = f"coupalign {name}"  # for usage lines
-    return importlib.import_module(f"coupalign.commands.{name}").main(rest)
+    return importlib.import_module(f"coupalign.commands.{module}").main(rest)
 
 
 if __name__ == "__main__":

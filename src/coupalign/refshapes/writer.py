@@ -133,10 +133,10 @@ def _records(split: str, settings: RefShapesSettings, workers: int) -> Iterator[
 
 def _chunk(job: tuple[str, range, int]) -> list[dict]:
     split, numbers, seed = job
-    return [_record(split, number, seed) for number in numbers]
+    return [draw_record(split, number, seed) for number in numbers]
 
 
-def _record(split: str, number: int, seed: int) -> dict:
+def draw_record(split: str, number: int, seed: int) -> dict:
     """Returns a scene: picture, annotations, and (index of a thing, [(family, text), ...]) for its referents."""
     dice = Dice(seed, _SPLITS.index(split), number)
     scene = make_scene(dice, OBJECTS[split], unseen_pairs=split == "testA")

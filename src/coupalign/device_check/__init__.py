@@ -1,0 +1,1 @@
+"""Checks of a device before a long training: ``coupalign check-device``."""
