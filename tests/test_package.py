@@ -35,7 +35,8 @@ PACKAGE_FILES = {
     for path in (REPOSITORY / "src").rglob("*")
     if path.is_file() and path.suffix != ".pyc"
 }
-RESOURCES = {"default_config.yaml", "assets/bert-base-uncased-vocab.txt", "assets/refshapes-vocab.txt"}
+RESOURCES = {"default_config.yaml", "configs/refshapes_tiny.yaml"}
+RESOURCES |= {"assets/bert-base-uncased-vocab.txt", "assets/refshapes-vocab.txt"}
 
 
 @pytest.fixture(scope="module")

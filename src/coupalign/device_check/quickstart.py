@@ -1,7 +1,7 @@
 """The first 20 batches and losses of the quick start's training, without its data set.
 
 quickstart_samples.csv lists their samples: number of the scene, index of the thing in it, expression.
-quickstart_steps.csv holds the losses of the CPU (tests/golden/README.md).
+quickstart_steps.csv holds the losses of the CPU (tests/test_golden.py).
 """
 
 from __future__ import annotations
