@@ -69,6 +69,21 @@ def test_masks_are_those_of_independent_draws(masks, rate):
     assert abs(sum(total)) < 5 * (8 * variance * one.size) ** 0.5
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.999])
+def test_masks_are_those_of_integer_arithmetic(masks, rate):
+    """Bit for bit, so a training may continue on another device."""
+    low = 0xFFFF
+    elements = np.random.default_rng(0).integers(2**31, size=SHAPE[1] * SHAPE[2], dtype=np.int32).astype(np.int64)
+    draws = np.random.default_rng([3, 7]).integers(2**31, size=(5 + SHAPE[0], 2), dtype=np.int32).astype(np.int64)[5:]
+    for layer, mask in enumerate(masks(rate, seed=3, step=7, first=5)):
+        bits = draws[:, layer, None] ^ elements
+        bits = (bits & low) * 0x7ED5 + (bits >> 16)
+        bits ^= bits >> 11
+        bits = (bits & low) * 0x6B01 + (bits >> 16)
+        assert bits.max() < 2**31
+        assert (mask == ((bits >> 8 & low) >= round(rate * 2**16))).all()
+
+
 def test_a_part_of_the_batch_has_the_masks_of_the_whole(masks):
     """Steps in between change nothing."""
     whole = masks(0.5, step=5)

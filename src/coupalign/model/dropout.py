@@ -41,8 +41,8 @@ class Dropout(nn.Cell):
         # After an exclusive or alone, masks of two samples would be correlated; two rounds of multiplication remove
         # that. The last factor is 1 above a multiple of 256, so that the 16 bits used are uniform.
         bits = multiply_with_carry(bits, 0x7ED5)
-        bits = multiply_with_carry(ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, 11)), 0x6B01)
-        kept = ops.bitwise_and(ops.bitwise_right_shift(bits, 8), LOW) >= self.dropped
+        bits = multiply_with_carry(ops.bitwise_xor(bits, right_shift(bits, 11)), 0x6B01)
+        kept = ops.bitwise_and(bits, LOW << 8) >= self.dropped << 8
         return x * (kept.astype(x.dtype) * self.scale).reshape(x.shape)
 
 
@@ -97,4 +97,13 @@ def element_hashes(count: int) -> Tensor:
 
 def multiply_with_carry(x: Tensor, factor: int) -> Tensor:
     """One round of Marsaglia's multiply-with-carry, factor below 2^15. Integers stay below 2^31, so none overflow."""
-    return ops.bitwise_and(x, LOW) * factor + ops.bitwise_right_shift(x, 16)
+    return ops.bitwise_and(x, LOW) * factor + right_shift(x, 16)
+
+
+def right_shift(x: Tensor, count: int) -> Tensor:
+    """``x >> count`` for int32 from 0 and a count from 7. Both are int32.
+
+    Ascend runs shifts on its slow scalar processor. The 24 bits or fewer that remain are exact in float32.
+    """
+    high = ops.bitwise_and(x, 2**31 - 2**count).astype("float32")
+    return (high * 2.0**-count).astype("int32")
