@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from mindspore import Tensor, nn
 
+from coupalign import devices
 from coupalign.loss import PixelContrastiveLoss, SegmentationLoss
 from coupalign.loss.negatives import default_tile
 from tests.conftest import assert_close
@@ -89,9 +90,14 @@ def masks(*counts: int, seed: int = 0) -> np.ndarray:
     return np.stack([random.permutation(PIXELS).reshape(HEIGHT, WIDTH) < count for count in counts])
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_contrastive_loss_is_eq_14_to_16(options):
+@pytest.mark.parametrize(
+    ("on_cpu", "options"),
+    [*((True, options) for options in OPTIONS), *((False, options) for options in OPTIONS[::2])],
+    ids=str,
+)
+def test_contrastive_loss_is_eq_14_to_16(on_cpu, options, monkeypatch):
     """One image at a time in the reference, so that no image hides an error of another."""
+    monkeypatch.setattr(devices, "on_cpu", lambda: on_cpu)
     features, mask = random_features(len(COUNTS), 6, HEIGHT, WIDTH), masks(*COUNTS)
     value, gradient = compiled(PixelContrastiveLoss(**options))(features, mask)
     each = [expected(x[None], m[None], **options) for x, m in zip(features, mask)]
@@ -201,6 +207,13 @@ def test_no_tile_leaves_its_map(on_cpu):
         for length in (*range(1, 1500), 12544):
             tile = default_tile(batch, length, on_cpu)
             assert 1 <= tile and math.ceil(length // 2 / tile) * tile <= length
+
+
+def test_devices_read_the_condition_of_the_loop_seldom():
+    """At the paper's size and batch, for any mask, with at most 330 MB of scores."""
+    pixels = 112**2
+    tile = default_tile(16, pixels, on_cpu=False)
+    assert math.ceil(pixels // 2 / tile) <= 16 and tile % 16 == 0 and 16 * tile * pixels * 4 < 330e6
 
 
 def with_gradient(loss, x: np.ndarray, mask: np.ndarray) -> tuple[float, np.ndarray]:

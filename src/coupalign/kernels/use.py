@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mindspore import nn
 
+from coupalign import devices
 from coupalign.config import RunConfig
-from coupalign.devices import on_cpu
 from coupalign.kernels import cells
 from coupalign.kernels.build import library
 from coupalign.model.bert import BertIntermediate
@@ -54,4 +54,4 @@ def use_kernels_in_update(update: nn.Cell, run: RunConfig) -> None:
 
 
 def _library(run: RunConfig) -> Path | None:
-    return library() if run.cpu_kernels and on_cpu() and run.precision == "fp32" else None
+    return library() if run.cpu_kernels and devices.on_cpu() and run.precision == "fp32" else None

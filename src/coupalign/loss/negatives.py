@@ -6,12 +6,13 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from coupalign.devices import WeightedSum, on_cpu
+from coupalign import devices
 
 EMPTY = -1e30  # logarithm of an empty sum; also masks scores
 MIN_SUM = 1e-30  # least sum before its logarithm; sums of exponentials that are not empty are larger
 MAX_SCORE = 11.0  # exponentials of scores up to this size fit into float16, in which some devices multiply float32
-DEVICE_TILE = 2**26  # scores of a tile on GPU and Ascend, 256 MiB; the host waits once per tile there
+DEVICE_SCORES = 2**26  # scores of a tile on GPU and Ascend, 268 MB
+DEVICE_TILES = 16  # most tiles there; if they need more scores, tiles are larger: 321 MB for batch 16 at 448 pixels
 
 
 class NegativeTerms(nn.Cell):
@@ -36,8 +37,8 @@ class NegativeTerms(nn.Cell):
         super().__init__()
         self.bounded = max_score is not None and max_score <= MAX_SCORE
         self.tile = tile
-        self.on_cpu = on_cpu()
-        self.over_anchors, self.over_negatives = WeightedSum(axis=1), WeightedSum(axis=2)
+        self.on_cpu = devices.on_cpu()
+        self.over_anchors, self.over_negatives = devices.WeightedSum(axis=1), devices.WeightedSum(axis=2)
         self.mm = ops.BatchMatMul()
         self.mm_ta, self.mm_tb = ops.BatchMatMul(transpose_a=True), ops.BatchMatMul(transpose_b=True)
 
@@ -113,8 +114,13 @@ class NegativeTerms(nn.Cell):
         batch, length = referent.shape
         positives = ops.reduce_sum(referent, 1)
         anchors = ops.where(ops.expand_dims(positives <= length - positives, 1), referent, 1.0 - referent)
-        # Sorted as floats, which are exact here, because Ascend sorts integers on the host.
-        order, _ = ops.sort(Tensor(np.arange(length, dtype=np.float32)) + (1.0 - anchors) * length)
+        # Places in the order are counted and scattered, because sorting float32 may lose accuracy on Ascend, and
+        # sorting int32 is slow there. Float32 counts exactly up to 2^24. Every place is overwritten.
+        pixels = Tensor(np.arange(length, dtype=np.float32))
+        counts = ops.CumSum()(anchors, 1)  # anchors up to each pixel
+        places = ops.where(anchors > 0, counts - 1.0, counts[:, -1:] + pixels - counts)
+        numbers = pixels + (1.0 - anchors) * length
+        order = ops.tensor_scatter_elements(numbers, places.astype("int32"), numbers, 1, "none")
         most = ops.ReduceMax()(ops.minimum(positives, length - positives))
         tiles = ops.ceil(most / _tile_length(batch, length, self.on_cpu, self.tile)).astype("int32")
         return anchors, 1.0 - anchors, order.astype("int32"), tiles
@@ -132,11 +138,14 @@ def default_tile(batch: int, length: int, on_cpu: bool) -> int:
     """Anchors of a tile for maps of ``length`` pixels.
 
     On a CPU small tiles stay in the cache: 256 over the batch, at least 48, but a twelfth of a small map, where the
-    referent may be a dozen pixels. On devices each tile costs a round trip to the host, so tiles are large.
+    referent may be a dozen pixels. On GPU and Ascend the host reads the condition of the loop, so tiles are few and
+    large; the gradient holds four arrays of their size. Their products are fast if they are multiples of 16.
     """
     if on_cpu:
         return min(max(256 // batch, 48), -(-length // 12))
-    return max(min(DEVICE_TILE // (batch * length), -(-length // 2)), 1)
+    most = -(-length // 2)  # anchors
+    tile = max(DEVICE_SCORES // (batch * length), -(-most // DEVICE_TILES))
+    return min(-(-tile // 16) * 16, most)
 
 
 @ops.constexpr
