@@ -103,7 +103,7 @@ def multiply_with_carry(x: Tensor, factor: int) -> Tensor:
 def right_shift(x: Tensor, count: int) -> Tensor:
     """``x >> count`` for int32 from 0 and a count from 7. Both are int32.
 
-    Ascend runs shifts on its slow scalar processor. The 24 bits or fewer that remain are exact in float32.
+    Ascend runs shifts on its AI CPU, which is slow. The 24 bits or fewer that remain are exact in float32.
     """
     high = ops.bitwise_and(x, 2**31 - 2**count).astype("float32")
     return (high * 2.0**-count).astype("int32")
