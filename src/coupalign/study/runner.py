@@ -30,6 +30,7 @@ class Child:
     def __init__(self) -> None:
         self.signal = 0  # number of the first signal
         self._process: subprocess.Popen | None = None
+        self._passed_on = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Child:
@@ -46,13 +47,16 @@ class Child:
         with open(log, "ab") as output:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
             self._process = subprocess.Popen(command, start_new_session=True, **streams)
-            if self.signal:
+            if self.signal and not self._passed_on:  # it arrived before the process; a second one would end it at once
                 self._process.terminate()
-            return self._process.wait()
+            code = self._process.wait()
+        self._process = None
+        return code
 
     def _pass_on(self, number: int, _: object) -> None:
         self.signal = self.signal or number
         if self._process:
+            self._passed_on = True
             self._process.terminate()
 
 
