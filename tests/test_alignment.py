@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import matplotlib
 import mindspore
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from coupalign.data.transform import prepare_image
 from coupalign.inference.predictor import Prediction, Predictor, Proposals
 from coupalign.overlay import COLOUR, spotlight, write_png
 from coupalign.visual.alignment import draw_alignment, pixels_of_words, ranked, words_of_pixels
-from coupalign.visual.figures import pixels
+from coupalign.visual.figures import heat, pixels
 from tests import equations
 from tests.conftest import SMALLEST, assert_close, noise
 from tests.equations import softmax, under
@@ -124,6 +125,14 @@ def test_the_size_of_the_answer_can_be_chosen(predictor, found):
     at_input = predictor.predict(noise(50, 70), EXPRESSION, proposals=True, size=(64, 64))
     np.testing.assert_array_equal(at_input.mask, at_input.probability > CONFIG.evaluation.threshold)
     assert_close(found.probability, bilinear(at_input.probability, 50, 70), relative=1e-5)
+
+
+def test_colours_are_those_of_the_scale():
+    """A cell is a square of one colour."""
+    shares = np.array([[0.0, 0.1, 0.2], [0.3, 0.4, 0.8]])
+    colours = matplotlib.colormaps["OrRd"](shares / 0.8)[..., :3] * 255
+    found = heat(np.full((20, 30, 3), 255, np.uint8), shares, 0.8)
+    assert np.abs(found - colours.repeat(10, 0).repeat(10, 1)).max() <= 0.51
 
 
 def test_a_spotlight_keeps_the_pixels_of_the_mask():
