@@ -34,34 +34,9 @@ TOKEN_MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], np.in
 STEP = 1e-5  # of central differences; the truncation error is near 1e-10
 
 
-def references() -> Arrays:
-    """All arrays of the file, by ``<module>/<array>``."""
-    modules = {
-        "gate": numeric("gate", [(2, 5, 20)], lambda f, w: equations.gate(f, w)),
-        "wpa": numeric("wpa", [(3, 12, 12), (3, 5, 20), TOKEN_MASK], equations.word_pixel_alignment),
-        "cross_attention": numeric(
-            "cross_attention",
-            [(3, 9, 24), (3, 5, 16), TOKEN_MASK],
-            lambda pixels, words, mask, w: [equations.cross_attention(pixels, words, mask, 2, w)],
-        ),
-        "mask_generator": numeric(
-            "mask_generator", [(2, 9, 24)], lambda pixels, w: [equations.mask_generator(pixels, 2, 2, w)]
-        ),
-        "sma": numeric("sma", [(2, 5, 12), (2, 10, 4, 3), (2, 16)], sma),
-        "seg_head": numeric(
-            "seg_head",
-            [(2, 8, 2, 2), (2, 3, 16, 16), (2, 4, 8, 8), (2, 6, 4, 4), (2, 8, 2, 2)],
-            lambda fused, *rest: [equations.seg_head(fused, list(rest[:-1]), rest[-1])],
-        ),
-        "batch_norm": batch_norm(),
-        "segmentation_loss": by_torch([normal(2, 6, 5) * 3], segmentation, {}, [binary(2, 6, 5)]),
-        "contrastive_loss": by_torch([normal(3, 6, 9, 16)], contrastive, {}, [binary(3, 36, 32)]),
-        **swin(),
-        "bert_layer": bert(),
-        "dropout": {"kept": np.packbits(dropout())},
-        "adamw": adamw(),
-    }
-    return {f"{module}/{name}": array for module, arrays in modules.items() for name, array in arrays.items()}
+def write_references() -> None:
+    arrays = {f"{module}/{name}": each for module, make in CASES.items() for name, each in make().items()}
+    np.savez_compressed(REFERENCES, **arrays)
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -176,35 +151,32 @@ def by_hugging_face(inputs: list, model: torch.nn.Module, names: Callable, prefi
     return arrays
 
 
-def swin() -> dict[str, Arrays]:
-    """Patch embedding; a padded stage with plain and shifted windows; patch merging."""
+def random_swin(image_size: int) -> torch.nn.Module:
+    return backbones.random_swin(image_size=image_size, window=4, embed_dim=8, depths=[2, 1], heads=[2, 2])
 
-    def model(image_size: int):
-        return backbones.random_swin(image_size=image_size, window=4, embed_dim=8, depths=[2, 1], heads=[2, 2])
 
-    embed, stage, merge = model(16), model(40), model(24)
-    first, second = stage.encoder.layers[0], merge.encoder.layers[0]
+def patch_embed() -> Arrays:
+    model = random_swin(16)
+    image = [normal(2, 3, 16, 16)]
+    return by_hugging_face(image, model, backbones.swin_weights, "patch_embed", lambda x: model.embeddings(x)[0])
 
-    def names_of_blocks(each):
-        return {
-            name: value for name, value in backbones.swin_weights(each).items() if name.startswith("layers.0.blocks")
-        }
 
-    return {
-        "patch_embed": by_hugging_face(
-            [normal(2, 3, 16, 16)], embed, backbones.swin_weights, "patch_embed", lambda x: embed.embeddings(x)[0]
-        ),
-        "swin_stage": by_hugging_face(
-            [normal(2, 100, 8)], stage, names_of_blocks, "layers.0", lambda x: first(x, (10, 10))[1]
-        ),
-        "patch_merging": by_hugging_face(
-            [normal(2, 36, 8)],
-            merge,
-            backbones.swin_weights,
-            "layers.0.downsample",
-            lambda x: second.downsample(x, (6, 6)),
-        ),
-    }
+def swin_stage() -> Arrays:
+    """Blocks with plain and shifted windows on a map that is padded, before patch merging."""
+    model = random_swin(40)
+    stage = model.encoder.layers[0]
+
+    def names(each: torch.nn.Module) -> Arrays:
+        weights = backbones.swin_weights(each)
+        return {name: value for name, value in weights.items() if name.startswith("layers.0.blocks")}
+
+    return by_hugging_face([normal(2, 100, 8)], model, names, "layers.0", lambda x: stage(x, (10, 10))[1])
+
+
+def patch_merging() -> Arrays:
+    model = random_swin(24)
+    merge, prefix = model.encoder.layers[0].downsample, "layers.0.downsample"
+    return by_hugging_face([normal(2, 36, 8)], model, backbones.swin_weights, prefix, lambda x: merge(x, (6, 6)))
 
 
 def bert() -> Arrays:
@@ -274,8 +246,37 @@ def write_samples(data: Path) -> None:
             table.writerow((scene, annotation - first[image], split.records["expression"][row]))
 
 
+# What makes the arrays of each module.
+CASES: dict[str, Callable[[], Arrays]] = {
+    "gate": lambda: numeric("gate", [(2, 5, 20)], equations.gate),
+    "wpa": lambda: numeric("wpa", [(3, 12, 12), (3, 5, 20), TOKEN_MASK], equations.word_pixel_alignment),
+    "cross_attention": lambda: numeric(
+        "cross_attention",
+        [(3, 9, 24), (3, 5, 16), TOKEN_MASK],
+        lambda pixels, words, mask, w: [equations.cross_attention(pixels, words, mask, 2, w)],
+    ),
+    "mask_generator": lambda: numeric(
+        "mask_generator", [(2, 9, 24)], lambda pixels, w: [equations.mask_generator(pixels, 2, 2, w)]
+    ),
+    "sma": lambda: numeric("sma", [(2, 5, 12), (2, 10, 4, 3), (2, 16)], sma),
+    "seg_head": lambda: numeric(
+        "seg_head",
+        [(2, 8, 2, 2), (2, 3, 16, 16), (2, 4, 8, 8), (2, 6, 4, 4), (2, 8, 2, 2)],
+        lambda fused, *rest: [equations.seg_head(fused, list(rest[:-1]), rest[-1])],
+    ),
+    "batch_norm": batch_norm,
+    "patch_embed": patch_embed,
+    "swin_stage": swin_stage,
+    "patch_merging": patch_merging,
+    "bert_layer": bert,
+    "segmentation_loss": lambda: by_torch([normal(2, 6, 5) * 3], segmentation, {}, [binary(2, 6, 5)]),
+    "contrastive_loss": lambda: by_torch([normal(3, 6, 9, 16)], contrastive, {}, [binary(3, 36, 32)]),
+    "dropout": lambda: {"kept": np.packbits(dropout())},
+    "adamw": adamw,
+}
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--samples"]:
         write_samples(Path(sys.argv[2]))
     else:
-        np.savez_compressed(REFERENCES, **references())
+        write_references()

@@ -109,7 +109,7 @@ class Parser:
             first = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
             self._program(arguments[first], arguments[first + 1 :])
         elif program == "coupalign":
-            self._program(arguments[0], arguments[1:])
+            self._program(arguments[0].replace("-", "_"), arguments[1:])
         elif program.endswith("/coupalign"):
             source = (REPOSITORY / "ascend310_infer/src/options.cc").read_text(encoding="utf-8")
             assert all(f'"{word[2:]}"' in source for word in arguments if word.startswith("--")), command

@@ -28,31 +28,10 @@ class Outcome:
 
 
 # In the order of the table.
-ROWS = (
-    "versions",
-    "collective",
-    "gate",
-    "wpa",
-    "cross_attention",
-    "mask_generator",
-    "sma",
-    "seg_head",
-    "batch_norm",
-    "patch_embed",
-    "swin_stage",
-    "patch_merging",
-    "bert_layer",
-    "segmentation_loss",
-    "contrastive_loss",
-    "dropout",
-    "adamw",
-    "skipped_step",
-    "overflow",
-    "curve_fp32",
-    "curve_fp16",
-    "curve_bf16",
-    "resume",
-    "paper_size",
-)
+ROWS = """
+versions collective gate wpa cross_attention mask_generator sma seg_head batch_norm patch_embed swin_stage patch_merging
+bert_layer segmentation_loss contrastive_loss dropout adamw skipped_step overflow curve_fp32 curve_fp16 curve_bf16 resume
+paper_size
+""".split()
 # Rows whose process leaves the device to the processes that it starts.
 HOST_ROWS = ("versions", "collective", "paper_size")
