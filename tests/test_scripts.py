@@ -85,6 +85,12 @@ def test_a_study_runs_from_anywhere_and_exits_as_its_program(tree, tmp_path):
     assert done.returncode == 1 and done.stdout.splitlines()[-1] == f"called with {called}"
 
 
+def test_a_device_is_checked_from_anywhere(tree, tmp_path):
+    done = run(tree, "check_device.sh", "Ascend", "--precision", "fp16", "1", cwd=tmp_path)
+    called = "called with check_device.py --device_target Ascend --precision fp16 1"
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == called
+
+
 QUICKSTART = (
     PYTHON
     + """

@@ -139,10 +139,10 @@ def relative_error(found: np.ndarray, expected: np.ndarray, scale: float) -> flo
 
 
 def _scale(arrays: dict[str, np.ndarray], key: str) -> float:
-    """Largest value of a tensor. A gradient may be 0, as that of key biases: a thousandth of the largest one counts."""
+    """Largest value of a tensor. A gradient may be 0, as that of key biases: a hundredth of the largest one counts."""
     kind = key.partition(".")[0]
     largest = max(np.abs(each).max() for name, each in arrays.items() if name.startswith(f"{kind}."))
-    return float(max(np.abs(arrays[key]).max(), 1e-3 * largest))
+    return float(max(np.abs(arrays[key]).max(), 1e-2 * largest))
 
 
 def compare_dropout() -> Outcome:
