@@ -139,7 +139,7 @@ def test_every_sample_is_evaluated_by_exactly_one_rank(monkeypatch, tmp_path, co
     settings, counts, between = config(eval_batch_size=size), [], []
     evaluate_split(Forward(), settings, FakeSplit(), "val", progress=False, shuffled=True).save(tmp_path)
     monkeypatch.setattr(devices, "all_reduce_sum", lambda each: counts.append(each.copy()) or np.ones_like(each))
-    named = {"progress": False, "shuffled": True, "between": lambda: between.append(devices.rank())}
+    named = {"progress": False, "shuffled": True, "on_batch_end": lambda: between.append(devices.rank())}
     for rank in range(count):
         monkeypatch.setattr(devices, "_ranks", (rank, count))
         evaluate_split(Forward(), settings, FakeSplit(), "val", **named)

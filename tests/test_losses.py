@@ -109,6 +109,17 @@ def test_contrastive_loss_is_eq_14_to_16(on_cpu, options, monkeypatch):
             assert_close(found, right[0], relative=1e-5)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_contrastive_loss_as_printed(normalize):
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    features, mask = random_features(1, 5, HEIGHT, WIDTH), masks(20)
+    y = features.reshape(5, -1)
+    y = y / np.linalg.norm(y, axis=0) if normalize else y
+    loss = PixelContrastiveLoss(temperature=1.0, normalize=normalize)
+    found = float(loss.as_printed(Tensor(y), Tensor(mask.reshape(-1).astype(np.float32))))
+    assert_close(found, expected(features, mask, temperature=1.0, normalize=normalize)[0], relative=1e-5)
+
+
 def test_contrastive_loss_in_pynative_mode():
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     features, mask = random_features(2, 5, HEIGHT, WIDTH), masks(5, 100)

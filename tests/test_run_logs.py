@@ -156,7 +156,7 @@ def test_pictures_show_input_target_and_prediction_of_the_same_samples(tiny_data
     drawn = []
     for _ in range(2):
         pictures = Pictures(split.records, 0.5)
-        evaluate_split(forward, config, split, "train", 100, progress=False, show=pictures)
+        evaluate_split(forward, config, split, "train", 100, progress=False, on_sample=pictures)
         drawn.append(pictures.drawn)
     assert [name for name, _ in drawn[0]] == [name for name, _ in drawn[1]] and len(drawn[0]) == 4
     samples = list(split.samples(range(100), 1))

@@ -8,8 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from coupalign import commands
-from coupalign.cli import command
 from coupalign.errors import UserError
+
+try:
+    from coupalign.cli import command
+except ModuleNotFoundError as error:  # installed without dependencies
+    raise SystemExit(f"error: package {error.name} is missing: pip install -r requirements.txt") from None
 
 
 @command

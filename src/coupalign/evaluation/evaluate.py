@@ -25,7 +25,7 @@ from coupalign.model import build_model
 
 WORDS = ("token_ids", "token_mask")
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
-Show = Callable[[int, dict[str, np.ndarray], np.ndarray], None]
+OnSample = Callable[[int, dict[str, np.ndarray], np.ndarray], None]
 
 
 def evaluate(
@@ -61,8 +61,8 @@ def evaluate_split(
     limit: int = 0,
     progress: bool = True,
     shuffled: bool = False,
-    between: Callable[[], None] | None = None,
-    show: Show | None = None,
+    on_batch_end: Callable[[], None] | None = None,
+    on_sample: OnSample | None = None,
 ) -> Result:
     """Evaluates a model in memory on one split.
 
@@ -76,8 +76,8 @@ def evaluate_split(
         limit: Maximum number of samples, the first ones; 0 for all.
         progress: Whether to show a progress bar on stderr.
         shuffled: Whether to evaluate each image with the expression of another one too, which doubles the time.
-        between: Called between batches, equally often on every rank.
-        show: Called with each sample of this rank: its row of the split, its entry of ``Split.samples`` and its
+        on_batch_end: Called between batches, equally often on every rank.
+        on_sample: Called with each sample of this rank: its row of the split, its entry of ``Split.samples`` and its
             probability map (S, S).
 
     Returns: The result of the whole split, the same on every rank.
@@ -91,35 +91,32 @@ def evaluate_split(
     other = derangement(columns["image_id"], config.run.seed) if shuffled else None
     counts = np.zeros((len(indices), 2), np.int64)
     shuffled_counts = np.zeros_like(counts)
-    numbers = np.arange(len(indices))
-    mine = numbers[numbers // size % devices.rank_count() == devices.rank()]
-    equally_often = len(indices) // (size * devices.rank_count())
+    positions = np.arange(len(indices))
+    mine = positions[positions // size % devices.rank_count() == devices.rank()]
+    full_rounds = len(indices) // (size * devices.rank_count())  # batches that every rank has
     seconds = 0.5 if sys.stderr.isatty() else 30
     with tqdm(total=len(mine), desc=name, unit="sample", disable=not progress, mininterval=seconds) as bar:
         read = split.samples(indices[mine], config.data.num_workers) if len(mine) else ()
         for number, samples in enumerate(_batches(read, size)):
             rows = mine[number * size :][: len(samples)]
-            images = _padded([sample["image"] for sample in samples], size)
-            for into, words in ((counts, numbers), (shuffled_counts, other)):
-                if words is None:
-                    continue
-                token_ids, token_mask = (_padded(columns[column][words[rows]], size) for column in WORDS)
-                logits = forward(Tensor(images), Tensor(token_ids), Tensor(token_mask)).asnumpy()
-                masks = probabilities(logits[: len(samples)])
-                into[rows] = [compare(config.evaluation, *pair) for pair in zip(masks, samples)]
-                if show and into is counts:
-                    for each in zip(indices[rows], samples, masks):
-                        show(*each)
+            predicted = _predict(forward, samples, [columns[name][rows] for name in WORDS], size)
+            counts[rows] = [pixel_counts(config.evaluation, *pair) for pair in zip(predicted, samples)]
+            if on_sample:
+                for sample in zip(indices[rows], samples, predicted):
+                    on_sample(*sample)
+            if other is not None:
+                predicted = _predict(forward, samples, [columns[name][other[rows]] for name in WORDS], size)
+                shuffled_counts[rows] = [pixel_counts(config.evaluation, *pair) for pair in zip(predicted, samples)]
             bar.update(len(samples))
-            if between and number < equally_often:
-                between()
+            if on_batch_end and number < full_rounds:
+                on_batch_end()
     # A sample's counts are 0 on all ranks but its own.
     counts, shuffled_counts = (devices.all_reduce_sum(each) for each in (counts, shuffled_counts))
     return Result(config, name, columns, counts, shuffled_counts if other is not None else None)
 
 
 def evaluated_rows(config: Config, split: Split, name: str, limit: int) -> np.ndarray:
-    """Rows of a split that are scored, ascending; arguments and errors as of ``evaluate_split``."""
+    """Rows of a split that are scored, ascending; see ``evaluate_split`` for arguments and errors."""
     rows = split.indices(config.evaluation.sentences, config.run.seed)
     rows = rows[:limit] if limit else rows
     if not len(rows):
@@ -148,7 +145,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return expit(logits.astype(np.float32))
 
 
-def compare(settings: EvaluationConfig, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, int]:
+def pixel_counts(settings: EvaluationConfig, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, int]:
     """Intersection and union in pixels of a probability map (S, S) and the target of its entry of ``Split.samples``.
 
     They are compared at the size of ``eval_resolution``.
@@ -158,6 +155,13 @@ def compare(settings: EvaluationConfig, probability: np.ndarray, sample: dict[st
         probability = probability_at(probability, *target.shape)
     intersection, union = intersection_and_union(probability > settings.threshold, target)
     return int(intersection[0]), int(union[0])
+
+
+def _predict(forward: Forward, samples: list[dict], words: list[np.ndarray], size: int) -> np.ndarray:
+    """Probability maps (len(samples), S, S) of the samples' images with the given words, in a batch of `size`."""
+    columns = [[sample["image"] for sample in samples], *words]
+    logits = forward(*(Tensor(_padded(column, size)) for column in columns)).asnumpy()
+    return probabilities(logits[: len(samples)])
 
 
 def _batches(samples: Iterable[dict], size: int) -> Iterator[list[dict]]:

@@ -14,7 +14,7 @@ from coupalign.config import Config
 from coupalign.data.dataset import Split
 from coupalign.data.transform import image_transforms
 from coupalign.errors import UserError
-from coupalign.evaluation.evaluate import compare, evaluated_rows
+from coupalign.evaluation.evaluate import evaluated_rows, pixel_counts
 from coupalign.evaluation.result import SAMPLE_COLUMNS, Result
 from coupalign.files import find_file, make_directory
 
@@ -89,7 +89,7 @@ def score(
         if not numbers or len(counts) != len(rows):
             raise UserError(f"{results} has no results for {split_name}, or {counts_file} belongs to another split")
     for number, sample in zip(numbers, split.samples(rows[numbers], config.data.num_workers)):
-        counts[number] = compare(config.evaluation, _probability(files[number], config.model.image_size), sample)
+        counts[number] = pixel_counts(config.evaluation, _probability(files[number], config.model.image_size), sample)
     if counts_file:
         np.save(counts_file, counts)
     if (counts < 0).any():

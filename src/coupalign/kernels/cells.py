@@ -200,7 +200,7 @@ class KernelWindowAttention(nn.Cell):
 
     def __init__(self, library: Path, attention: WindowAttention):
         super().__init__(auto_prefix=False)
-        self.shape = (attention.heads, attention.length, attention.length)
+        self.shape = (attention.heads, attention.window_area, attention.window_area)
         self.qkv, self.proj = attention.qkv, attention.proj
         self.qkv.has_bias = False
         self.relative_position_bias_table = attention.relative_position_bias_table

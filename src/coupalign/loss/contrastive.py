@@ -8,7 +8,7 @@ from mindspore import Tensor, nn, ops
 
 from coupalign.devices import WeightedSum
 from coupalign.loss.negatives import NegativeTerms
-from coupalign.model.layers import MIN_NORM
+from coupalign.model.layers import MIN_NORM, l2_normalize
 
 
 class PixelContrastiveLoss(nn.Cell):
@@ -20,7 +20,8 @@ class PixelContrastiveLoss(nn.Cell):
         l_i = -log(exp(y_i . p / t) / (exp(y_i . p / t) + sum_k exp(y_i . y_k / t)))
 
     p is the mean of the y of its side. The loss of an image (Eq 16) is the mean over the referent plus the mean over
-    the background, and 0 if either is empty. It is computed in float32, exactly, and never holds all pairs of pixels.
+    the background, and 0 if either is empty. ``as_printed`` computes it from all pairs of pixels; ``construct`` gives the same in float32
+    and never holds all pairs.
 
     Args:
         temperature: t.
@@ -35,11 +36,28 @@ class PixelContrastiveLoss(nn.Cell):
 
     def __init__(self, temperature: float = 0.1, normalize: bool = True, log: bool = True, tile: int | None = None):
         super().__init__()
-        self.log = log
+        self.temperature, self.normalize, self.log = temperature, normalize, log
         # Vectors are divided by the root of t here, so that their products need not be divided by t.
         self.scale = Normalize(temperature**-0.5) if normalize else Scale(temperature**-0.5)
         self.positive_terms = PositiveTerms(normalize, temperature**-0.5)
         self.negative_terms = NegativeTerms(1 / temperature if normalize else None, tile)
+
+    def as_printed(self, y: Tensor, referent: Tensor) -> Tensor:
+        """Reference of the tests of ``construct``, for one image with pixels on both sides and ``log``.
+
+        Args:
+            y: Pixel vectors (d, L), scaled to length 1 if ``normalize``.
+            referent: (L,) float32, 1 on the referent and 0 on the background.
+        """
+        pairs = ops.exp(ops.matmul(y.T, y) / self.temperature)  # (L, L)
+        loss = 0.0
+        for own, other in ((referent, 1.0 - referent), (1.0 - referent, referent)):  # Eq 14, Eq 15
+            prototype = ops.matmul(y, own / own.sum())
+            prototype = l2_normalize(prototype) if self.normalize else prototype
+            positive = ops.exp(ops.matmul(prototype, y) / self.temperature)
+            negatives = ops.matmul(pairs, other)
+            loss -= (ops.log(positive / (positive + negatives)) * own).sum() / own.sum()  # Eq 16 adds both sides
+        return loss
 
     def construct(self, pixel_features: Tensor, mask: Tensor) -> Tensor:
         batch, dim, height, width = pixel_features.shape
@@ -53,6 +71,7 @@ class PixelContrastiveLoss(nn.Cell):
         negative = self.negative_terms(y, referent)  # log sum_k exp(y_i . y_k / t)
         loss = ops.softplus(negative - positive) if self.log else -ops.sigmoid(positive - negative)
         both_sides = (ops.minimum(counts[:, 0], counts[:, 1]) > 0).astype("float32")
+        # A pixel's share is 1 / (pixels of its side), so the sum is the mean over each side, both added: Eq 16.
         return (ops.reduce_sum(loss * ops.reduce_sum(shares, 1), 1) * both_sides).mean()
 
 

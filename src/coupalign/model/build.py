@@ -134,7 +134,7 @@ def _init_position_biases(encoder: SwinTransformer) -> None:
     weights would have to learn. Head h attends to offset o_h, nearest first, with bias ``-|o - o_h|^2`` at offset o.
     """
     for _, cell in encoder.cells_and_names():
-        if isinstance(cell, WindowAttention) and cell.length > 1:
+        if isinstance(cell, WindowAttention) and cell.window_area > 1:
             table = cell.relative_position_bias_table
             side = math.isqrt(table.shape[0])
             offsets = np.stack(np.divmod(np.arange(side**2), side), 1) - side // 2

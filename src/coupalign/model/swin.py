@@ -23,8 +23,8 @@ class WindowAttention(nn.Cell):
     def __init__(self, *, dim: int, heads: int, layout: WindowLayout, shifted: bool):
         super().__init__()
         self.heads = heads
-        self.length = layout.window**2
-        self.count = layout.count
+        self.window_area = layout.window**2
+        self.num_windows = layout.num_windows
         self.shifted = shifted
         self.cast = nn.Identity()  # build_model sets its precision, as it does for linear layers
         self.qkv = dense(dim, 3 * dim)
@@ -37,7 +37,7 @@ class WindowAttention(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         batch, _, dim = x.shape
-        n, heads = self.length, self.heads
+        n, heads = self.window_area, self.heads
         x = self.cast(x)
         query = self._project(x, 0).transpose(0, 2, 1, 3)
         key = self._project(x, 1).transpose(0, 2, 3, 1)
@@ -61,7 +61,7 @@ class WindowAttention(nn.Cell):
         weight = self.qkv.weight[part * dim : (part + 1) * dim].astype(x.dtype)
         bias = self.qkv.bias[part * dim : (part + 1) * dim].astype(x.dtype)
         y = ops.bias_add(ops.matmul(x.reshape(-1, dim), weight.swapaxes(0, 1)), bias)
-        return y.reshape(-1, self.length, self.heads, dim // self.heads)
+        return y.reshape(-1, self.window_area, self.heads, dim // self.heads)
 
 
 class Mlp(nn.Cell):
@@ -91,7 +91,7 @@ class SwinBlock(nn.Cell):
         self.drop_path2 = DropPath(drop_path)
         self.is_padded = layout.padded != layout.size
         if self.is_padded:
-            self.padding_mask = Tensor(layout.padding_mask(layout.shifted if shifted else layout.plain))
+            self.padding_mask = Tensor(layout.padding_mask(layout.shifted if shifted else layout.regular))
 
     def construct(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
@@ -118,7 +118,7 @@ class PatchMerging(nn.Cell):
 
 
 class SwinStage(nn.Cell):
-    """SwinStage_i of Eq 3: blocks with plain and shifted windows alternate; patch merging ends all but the last stage.
+    """SwinStage_i of Eq 3: blocks with regular and shifted windows alternate; patch merging ends all but the last stage.
 
     Tokens stay in window order between blocks and return to raster order once, at the end.
 
@@ -143,13 +143,13 @@ class SwinStage(nn.Cell):
                 for i, rate in enumerate(drop_path)
             ]
         )
-        self.shifts = layout.shift > 0
-        last = layout.shifted if len(drop_path) % 2 == 0 else layout.plain
-        self.raster_to_plain = Permute(layout.plain)
+        self.has_shift = layout.shift > 0
+        last = layout.shifted if len(drop_path) % 2 == 0 else layout.regular
+        self.raster_to_regular = Permute(layout.regular)
         self.last_to_raster = Permute(np.argsort(last))
-        if self.shifts:
-            self.to_shifted = Permute(np.argsort(layout.plain)[layout.shifted])
-            self.to_plain = Permute(np.argsort(layout.shifted)[layout.plain])
+        if self.has_shift:
+            self.to_shifted = Permute(np.argsort(layout.regular)[layout.shifted])
+            self.to_regular = Permute(np.argsort(layout.shifted)[layout.regular])
         self.has_downsample = downsample
         if downsample:
             self.downsample = PatchMerging(dim=dim, size=size)
@@ -160,10 +160,10 @@ class SwinStage(nn.Cell):
         if extra:
             x = ops.pad(x.reshape(batch, self.size, self.size, dim), (0, 0, 0, extra, 0, extra))
             x = x.reshape(batch, -1, dim)
-        x = self.raster_to_plain(x)
+        x = self.raster_to_regular(x)
         for i in range(len(self.blocks)):
-            if i > 0 and self.shifts:
-                x = self.to_shifted(x) if i % 2 == 1 else self.to_plain(x)
+            if i > 0 and self.has_shift:
+                x = self.to_shifted(x) if i % 2 == 1 else self.to_regular(x)
             x = self.blocks[i](x)
         x = self.last_to_raster(x)
         if extra:

@@ -39,9 +39,9 @@ class WindowLayout:
         window: Window size in this map.
         shift: Shift of the shifted windows.
         padded: Height and width with padding.
-        count: Number of windows in the map.
-        plain: (padded^2,) raster position of each token, window by window.
-        shifted: As plain, for shifted windows.
+        num_windows: Number of windows in the map.
+        regular: (padded^2,) raster position of each token, window by window.
+        shifted: The same for shifted windows.
     """
 
     def __init__(self, size: int, window: int):
@@ -49,8 +49,8 @@ class WindowLayout:
         self.window = min(size, window)
         self.shift = 0 if size <= window else window // 2
         self.padded = -(-size // self.window) * self.window
-        self.count = (self.padded // self.window) ** 2
-        self.plain = self._by_window(0)
+        self.num_windows = (self.padded // self.window) ** 2
+        self.regular = self._by_window(0)
         self.shifted = self._by_window(self.shift)
 
     def _by_window(self, shift: int) -> np.ndarray:
@@ -58,10 +58,10 @@ class WindowLayout:
         return self._partition(np.roll(raster, (-shift, -shift), (0, 1))).reshape(-1)
 
     def _partition(self, values: np.ndarray) -> np.ndarray:
-        """(padded, padded) -> (count, window^2)."""
+        """(padded, padded) -> (num_windows, window^2)."""
         across = self.padded // self.window
         split = values.reshape(across, self.window, across, self.window)
-        return split.transpose(0, 2, 1, 3).reshape(self.count, self.window**2)
+        return split.transpose(0, 2, 1, 3).reshape(self.num_windows, self.window**2)
 
     def padding_mask(self, order: np.ndarray) -> np.ndarray:
         """(1, padded^2, 1) float32 in the given order: 1 for a token of the map, 0 for padding."""
@@ -70,7 +70,7 @@ class WindowLayout:
         return inside.reshape(-1)[order].reshape(1, -1, 1)
 
     def shift_attention_mask(self) -> np.ndarray:
-        """Attention bias (count, 1, n, n) that masks pairs which only the cyclic shift brought into one window."""
+        """Attention bias (num_windows, 1, n, n) that masks pairs which only the cyclic shift brought into one window."""
         side = np.zeros(self.padded, int)
         side[self.padded - self.window :] = 1
         side[self.padded - self.shift :] = 2

@@ -15,7 +15,7 @@ COUNT = 4
 class Pictures:
     """Draws input, target and prediction of the first COUNT samples with different images.
 
-    Pass it to ``evaluate_split`` as `show`. The samples are the same in every validation.
+    Pass it to ``evaluate_split`` as `on_sample`. The samples are the same in every validation.
 
     Args:
         records: ``Split.records``.

@@ -67,7 +67,7 @@ class Trainer:
 
     def __init__(self, config: Config, progress: bool = True):
         self.config = config
-        self._shows_bar = progress and rank() == 0
+        self._has_bar = progress and rank() == 0
         self._stop_request = StopRequest()
         self._timer = StepTimer()
 
@@ -133,8 +133,8 @@ class Trainer:
             try:
                 while progress.epochs < settings.epochs:
                     figures, epochs = self._train_epoch(profile), progress.epochs + 1
-                    validates = epochs % config.evaluation.eval_every == 0 or epochs == settings.epochs
-                    validation = self.validate() if validates else Validation({}, False, [])
+                    is_due = epochs % config.evaluation.eval_every == 0 or epochs == settings.epochs
+                    validation = self.validate() if is_due else Validation({}, False, [])
                     figures.update(validation.metrics)
                     progress.epochs, progress.sums, progress.skipped = epochs, [], 0
                     self.directory.log_epoch({**figures, "seconds": round(self._seconds(), 1)}, validation.pictures)
@@ -158,19 +158,22 @@ class Trainer:
         """
         evaluation = self.config.evaluation
         pictures = Pictures(self.val_split.records, evaluation.threshold)
-        shows = self.directory.writes and self.config.training.tensorboard
+        has_pictures = self.directory.writes and self.config.training.tensorboard
         self.model.set_train(False)
         if self.config.model.batch_norm == "local":
             self.step.average_statistics()
         with self.step.averaged():
             with self._stop_request.interrupting():
-                name, check, show = (
+                result = evaluate_split(
+                    self.model,
+                    self.config,
+                    self.val_split,
                     self.config.training.val_split,
-                    self._stop_request.check,
-                    pictures if shows else None,
+                    limit=evaluation.eval_limit,
+                    progress=self._has_bar,
+                    on_batch_end=self._stop_request.check,
+                    on_sample=pictures if has_pictures else None,
                 )
-                given = self.model, self.config, self.val_split, name, evaluation.eval_limit, self._shows_bar
-                result = evaluate_split(*given, between=check, show=show)
             is_best = result.metrics["oIoU"] > self.progress.best
             if is_best:
                 self.progress.best = result.metrics["oIoU"]
@@ -191,7 +194,7 @@ class Trainer:
         self._timer.start()
         self.step.set_train(True)
         total, name = settings.epochs * self.steps_per_epoch, f"epoch {progress.epochs + 1}/{settings.epochs}"
-        with progress_bar(total, progress.step, name, self._shows_bar) as bar:
+        with progress_bar(total, progress.step, name, self._has_bar) as bar:
             batches = self._timer.waiting(self._batches(start))
             for index in range(start, self.steps_per_epoch):
                 figures = self._train_step(batches)
