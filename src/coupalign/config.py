@@ -54,7 +54,7 @@ class Key:
     type: Any
     may_change: bool  # when a training is resumed
     default: Any
-    help: str  # comment in default_config.yaml, on the lines above the key and beside it
+    help: str  # comment in default_config.yaml, above the key or beside it
     title: str  # the ``## Title`` in default_config.yaml above it
 
     @property
