@@ -182,11 +182,12 @@ def patch_merging() -> Arrays:
 def bert() -> Arrays:
     model = backbones.random_bert(vocab_size=10, dim=24, layers=4, heads=3, max_positions=8)
     layer = model.encoder.layer[0]
-    bias = torch.from_numpy((1.0 - TOKEN_MASK) * -1e9).double()[:, None, None]
+    bias = ((1 - TOKEN_MASK) * -1e9).astype(np.float32)[:, None]  # (B, 1, T)
+    masked = torch.from_numpy(bias).double()[:, None]
     arrays = by_hugging_face(
-        [normal(3, 5, 24)], model, backbones.bert_weights, "encoder.layer.0", lambda x: layer(x, bias)[0]
+        [normal(3, 5, 24)], model, backbones.bert_weights, "encoder.layer.0", lambda x: layer(x, masked)[0]
     )
-    return arrays | {"input.1": TOKEN_MASK}
+    return arrays | {"input.1": bias}
 
 
 def dropout() -> np.ndarray:

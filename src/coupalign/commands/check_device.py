@@ -17,7 +17,7 @@ from coupalign.device_check.rows import ROWS
 from coupalign.errors import UserError
 from coupalign.files import check_writable, write_text
 
-KEYS = ["device_target", "precision", "cpu_kernels", "model"]
+KEYS = ["device_target", "precision", "jit_level", "cpu_kernels", "model"]
 OPTIONS = [
     option("--output FILE.json", "results to attach to an issue", default="device_check.json"),
     option("--rows NAMES", "only these rows, separated by commas (default: all)", default=""),

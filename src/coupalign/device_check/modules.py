@@ -19,7 +19,6 @@ from coupalign.model.bert import BertLayer
 from coupalign.model.cross_attention import CrossAttention
 from coupalign.model.dropout import Dropout, connect_dropout, draw
 from coupalign.model.gate import Gate
-from coupalign.model.layers import padding_bias
 from coupalign.model.mask_generator import MaskGenerator
 from coupalign.model.seg_head import DoubleConv, SegHead
 from coupalign.model.sma import SentenceMaskAlignment
@@ -30,18 +29,6 @@ REFERENCES = Path(__file__).with_name("references.npz")
 # Of the largest value of a tensor. Float32 stays below 2e-5; TF32 and HF32, with 11 bits, reach 1e-3.
 TOLERANCE = 1e-4
 DROPOUT_RATE, DROPOUT_SHAPE, DROPOUT_STEPS = 0.1, (4, 8, 125), (1, 2)
-
-
-class _Alignment(nn.Cell):
-    """A WPA with its outputs in one tuple."""
-
-    def __init__(self):
-        super().__init__(auto_prefix=False)
-        self.wpa = WordPixelAlignment(image_dim=12, text_dim=20, dim=16)
-
-    def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
-        pixels, words, alignment = self.wpa(pixels, words, token_mask)
-        return (pixels, words, *alignment)
 
 
 class _Head(nn.Cell):
@@ -55,20 +42,9 @@ class _Head(nn.Cell):
         return self.head(fused, [v_1, v_2, v_3, v_4])
 
 
-class _Words(nn.Cell):
-    """A layer of BERT from words and their mask."""
-
-    def __init__(self):
-        super().__init__(auto_prefix=False)
-        self.layer = BertLayer(dim=24, heads=3, dropout=0.0)
-
-    def construct(self, words: Tensor, token_mask: Tensor):
-        return self.layer(words, padding_bias(token_mask))
-
-
 MODULES: dict[str, Callable[[], nn.Cell]] = {
     "gate": lambda: Gate(20),
-    "wpa": _Alignment,
+    "wpa": lambda: WordPixelAlignment(image_dim=12, text_dim=20, dim=16),
     "cross_attention": lambda: CrossAttention(image_dim=24, dim=16, num_pixels=9, heads=2),
     "mask_generator": lambda: MaskGenerator(image_dim=24, dim=16, num_queries=5, layers=2, heads=2, ffn_dim=32),
     "sma": lambda: SentenceMaskAlignment(query_dim=12, pixel_dim=10, dim=16, temperature=0.1),
@@ -78,27 +54,27 @@ MODULES: dict[str, Callable[[], nn.Cell]] = {
     # 10 x 10 patches are padded to 12 x 12; the second block has shifted windows.
     "swin_stage": lambda: SwinStage(dim=8, heads=2, size=10, window=4, drop_path=[0.0, 0.0], downsample=False),
     "patch_merging": lambda: PatchMerging(dim=8, size=6),
-    "bert_layer": _Words,
+    "bert_layer": lambda: BertLayer(dim=24, heads=3, dropout=0.0),
     "segmentation_loss": SegmentationLoss,
     "contrastive_loss": PixelContrastiveLoss,
 }
 
 
 class _Weighted(nn.Cell):
-    """A scalar whose gradient by each output of a Cell is given, and the outputs."""
+    """A scalar whose gradient by each output of a Cell is given, and the outputs, a flat tuple."""
 
     def __init__(self, cell: nn.Cell, gradients: Sequence[Tensor]):
         super().__init__(auto_prefix=False)
         self.cell, self.gradients = cell, tuple(gradients)
 
     def construct(self, *inputs: Tensor):
-        outputs = self.cell(*inputs)
-        if not isinstance(outputs, tuple):
-            outputs = (outputs,)
+        outputs, flat = self.cell(*inputs), ()
+        for output in outputs if isinstance(outputs, tuple) else (outputs,):
+            flat = flat + (output if isinstance(output, tuple) else (output,))
         total = ops.zeros((), mindspore.float32)
-        for output, gradient in zip(outputs, self.gradients):
+        for output, gradient in zip(flat, self.gradients):
             total = total + (output * gradient).sum()
-        return total, outputs
+        return total, flat
 
 
 def compare_module(name: str) -> Outcome:

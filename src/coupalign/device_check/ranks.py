@@ -13,7 +13,7 @@ import numpy as np
 from coupalign.config import load_config
 from coupalign.device_check.rows import Outcome
 
-CONFIG, TIME_LIMIT = "config.yaml", 150  # seconds
+CONFIG, TIME_LIMIT = "config.yaml", 300  # seconds
 
 
 def check_ranks(device_target: str, directory: Path) -> Outcome:

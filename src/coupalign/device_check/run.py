@@ -18,7 +18,7 @@ from coupalign.device_check.rows import HOST_ROWS
 from coupalign.errors import UserError
 
 BUDGET = 300  # seconds of the whole check; paper_size takes what the other rows leave
-ROW_LIMIT = 240  # seconds after which a row other than paper_size is taken to hang
+ROW_LIMIT = 600  # seconds after which a row other than paper_size is taken to hang
 
 
 def run_rows(config: Config, names: Sequence[str]) -> Iterator[dict]:
