@@ -21,6 +21,7 @@ from coupalign.config import Config, load_config
 from coupalign.device_check.rows import Outcome
 
 SAMPLES, STEPS = 16, 3  # samples of an update in the paper; the first step, which compiles, is not timed
+TIME_OUT = "not finished within the time of the check"
 ROOM = 0.95  # share of the device's memory that may be used
 
 
@@ -34,18 +35,18 @@ def measure_steps(config: Config, directory: Path, deadline: float) -> Outcome:
         result = _run(directory / "paper_size.yaml", batch, deadline - time.monotonic())
         if isinstance(result, str):
             reason = f"batch {batch}{' with recompute' * recompute}: {result}"
-            if batch > 1 or recompute or "time" in result:
+            if batch > 1 or recompute or result == TIME_OUT:
                 break
             recompute = True  # batch 1 does not fit
             continue
         sizes[batch] = result
         batch *= 2
     if not sizes:
-        status = "WARN" if "time" in reason else "FAIL"
+        status = "WARN" if TIME_OUT in reason else "FAIL"
         return Outcome(note=f"{reason}; --rows paper_size gives it more time", status=status)
     steps = [f"batch {size} {each['seconds']:.2f} s {each['gigabytes']:.1f} GB" for size, each in sizes.items()]
     fits = max(sizes)
-    if "time" in reason and len(sizes) > 1 and sizes[1]["total"]:
+    if TIME_OUT in reason and len(sizes) > 1 and sizes[1]["total"]:
         fits = _extrapolated(sizes)
         reason += f"; by extrapolation batch {fits} fits"
     advice = f"set batch_size {SAMPLES}, accumulation_steps {SAMPLES // fits}, recompute {str(recompute).lower()}"
@@ -67,7 +68,7 @@ def _run(config: Path, batch: int, seconds: float) -> dict[str, float] | str:
     try:
         done = subprocess.run(command, timeout=max(seconds, 1), capture_output=True, text=True, check=False)
     except subprocess.TimeoutExpired:
-        return "not finished within the time of the check"
+        return TIME_OUT
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         memory = next((line for line in lines if "emory" in line), "")
