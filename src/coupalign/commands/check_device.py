@@ -35,8 +35,6 @@ def main(argv: Argv = None) -> int:
     from coupalign.device_check.versions import find_versions
 
     start, rows = time.monotonic(), []
-    if config.run.device_target == "CPU" and not args.rows:
-        names.remove("paper_size")  # minutes for a single step
     print(f"{'row':18} {'':4} {'difference':>10} {'tolerance':>9} {'s':>6}  note")
     for row in run_rows(config, names):
         rows.append(row)

@@ -6,7 +6,6 @@ As a program, one batch: python -m coupalign.device_check.paper_size CONFIG BATC
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -96,11 +95,8 @@ def main(config: Config, batch: int) -> dict[str, float]:
         start = time.perf_counter()
         step.update([inputs], config.run.seed, number, [0]).losses[0].asnumpy()
         seconds.append(time.perf_counter() - start)
-    if config.run.device_target == "CPU":
-        peak, total = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 0
-    else:
-        peak = mindspore.runtime.max_memory_allocated()
-        total = mindspore.hal.get_device_properties(0).total_memory
+    device = mindspore.hal.get_device_properties(0)  # None for a CPU
+    peak, total = mindspore.runtime.max_memory_allocated(), device.total_memory if device else 0
     return {"seconds": min(seconds[1:]), "gigabytes": peak / 1e9, "total": total / 1e9}
 
 

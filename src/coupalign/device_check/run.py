@@ -41,11 +41,11 @@ def _run_worker(scratch: Path, deadline: float, names: Sequence[str]) -> Iterato
     """Yields the rows of one process; if it ends early, the row it did not finish is the last."""
     left, start = list(names), time.monotonic()
     limit = max(deadline - start, 60) + 30 if names == ["paper_size"] else ROW_LIMIT
-    package = str(Path(__file__).parents[2])
+    paths = {"PYTHONPATH": Path(__file__).parents[2], "PATH": Path(sys.executable).parent}  # msrun calls `python`
     with open(scratch / "errors.txt", "w+", encoding="utf-8", errors="replace") as errors:
         worker = subprocess.Popen(
             [sys.executable, "-m", "coupalign.device_check.worker", str(scratch), str(deadline), *names],
-            env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+            env=os.environ | {name: f"{path}{os.pathsep}{os.environ.get(name, '')}" for name, path in paths.items()},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
