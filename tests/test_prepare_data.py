@@ -14,18 +14,16 @@ import pytest
 import prepare_data
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
-from coupalign.data.prepare import HASHES_FILE
 from tests.handmade_refer import rectangle
 
 REFSHAPES = ["--dataset", "refshapes", "--max_tokens", "20", "--seed", "4", "--expressions", "30", "--workers", "1"]
 
 
 def _state(directory: Path) -> dict[str, tuple[int, bytes]]:
-    """The files except the cache of hashes, which leaves out files that were modified a moment ago."""
     return {
         str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes())
         for path in directory.rglob("*")
-        if path.is_file() and path.name != HASHES_FILE
+        if path.is_file()
     }
 
 
@@ -38,7 +36,7 @@ def test_a_refer_data_set_becomes_mindrecord_files_which_are_kept(prepare_argume
         ["val", "1", "1", "3"],
     ]
     data = tmp_path / "data"
-    assert {path.name for path in data.iterdir()} - {HASHES_FILE} == {
+    assert {path.name for path in data.iterdir()} == {
         f"{split}.{part}.{end}"
         for split in ("train", "val")
         for part in ("images", "masks", "expressions")

@@ -20,8 +20,8 @@ from coupalign.checkpoints.state import (
     find_state,
     fingerprint,
     read_state,
+    restore,
     save_state,
-    set_parameters,
 )
 from coupalign.config import ConfigError, config_keys, load_config
 from coupalign.errors import UserError
@@ -78,7 +78,7 @@ def test_the_last_checkpoints_are_kept_and_hold_everything(run):
         saved, at = read_state(directory / name)
         assert at == progress(config, step)
         wanted, fresh = parameters(step), parameters(0)
-        set_parameters(directory / name, fresh, saved)
+        restore(directory / name, fresh, saved)
         for each, value in wanted.items():
             np.testing.assert_array_equal(fresh[each].asnumpy(), value.asnumpy())
 
@@ -182,10 +182,9 @@ def test_a_checkpoint_of_another_version(run, changed, caplog):
     if changed == "more":
         assert find_state(going_on(config))[2] == at and "temperature" in caplog.text
     else:
-        lacking = {"fewer": "data", "text": "config"}[changed]
-        with pytest.raises(UserError, match=f"another version.* lacks {lacking}.*--init_checkpoint"):
+        with pytest.raises(UserError, match="another version.*--init_checkpoint"):
             read_state(directory / "last.ckpt")
-        assert find_state(going_on(config))[0].name == "step_00000006.ckpt" and f"lacks {lacking}" in caplog.text
+        assert find_state(going_on(config))[0].name == "step_00000006.ckpt" and "another version" in caplog.text
 
 
 def test_going_on_from_a_checkpoint_by_name(run, tmp_path):

@@ -97,7 +97,7 @@ def test_a_swin_of_another_window_keeps_all_but_its_bias_tables(tmp_path, source
         old, new = (2 * min(window, size // 4 // 2**stage) - 1 for size, window in (source, target))
         grid = torch.from_numpy(value.T.reshape(1, -1, old, old))
         expected = torch.nn.functional.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
-        assert_close(found[name].T.reshape(expected.shape), expected.numpy(), relative=1e-6)
+        assert_close(found[name].T.reshape(expected.shape), expected.numpy(), relative=1e-5)
         resized += old != new
     assert resized and f"{resized} resized" in report.summary()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,14 +54,22 @@ class Taken:
             f"{f' ({reasons})' if reasons else ''}"
         )
 
+    def lines(self) -> Iterator[str]:
+        """The use of each tensor."""
+        yield f"{self.source.path} (sha256 {sha256(self.source.path)})"
+        for name, tensor in self.source.tensors.items():
+            parameter, done = self.used.get(name, ("", ""))
+            use = f"-> {parameter}{f', {done}' if done else ''}" if parameter else f"ignored: {self.ignored[name]}"
+            yield f"  {name} {tensor.dtype} {tensor.shape} {use}"
+
 
 @dataclass(frozen=True)
 class Report:
-    """The result of a conversion: the written checkpoint, the use of each file, and the shapes of the model by name."""
+    """The result of a conversion: the written checkpoint, the use of each file, and parameters with random weights."""
 
     output: Path
     taken: list[Taken]
-    shapes: dict[str, tuple[int, ...]]
+    random: list[str]
 
     @property
     def file(self) -> Path:
@@ -70,39 +78,18 @@ class Report:
 
     def summary(self) -> str:
         """A line for each file, one for parameters that keep random weights, one for the written checkpoint."""
-        origins = self._origins()
         lines = [taken.summary() for taken in self.taken]
-        random = Counter(name.split(".")[0] for name in self.shapes if name not in origins)
-        if random:
-            lines.append(f"random weights in {', '.join(f'{module} ({count})' for module, count in random.items())}")
-        numbers = {name: math.prod(shape) for name, shape in self.shapes.items()}
-        lines.append(
-            f"{self.output}: {len(origins)} of {len(self.shapes)} parameters, {sum(numbers[name] for name in origins):,} of "
-            f"{sum(numbers.values()):,} numbers; details in {self.file}"
-        )
-        return "\n".join(lines)
+        modules = Counter(name.split(".")[0] for name in self.random)
+        if modules:
+            lines.append(f"random weights in {', '.join(f'{module} ({count})' for module, count in modules.items())}")
+        return "\n".join([*lines, f"{self.output}: written; details in {self.file}"])
 
     def text(self) -> str:
-        """All tensors of the files and all parameters of the model, each once."""
+        """The summary, the use of all tensors of the files, and the parameters with random weights."""
         lines = [self.summary()]
         for taken in self.taken:
-            lines += ["", f"{taken.source.path} (sha256 {sha256(taken.source.path)})"]
-            for name, tensor in taken.source.tensors.items():
-                parameter, done = taken.used.get(name, ("", ""))
-                use = f"-> {parameter}{f', {done}' if done else ''}" if parameter else f"ignored: {taken.ignored[name]}"
-                lines.append(f"  {name} {tensor.dtype} {tensor.shape} {use}")
-        origins = self._origins()
-        lines += ["", "parameters of the model"]
-        lines += [f"  {name} {shape} <- {origins.get(name, 'random')}" for name, shape in self.shapes.items()]
-        return "\n".join(lines) + "\n"
-
-    def _origins(self) -> dict[str, str]:
-        """Names of the tensors that each parameter comes from; parameters with random weights are left out."""
-        origins: dict[str, str] = {}
-        for taken in self.taken:
-            for tensor, (parameter, _) in taken.used.items():
-                origins[parameter] = ", ".join(filter(None, (origins.get(parameter), tensor)))
-        return origins
+            lines += ["", *taken.lines()]
+        return "\n".join([*lines, "", "parameters with random weights", *(f"  {name}" for name in self.random), ""])
 
 
 def convert(
@@ -151,7 +138,7 @@ def convert(
         naming = bert_naming(source.tensors, config.model.bert_num_layers)
         taken.append(take(source, naming, "text_encoder.", shapes, values, "BERT"))
 
-    report = Report(output, taken, shapes)
+    report = Report(output, taken, [name for name in shapes if name not in values])
     weights = {name: Tensor(values[name]) for name in shapes if name in values}
     if not checkpoint:
         weights[CONVERTED] = Tensor(np.array([1], np.int32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 
 
@@ -31,31 +32,12 @@ def fit(name: str, value: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarra
     return None
 
 
-def bicubic_matrix(old: int, new: int) -> np.ndarray:
-    """Weights (new, old) of bicubic resizing along one axis, float64.
-
-    Half-pixel centres, clamped edges and a = -0.75, as ``interpolate(mode="bicubic", align_corners=False)`` of PyTorch.
-    """
-    position = (np.arange(new) + 0.5) * old / new - 0.5
-    first = np.floor(position).astype(int)
-    matrix = np.zeros((new, old))
-    for tap in (-1, 0, 1, 2):
-        np.add.at(matrix, (np.arange(new), np.clip(first + tap, 0, old - 1)), _cubic(np.abs(position - first - tap)))
-    return matrix
-
-
-def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
-    """Convolution kernel of Keys at distances x of at most 2."""
-    near = ((a + 2) * x - (a + 3)) * x**2 + 1
-    far = ((x - 5) * x + 8) * x * a - 4 * a
-    return np.where(x <= 1, near, far)
-
-
 def _resize(grid: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
     """Rows of a square map (n * n, C), resized to shape (m * m, C); None if either is not square."""
     old, new = math.isqrt(len(grid)), math.isqrt(shape[0])
     if old**2 != len(grid) or new**2 != shape[0] or old == 0:
         return None
-    matrix = bicubic_matrix(old, new)
-    resized = np.einsum("yi,xj,ijc->yxc", matrix, matrix, grid.reshape(old, old, -1).astype(np.float64), optimize=True)
+    # Half-pixel centres, clamped edges and a = -0.75, as interpolate(mode="bicubic", align_corners=False) of PyTorch.
+    planes = grid.reshape(old, old, -1).astype(np.float64).transpose(2, 0, 1)
+    resized = np.stack([cv2.resize(plane, (new, new), interpolation=cv2.INTER_CUBIC) for plane in planes], -1)
     return resized.reshape(shape).astype(np.float32), f"resized from {old}x{old} to {new}x{new}"

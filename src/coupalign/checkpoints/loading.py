@@ -41,8 +41,7 @@ def load_checkpoint(path: str | os.PathLike, model: nn.Cell) -> None:
     """Sets every parameter of ``model`` from a checkpoint, in the dtype of the model.
 
     Raises:
-        UserError: If the file is missing or damaged, holds encoders only, or parameters are missing, unexpected or
-            have another shape. The model is unchanged then.
+        UserError: If the file is missing or damaged, holds encoders only, or does not fit. The model is unchanged then.
     """
     saved = read_checkpoint(path)
     if CONVERTED in saved:
@@ -50,7 +49,7 @@ def load_checkpoint(path: str | os.PathLike, model: nn.Cell) -> None:
             f"{path} holds pretrained encoders, not a trained model: train it first with train.py --init_checkpoint "
             f"{path}"
         )
-    _set_parameters(path, saved, model.parameters_dict(), _OTHER_CONFIGURATION)
+    set_parameters(path, saved, model.parameters_dict(), _OTHER_CONFIGURATION)
 
 
 def start_from(path: str | os.PathLike, model: nn.Cell) -> str:
@@ -67,18 +66,18 @@ def start_from(path: str | os.PathLike, model: nn.Cell) -> str:
     saved = read_checkpoint(path)
     wanted = model.parameters_dict()
     if CONVERTED not in saved:
-        _set_parameters(path, saved, wanted, _OTHER_CONFIGURATION)
+        set_parameters(path, saved, wanted, _OTHER_CONFIGURATION)
         return f"starting from {path}: all {len(wanted)} parameters loaded"
     modules = set(map(_module, saved))
     loaded = {name: parameter for name, parameter in wanted.items() if _module(name) in modules}
-    _set_parameters(path, saved, loaded, _CONVERT_AGAIN)
+    set_parameters(path, saved, loaded, _CONVERT_AGAIN)
     random = dict.fromkeys(_module(name) for name in wanted if name not in loaded)
     return (
         f"starting from {path}: {len(loaded)} of {len(wanted)} parameters loaded, random weights in {', '.join(random)}"
     )
 
 
-def _set_parameters(
+def set_parameters(
     path: str | os.PathLike, saved: Mapping[str, Parameter], wanted: Mapping[str, Parameter], remedy: str
 ) -> None:
     """Sets the parameters ``wanted``, which must be exactly those saved under ``MODEL_PREFIXES``; all or nothing."""

@@ -15,7 +15,7 @@ import mindspore
 import numpy as np
 from mindspore import Parameter
 
-from coupalign.checkpoints.loading import first_few, read_checkpoint
+from coupalign.checkpoints.loading import first_few, read_checkpoint, set_parameters
 from coupalign.config import Config, config_keys
 from coupalign.errors import UserError
 from coupalign.files import find_file
@@ -81,15 +81,12 @@ def find_state(config: Config) -> State | None:
     if config.training.resume != "auto":
         path = find_file(config.training.resume)
         newer = list(takewhile(lambda each: each.resolve() != path.resolve(), existing))
-        if len(newer) == len(existing):
-            if holds_run:
-                raise UserError(
-                    f"{directory} already holds a run, which {path} is not part of: choose another --output_dir"
-                )
-        elif newer:
+        other = "choose another --output_dir"
+        if holds_run and len(newer) == len(existing):
+            raise UserError(f"{directory} already holds a run, which {path} is not part of: {other}")
+        if len(newer) < len(existing) and newer:
             raise UserError(
-                f"{directory} holds newer checkpoints than {path} ({newer[0].name}): choose another --output_dir, or "
-                "remove them"
+                f"{directory} holds newer checkpoints than {path} ({newer[0].name}): {other}, or remove them"
             )
         return path, *read_state(path)
     first_error = None
@@ -144,15 +141,12 @@ def read_state(path: Path) -> tuple[dict[str, Parameter], Progress]:
         raise UserError(
             f"checkpoint {path} is damaged (wrong checksum) or of another version: resume from an older one"
         )
-    if not isinstance(values.get("config"), dict):
-        values.pop("config", None)
-    defaults = asdict(Progress({}, ""))
-    missing = {"config", "data"} - values.keys()
-    if missing:
+    if not isinstance(values.get("config"), dict) or "data" not in values:
         raise UserError(
-            f"checkpoint {path} was written by another version: its training state lacks {', '.join(missing)}. Start a "
-            "new training from its weights with --init_checkpoint"
+            f"checkpoint {path} was written by another version, without its configuration or data: start a new training "
+            "from its weights with --init_checkpoint"
         )
+    defaults = asdict(Progress({}, ""))
     unknown = values.keys() - defaults
     if unknown:
         logger.warning("%s was written by another version: its %s is ignored", path, first_few(unknown))
@@ -179,15 +173,10 @@ def check_unchanged(path: Path, progress: Progress, config: Config, data: str) -
         )
 
 
-def set_parameters(path: Path, parameters: Mapping[str, Parameter], saved: Mapping[str, Parameter]) -> None:
+def restore(path: Path, parameters: Mapping[str, Parameter], saved: Mapping[str, Parameter]) -> None:
     """Sets all ``parameters`` to the values of checkpoint ``path``. Raises: UserError if one is missing or differs."""
-    for name, parameter in parameters.items():
-        if name not in saved or saved[name].shape != parameter.shape:
-            raise UserError(
-                f"checkpoint {path} has no {name} of shape {tuple(parameter.shape)}: it was written by another version; "
-                "start a new training from its weights with --init_checkpoint and another --output_dir"
-            )
-        parameter.set_data(saved[name].value())
+    remedy = "start a new training from its weights with --init_checkpoint and another --output_dir"
+    set_parameters(path, saved, parameters, f"it was written by another version; {remedy}")
 
 
 def _digest(parameters: Mapping[str, Parameter]) -> str:

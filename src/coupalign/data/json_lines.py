@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from coupalign.data.referents import (
     Referent,
     Sentence,
     as_text,
-    is_id,
     is_split,
     shown,
 )
@@ -41,28 +41,23 @@ class _Line:
     split: str
     category: str
     family: str
-    ids: tuple[int | None, ...]
+
+    @property
+    def referent(self) -> Hashable:
+        return self.image, self.mask, self.split, self.category
 
 
-# What lines with the same id must have in common. A missing id becomes the number of the first line in its group.
-_MEANING: dict[str, Callable[[_Line], Hashable]] = {
-    "image_id": lambda line: line.image,
-    "ann_id": lambda line: (line.image, line.mask),
-    "ref_id": lambda line: (line.image, line.mask, line.split, line.category),
-    "sent_id": lambda line: line.number,
-}
 _TEXTS = ("image", "expression", "split", "category", "family")
-_FIELDS = ("image", "expression", "mask", "split", "category", "family", *_MEANING)
+_FIELDS = ("image", "expression", "mask", "split", "category", "family")
 
 
 def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDataset:
     """Reads and checks a data set. Of images only the headers are read; mask files are only looked for.
 
     A line is an object with image (path relative to `images`), expression, mask ({"png": path relative to the file},
-    {"size": [h, w], "counts": run lengths} or a list of polygons) and, optionally, split (default train), category, family
-    and the numbers image_id, ann_id, ref_id and sent_id, each on all lines or on none. Masks are drawn on the upright
-    image. Lines with the same image, mask, split and category are expressions of one referent. The file is in UTF-8, or in
-    UTF-16 with a byte order mark.
+    {"size": [h, w], "counts": run lengths} or a list of polygons) and, optionally, split (default train), category and
+    family. Masks are drawn on the upright image. Lines with the same image, mask, split and category are expressions of
+    one referent. The id of an image, annotation, referent or sentence is the number of the first line that has it.
 
     Args:
         skip: Leave out lines and images that cannot be used, instead of raising the first problem.
@@ -70,52 +65,62 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
     Raises:
         UserError: Something cannot be used; the message names file and line.
     """
-    problems, lines = Problems(skip), []
-    masks: dict[Any, Any] = {}
+    problems = Problems(skip)
+    masks: dict[tuple[str, bytes], Any] = {}
+    by_image: dict[str, list[_Line]] = {}
     for line, mask in _lines(file, images, problems):
-        lines.append(line)
         masks.setdefault((line.image, line.mask), mask)
-    lines, ids = _with_ids(lines, file, problems)
+        by_image.setdefault(line.image, []).append(line)
+    lost: set[object] = set()  # images and (image, mask) pairs
     found: dict[str, Image] = {}
-    for name, concerned in _grouped(lines, lambda line: line.image).items():
+    for name, concerned in by_image.items():
         try:
             found[name] = Image(Path(name), *image_size(name), as_stored=False)
         except UserError as error:
-            problems.add(_problem("image", name, str(error), concerned, ids))
-    lines = [line for line in lines if line.image in found]
-    for key, concerned in _grouped(lines, lambda line: (line.image, line.mask)).items():
-        path = masks[key].get("png") if isinstance(masks[key], dict) else None
-        if path is not None and not os.path.isfile(path):
-            message = f"{file}: line {concerned[0].number}: the mask {path} is missing: check its path"
-            problems.add(_problem("mask", path, message, concerned, ids))
-            del masks[key]
-    referents = _grouped([line for line in lines if (line.image, line.mask) in masks], lambda line: ids[line.number][2])
-    if not referents:
+            problems.add(_problem("image", name, str(error), concerned))
+            lost.add(name)
+    for key, mask in masks.items():
+        if isinstance(mask, dict) and "png" in mask and key[0] not in lost and not os.path.isfile(mask["png"]):
+            concerned = [line for line in by_image[key[0]] if line.mask == key[1]]
+            message = f"{file}: line {concerned[0].number}: the mask {mask['png']} is missing: check its path"
+            problems.add(_problem("mask", mask["png"], message, concerned))
+            lost.add(key)
+    lines = sorted(chain.from_iterable(by_image.values()), key=lambda line: line.number)
+    used: dict[str, int] = {}
+    ann_ids: dict[tuple[str, bytes], int] = {}
+    annotations: dict[int, dict[str, Any]] = {}
+    annotations_of: dict[int, list[int]] = {}
+    said: dict[Hashable, list[_Line]] = {}
+    for line in lines:
+        key = (line.image, line.mask)
+        if line.image in lost or key in lost:
+            continue
+        image_id, ann_id = used.setdefault(line.image, line.number), ann_ids.setdefault(key, line.number)
+        if ann_id not in annotations:
+            annotations_of.setdefault(image_id, []).append(ann_id)
+            name = f"{file}: line {ann_id}"
+            annotations[ann_id] = {"id": ann_id, "name": name, "image_id": image_id, "category_id": line.category}
+            annotations[ann_id]["segmentation"] = masks[key]
+        said.setdefault(line.referent, []).append(line)
+    if not said:
         why = f"; the first problem: {problems.found[0].message}" if problems.found else ""
         raise UserError(
             f"{file} has no usable line{why}: write lines such as "
             '{"image": "a.jpg", "expression": "the left cup", "mask": {"png": "a.png"}}'
         )
-    used: dict[int, Image] = {}
-    annotations: dict[int, dict[str, Any]] = {}
-    annotations_of: dict[int, list[int]] = {}
-    made = []
-    for ref_id, said in referents.items():
-        first = said[0]
-        image_id, ann_id = ids[first.number][:2]
-        used[image_id] = found[first.image]
-        if ann_id not in annotations:
-            annotations_of.setdefault(image_id, []).append(ann_id)
-            annotations[ann_id] = {
-                "id": ann_id,
-                "name": f"{file}: line {first.number}",
-                "image_id": image_id,
-                "category_id": first.category,
-                "segmentation": masks[first.image, first.mask],
-            }
-        sentences = tuple(Sentence(ids[line.number][3], line.text, line.family) for line in said)
-        made.append(Referent(ref_id, ann_id, image_id, first.category, first.split, sentences))
-    return ReferDataset((file,), tuple(made), used, annotations, annotations_of, tuple(problems.found))
+    referents = tuple(
+        Referent(
+            first.number,
+            ann_ids[first.image, first.mask],
+            used[first.image],
+            first.category,
+            first.split,
+            tuple(Sentence(line.number, line.text, line.family) for line in (first, *others)),
+        )
+        for first, *others in said.values()
+    )
+    pictures = {image_id: found[name] for name, image_id in used.items()}
+    return ReferDataset((file,), referents, pictures, annotations, annotations_of, tuple(problems.found))
 
 
 def _lines(file: Path, images: Path, problems: Problems) -> Iterator[tuple[_Line, Any]]:
@@ -136,19 +141,12 @@ def _lines(file: Path, images: Path, problems: Problems) -> Iterator[tuple[_Line
 
 
 def _content(file: Path) -> Iterator[bytes]:
-    """Yields the lines of a file in UTF-8."""
     try:
         with open(file, "rb") as stream:
-            start = stream.read(3)
-            if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # as PowerShell writes
-                yield from (start + stream.read()).decode("utf-16").encode("utf-8", "replace").split(b"\n")
-            else:
-                stream.seek(3 if start == codecs.BOM_UTF8 else 0)
-                yield from stream
+            stream.seek(3 if stream.read(3) == codecs.BOM_UTF8 else 0)
+            yield from stream
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): give a file of JSON Lines") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not valid UTF-16: save it as UTF-8") from error
 
 
 def _parse(content: bytes, number: int, directory: Path, images: Path) -> tuple[_Line, Any]:
@@ -169,9 +167,6 @@ def _parse(content: bytes, number: int, directory: Path, images: Path) -> tuple[
     for key in _TEXTS:
         if not isinstance(entry.get(key, ""), str):
             raise UserError(f"has the {key} {shown(entry[key])}: write text")
-    for key in _MEANING:
-        if key in entry and not is_id(entry[key]):
-            raise UserError(f"has the {key} {shown(entry[key])}: write a whole number")
     split = entry.get("split", "train")
     if not is_split(split):
         raise UserError(f"has the split {shown(split)}: use letters, digits, _ and -")
@@ -188,47 +183,9 @@ def _parse(content: bytes, number: int, directory: Path, images: Path) -> tuple[
         split,
         as_text(entry.get("category")),
         as_text(entry.get("family")),
-        tuple(entry.get(key) for key in _MEANING),
     )
     return line, packed(mask)
 
 
-def _with_ids(lines: list[_Line], file: Path, problems: Problems) -> tuple[list[_Line], dict[int, tuple[int, ...]]]:
-    """Returns the lines whose ids are consistent, and by line number their ids in the order of `_MEANING`."""
-    first: list[dict] = [{} for _ in _MEANING]
-    for place, key in enumerate(_MEANING):
-        without = [line.number for line in lines if line.ids[place] is None]
-        if 0 < len(without) < len(lines):
-            raise UserError(f"{file}: line {without[0]} has no {key}, but others have: give it on all lines or on none")
-    kept, ids = [], {}
-    for line in lines:
-        own = []
-        for given, meaning, known, key in zip(line.ids, _MEANING.values(), first, _MEANING, strict=True):
-            if given is None:
-                own.append(known.setdefault(meaning(line), line.number))
-                continue
-            other = known.setdefault(given, line)
-            if meaning(other) != meaning(line):
-                message = (
-                    f"{file}: line {line.number} has the {key} {given} of line {other.number}, which has another image, "
-                    "mask, split or category: use different ids"
-                )
-                problems.add(Problem("expression", f"line {line.number}", message, 0, 1))
-                break
-            own.append(given)
-        else:
-            kept.append(line)
-            ids[line.number] = tuple(own)
-    return kept, ids
-
-
-def _grouped(lines: list[_Line], key: Callable[[_Line], Hashable]) -> dict[Any, list[_Line]]:
-    """Groups lines by a key, in the order of their first lines."""
-    groups: dict[Any, list[_Line]] = {}
-    for line in lines:
-        groups.setdefault(key(line), []).append(line)
-    return groups
-
-
-def _problem(kind: str, name: str, message: str, lost: list[_Line], ids: dict[int, tuple[int, ...]]) -> Problem:
-    return Problem(kind, name, message, len({ids[line.number][2] for line in lost}), len(lost))
+def _problem(kind: str, name: str, message: str, lost: list[_Line]) -> Problem:
+    return Problem(kind, name, message, len({line.referent for line in lost}), len(lost))

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from coupalign.data.convert import convert, read_part, scenes_of
-from coupalign.data.fingerprint import files_digest
 from coupalign.data.json_lines import read_json_lines
 from coupalign.data.mindrecord import split_files, write_split
 from coupalign.data.prepared import FORMAT, META_FILE, missing_files, read_meta
@@ -27,7 +27,6 @@ from coupalign.errors import UserError
 from coupalign.files import make_directory, write_text
 
 SKIPPED_FILE = "skipped.jsonl"
-HASHES_FILE = "source_hashes.json"
 SPLIT_BY = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google"), "referit": ("berkeley",)}
 _UNFINISHED = ".unfinished-"
 
@@ -108,7 +107,7 @@ def prepare(
     """
     make_directory(output)
     files = [*dataset.files, *(image.path for image in dataset.images.values()), *dataset.mask_files()]
-    sources = files_digest(files, output / HASHES_FILE, workers)
+    sources = _digest(files, workers)
     settings = {
         "format": FORMAT,
         "dataset": name,
@@ -132,7 +131,7 @@ def prepare(
                 split: _make_split(work, dataset, split, tokenizer, fingerprint, skip, workers)
                 for split in dataset.splits
             }
-            if files_digest(files, output / HASHES_FILE, workers) != sources:
+            if _digest(files, workers) != sources:
                 shutil.rmtree(work)
                 raise UserError("images, masks or annotations changed during the preparation: start it again")
             problems = [*dataset.problems, *(problem for _, found in splits.values() for problem in found)]
@@ -179,6 +178,24 @@ def split_by(name: str, wanted: str | None) -> str:
     if wanted is not None and wanted not in SPLIT_BY[name]:
         raise UserError(f"{name} has no splits by {wanted!r}: --split_by is one of {', '.join(SPLIT_BY[name])}")
     return wanted or SPLIT_BY[name][0]
+
+
+def _digest(files: Iterable[Path], workers: int) -> str:
+    """Hashes names and contents of files, in order (BLAKE2b, hexadecimal). Raises: UserError."""
+    paths = list(dict.fromkeys(os.path.abspath(file) for file in files))
+    digest = hashlib.blake2b(digest_size=32)
+    with ThreadPoolExecutor(workers) as pool:
+        hashes = pool.map(_content_digest, paths)
+        for path, content in tqdm(zip(paths, hashes), "hashing the sources", len(paths), unit=" files", disable=None):
+            digest.update(f"{os.path.basename(path)}\0{content}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _content_digest(path: str) -> str:
+    try:
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} can no longer be read ({error.strerror}): put it back") from error
 
 
 def _make_split(

@@ -16,7 +16,7 @@ from mindspore import dataset as ds
 
 from coupalign import devices
 from coupalign.checkpoints.loading import start_from
-from coupalign.checkpoints.state import Progress, check_unchanged, find_state, fingerprint, set_parameters
+from coupalign.checkpoints.state import Progress, check_unchanged, find_state, fingerprint, restore
 from coupalign.checks import check_batch_size, check_steps
 from coupalign.config import Config
 from coupalign.data.dataset import Split
@@ -100,7 +100,7 @@ class Trainer:
         self.progress = Progress(config=config.as_dict(), data=data)
         if state:
             path, parameters, self.progress = state
-            set_parameters(path, self.step.state(), parameters)
+            restore(path, self.step.state(), parameters)
             self.progress.config = config.as_dict()
             self._log(f"resuming from {path} at step {self.progress.step}")
         # This also makes every rank look for a checkpoint before the first one writes.

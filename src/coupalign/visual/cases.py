@@ -70,9 +70,9 @@ def predict_cases(
     chosen = [(group, row) for group, members in choose(samples, count).items() for row in members]
     predictor = Predictor(checkpoint, config=config)
     which = "input_target" if config.evaluation.eval_resolution == "input" else "target"
-    read = [rows[[row for _, row in chosen]], config.data.num_workers]
+    wanted, workers = rows[[row for _, row in chosen]], config.data.num_workers
     cases = []
-    triples = zip(chosen, split.pictures(*read), split.samples(*read))
+    triples = zip(chosen, split.pictures(wanted, workers), split.samples(wanted, workers))
     for (group, row), picture, sample in tqdm(triples, "predictions", len(chosen), disable=not progress):
         image, target, expected = picture["image"], sample[which], samples[row]["iou"]
         prediction = predictor.predict(image, samples[row]["expression"], size=target.shape).mask
