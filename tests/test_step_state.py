@@ -69,6 +69,15 @@ def test_a_step_that_is_not_finite_changes_nothing():
         np.testing.assert_array_equal(ends[1][name], value, err_msg=name)
 
 
+def test_dropout_follows_seed_step_and_place_in_the_batch():
+    _, step = step_of(Normed(), keys={"learning_rate": 1e-12, "end_learning_rate": 0.0})
+    step.set_train()
+    batch = tensors(np.random.default_rng(0).standard_normal((3, 4)), np.ones(4))
+    draws = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 3), (0, 0, 0))
+    losses = [float(step.update([batch], seed, number, [first])[0][0]) for seed, number, first in draws]
+    assert losses[0] == pytest.approx(losses[-1], rel=1e-6) and len({round(loss, 4) for loss in losses}) == 4
+
+
 def test_averaged_weights():
     """Against NumPy; an update that is not made leaves them, and outside of the block the model has its own."""
     _, step = step_of(Normed(), keys={"learning_rate": 0.1, "end_learning_rate": 0.0, "ema_decay": 0.3})
