@@ -25,6 +25,8 @@ def small(tmp_path):
         # Means 2 and 7, variances 1; 2.776 is Student's t for 4 degrees of freedom: 5 ± 2.776 sqrt(2/3).
         ([1, 2, 3], [6, 7, 8], (-5 - 2.2668, -5 + 2.2668)),
         ([1, 2, 3], [3, 4, 5], (-2 - 2.2668, -2 + 2.2668)),
+        # Variances 1 and 13: 2.306 degrees of freedom, t 3.799, and a standard error of sqrt(14/3).
+        ([1, 2, 3], [6, 8, 13], (-7 - 8.2077, -7 + 8.2077)),
         ([2, 2, 2], [3, 3, 3], (-1, -1)),
         ([1, 1.01], [9, 9.01], None),
         ([1], [9], None),
