@@ -68,7 +68,8 @@ class _Weighted(nn.Cell):
         self.cell, self.gradients = cell, tuple(gradients)
 
     def construct(self, *inputs: Tensor):
-        outputs, flat = self.cell(*inputs), ()
+        outputs = self.cell(*inputs)
+        flat: tuple = ()
         for output in outputs if isinstance(outputs, tuple) else (outputs,):
             flat = flat + (output if isinstance(output, tuple) else (output,))
         total = ops.zeros((), mindspore.float32)

@@ -44,7 +44,8 @@ def main(directory: Path) -> None:
 
     devices.set_up(load_config(directory / CONFIG).run)
     rank = devices.rank()
-    found = [devices.all_reduce_sum(np.float32([0.5, rank])), np.float32([devices.all_reduce_max(rank)])]
+    sums = devices.all_reduce_sum(np.array([0.5, rank], np.float32))
+    found = [sums, np.array([devices.all_reduce_max(rank)])]
     gradients = [Tensor(np.full(shape, 1.0 + 2 * rank, np.float32)) for shape in ((3, 5), (7,))]
     parameters = [Parameter(each, name=f"p{i}") for i, each in enumerate(gradients)]
     found += [each.asnumpy() for each in devices.GradientMean(parameters)(tuple(gradients))]

@@ -82,7 +82,7 @@ def _skip(factor: float, scales_loss: bool) -> Outcome:
     x = np.random.default_rng(0).standard_normal((3, 2, 3, 4, 4)).astype(np.float32)
     states, made = [], []
     for number, y in enumerate((1.0, factor, 1.0)):
-        result = step.update([{"x": Tensor(x[number]), "y": Tensor(np.float32([y]))}], 0, number, [0])
+        result = step.update([{"x": Tensor(x[number]), "y": Tensor(np.array([y], np.float32))}], 0, number, [0])
         made.append(bool(result.finite.asnumpy()))
         states.append({name: each.asnumpy().copy() for name, each in step.state().items()})
     if made != [True, False, True]:
