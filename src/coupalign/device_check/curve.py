@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
+from coupalign import devices
 from coupalign.checkpoints.state import Progress, read_state, save_state, set_parameters
 from coupalign.config import Config, load_config
 from coupalign.device_check.quickstart import CONFIG, STEPS, quickstart_batches, read_table
@@ -64,6 +65,7 @@ def _quickstart(config: Config, precision: str) -> Config:
 
 
 def _step(config: Config) -> TrainStep:
+    devices.set_up(config.run)  # seeds the initial weights
     # The warm-up is longer than 20 steps, so the number of steps per epoch does not matter.
     return build_step(config, build_model(config), 100, config.training.batch_size).set_train()
 
