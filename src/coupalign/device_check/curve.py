@@ -20,7 +20,7 @@ from coupalign.training.step import TrainStep
 LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
 EARLY = 8  # steps before training has amplified differences of rounding
 # Relative tolerance of the losses of the early steps and of all steps. On the CPU, float16 differs by 6e-4 and 2.3e-2.
-TOLERANCES = {"fp32": (1e-4, 1e-1), "fp16": (5e-3, 2e-1), "bf16": (4e-2, 4e-1)}
+TOLERANCES = {"fp32": (1e-4, 2e-1), "fp16": (5e-3, 2e-1), "bf16": (4e-2, 4e-1)}
 SAVED_AT, RESUMED_STEPS, RESUME_TOLERANCE = 10, 3, 1e-5
 STATE, FOUND = "quickstart.ckpt", "quickstart_losses.npy"
 
