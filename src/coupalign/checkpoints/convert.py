@@ -30,19 +30,12 @@ _KEYS = {
 
 @dataclass
 class Taken:
-    """The use of the tensors of one file.
-
-    Attributes:
-        source: The file.
-        naming: Naming scheme of its tensors.
-        used: For each tensor its parameter and what was done to it ("" for nothing).
-        ignored: For each other tensor the reason why it is not used.
-    """
+    """The use of the tensors of one file."""
 
     source: Source
     naming: Naming
-    used: dict[str, tuple[str, str]] = field(default_factory=dict)
-    ignored: dict[str, str] = field(default_factory=dict)
+    used: dict[str, tuple[str, str]] = field(default_factory=dict)  # parameter, and what was done to it ("": nothing)
+    ignored: dict[str, str] = field(default_factory=dict)  # the reason
 
     def summary(self) -> str:
         """One line with counts."""
@@ -105,13 +98,11 @@ def convert(
     Args:
         config: Configuration of the model that will start from the checkpoint.
         output: The .ckpt file to write.
-        swin: PyTorch or safetensors file of a Swin with the names of the official code, timm or Hugging Face.
-        bert: PyTorch or safetensors file of a BERT with the names of Hugging Face.
+        swin, bert: PyTorch or safetensors files (``swin_naming``, ``bert_naming``).
         checkpoint: Instead of both, a checkpoint of CoupAlign trained with another image_size or window.
 
-    Raises:
-        UserError: If a file cannot be read or does not fit, a tensor has no known use, or a parameter of an encoder
-            has no tensor. Nothing is written then.
+    Raises: UserError if a file cannot be read or does not fit, a tensor has no known use, or a parameter of an encoder
+        has no tensor. Nothing is written then.
     """
     output = Path(output).expanduser()
     if output.suffix != ".ckpt":
@@ -156,18 +147,9 @@ def take(
     values: dict[str, np.ndarray],
     kind: str = "",
 ) -> Taken:
-    """Adds all parameters of ``shapes`` whose names start with ``prefix`` to ``values``, as float32.
+    """Adds the parameters of the model's `shapes` whose names start with `prefix` to `values`, as float32.
 
-    Args:
-        source: The file.
-        naming: Names of its tensors, or None if they are unknown.
-        prefix: Prefix of the encoder in the model.
-        shapes: Shapes of all parameters of the model.
-        values: Values by parameter name, to be added to.
-        kind: "Swin", "BERT", or "" for CoupAlign.
-
-    Raises:
-        UserError: As ``convert``.
+    `kind` is "Swin", "BERT", or "" for CoupAlign. Raises: UserError, as ``convert``.
     """
     path, remedy = source.path, _KEYS[kind]
     if naming is None:

@@ -9,13 +9,10 @@ import numpy as np
 
 
 def fit(name: str, value: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
-    """Fits the value of a parameter to the shape that the model has.
+    """The value of a parameter in the shape that the model has, and what was done ("" for nothing); None if none fits.
 
     Relative position biases and the position embedding of the cross attention are resized bicubically, as is usual
-    for Swin. Of BERT's positions the first are kept. Other parameters must have the right shape.
-
-    Returns:
-        The value and what was done to it ("" for nothing); None if it does not fit.
+    for Swin. Of BERT's positions the first are kept.
     """
     if value.shape == shape:
         return value, ""

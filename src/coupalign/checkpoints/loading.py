@@ -40,28 +40,21 @@ def save_weights(path: str | os.PathLike, weights: Mapping[str, Parameter | Tens
 def load_checkpoint(path: str | os.PathLike, model: nn.Cell) -> None:
     """Sets every parameter of ``model`` from a checkpoint, in the dtype of the model.
 
-    Raises:
-        UserError: If the file is missing or damaged, holds encoders only, or does not fit. The model is unchanged then.
+    Raises: UserError if the file is missing or damaged, holds encoders only, or does not fit; the model is unchanged.
     """
     saved = read_checkpoint(path)
     if CONVERTED in saved:
-        raise UserError(
-            f"{path} holds pretrained encoders, not a trained model: train it first with train.py --init_checkpoint "
-            f"{path}"
-        )
+        remedy = f"train it first with train.py --init_checkpoint {path}"
+        raise UserError(f"{path} holds pretrained encoders, not a trained model: {remedy}")
     set_parameters(path, saved, model.parameters_dict(), _OTHER_CONFIGURATION)
 
 
 def start_from(path: str | os.PathLike, model: nn.Cell) -> str:
     """Sets the initial parameters of a training: all, or the encoders that a converted checkpoint holds.
 
-    An encoder is loaded completely or, if the file has none of it, keeps its random weights.
+    An encoder is loaded completely or, if the file has none of it, keeps its random weights. Returns a line that says so.
 
-    Returns:
-        A line that tells what was loaded and what keeps random weights.
-
-    Raises:
-        UserError: As ``load_checkpoint``, except that converted checkpoints are accepted.
+    Raises: UserError as ``load_checkpoint``, except that converted checkpoints are accepted.
     """
     saved = read_checkpoint(path)
     wanted = model.parameters_dict()
@@ -71,10 +64,8 @@ def start_from(path: str | os.PathLike, model: nn.Cell) -> str:
     modules = set(map(_module, saved))
     loaded = {name: parameter for name, parameter in wanted.items() if _module(name) in modules}
     set_parameters(path, saved, loaded, _CONVERT_AGAIN)
-    random = dict.fromkeys(_module(name) for name in wanted if name not in loaded)
-    return (
-        f"starting from {path}: {len(loaded)} of {len(wanted)} parameters loaded, random weights in {', '.join(random)}"
-    )
+    random = ", ".join(dict.fromkeys(_module(name) for name in wanted if name not in loaded))
+    return f"starting from {path}: {len(loaded)} of {len(wanted)} parameters loaded, random weights in {random}"
 
 
 def set_parameters(

@@ -11,17 +11,11 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Naming:
-    """A naming scheme.
+    """A naming scheme."""
 
-    Attributes:
-        label: Project that uses the names.
-        sources: Maps a parameter of the encoder to the tensors that are concatenated to it.
-        ignored: Patterns of tensors that are not used, each with the reason.
-    """
-
-    label: str
-    sources: Callable[[str], tuple[str, ...]]
-    ignored: tuple[tuple[str, str], ...]
+    label: str  # project that uses the names
+    sources: Callable[[str], tuple[str, ...]]  # from a parameter of the encoder to the tensors concatenated to it
+    ignored: Pairs  # patterns of tensors that are not used, each with the reason
 
     def reason(self, name: str) -> str | None:
         """Why a tensor is ignored; None if no pattern matches it."""
@@ -66,14 +60,12 @@ def bert_naming(names: Collection[str], layers: int) -> Naming | None:
     if prefix is None:
         return None
     start = "^" + re.escape(prefix)
+    kept = "|".join(map(str, range(layers)))
     ignored = (
         (rf"{start}embeddings\.position_ids$", "the numbers 0, 1, 2, …"),
         (rf"{start}pooler\.", "pooler, which CoupAlign does not have"),
         (r"^(cls|classifier|qa_outputs)\.", "head of another task"),
-        (
-            rf"{start}encoder\.layer\.(?!({'|'.join(map(str, range(layers)))})\.)\d+\.",
-            f"beyond bert_num_layers {layers}",
-        ),
+        (rf"{start}encoder\.layer\.(?!({kept})\.)\d+\.", f"beyond bert_num_layers {layers}"),
     )
     # The first files of Hugging Face kept gamma and beta, the names of TensorFlow.
     is_old = f"{prefix}embeddings.LayerNorm.gamma" in names

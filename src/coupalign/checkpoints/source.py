@@ -39,11 +39,7 @@ class Source:
 
 
 def read_weights(path: str | os.PathLike) -> Source:
-    """Reads a PyTorch file (.pth, .pt, .bin) or a safetensors file. The content decides, not the name.
-
-    Raises:
-        UserError: If the file is missing, damaged or of another kind, or holds other objects than tensors.
-    """
+    """Reads a PyTorch file (.pth, .pt, .bin) or a safetensors file, as its content says. Raises: UserError."""
     path = find_file(path)
     try:
         with open(path, "rb") as file:

@@ -27,46 +27,29 @@ _ENTRY = "training_state"  # of the checkpoint, beside the parameters of model a
 
 @dataclass
 class Progress:
-    """Progress of a training. Sample order, dropout and other random choices follow from the seed and these numbers.
+    """Progress of a training. Sample order, dropout and other random choices follow from the seed and these numbers."""
 
-    Attributes:
-        config: ``Config.as_dict()``.
-        data: Fingerprint of the training split.
-        step: Updates done.
-        epochs: Epochs finished, including validation.
-        learning_rate: Learning rate of the last step.
-        sums: Sums of the columns of steps.csv over the finite steps of the current epoch.
-        skipped: Steps of the current epoch that were not finite.
-        skipped_in_row: Length of the current series of steps that were not finite.
-        best: Highest oIoU on val_split.
-        seconds: Time spent.
-    """
-
-    config: dict[str, Any]
-    data: str
-    step: int = 0
-    epochs: int = 0
-    learning_rate: float = 0.0
-    sums: list[float] = field(default_factory=list)
-    skipped: int = 0
-    skipped_in_row: int = 0
-    best: float = -1.0
-    seconds: float = 0.0
+    config: dict[str, Any]  # ``Config.as_dict()``
+    data: str  # fingerprint of the training split
+    step: int = 0  # updates done
+    epochs: int = 0  # epochs finished, including validation
+    learning_rate: float = 0.0  # of the last step
+    sums: list[float] = field(default_factory=list)  # of steps.csv's columns over the epoch's finite steps so far
+    skipped: int = 0  # steps of the current epoch that were not finite
+    skipped_in_row: int = 0  # length of the current series of steps that were not finite
+    best: float = -1.0  # highest oIoU on val_split
+    seconds: float = 0.0  # time spent
 
 
 State = tuple[Path, dict[str, Parameter], Progress]
 
 
 def find_state(config: Config) -> State | None:
-    """The training state that the key ``resume`` selects.
+    """The training state that the key ``resume`` selects; None to start a new training.
 
     "auto" selects the newest complete checkpoint in output_dir; the others are skipped with a warning.
 
-    Returns:
-        The checkpoint, its parameters and its progress; None to start a new training.
-
-    Raises:
-        UserError: If output_dir holds another run, or no checkpoint can be resumed.
+    Raises: UserError if output_dir holds another run, or no checkpoint can be resumed.
     """
     directory = Path(config.run.output_dir).expanduser()
     holds_run = (directory / "curve.csv").exists()
@@ -123,11 +106,7 @@ def save_state(path: Path, parameters: Mapping[str, Parameter], progress: Progre
 
 
 def read_state(path: Path) -> tuple[dict[str, Parameter], Progress]:
-    """Parameters by name, and progress, from a file of ``save_state``.
-
-    Raises:
-        UserError: If the file is missing, damaged, without a training state, or of an incompatible version.
-    """
+    """Parameters by name, and progress, from a file of ``save_state``. Raises: UserError."""
     saved = read_checkpoint(path)
     entry = saved.pop(_ENTRY, None)
     if not isinstance(entry, str):
@@ -154,11 +133,7 @@ def read_state(path: Path) -> tuple[dict[str, Parameter], Progress]:
 
 
 def check_unchanged(path: Path, progress: Progress, config: Config, data: str) -> None:
-    """Checks that the run of checkpoint ``path`` can continue with this configuration and data fingerprint.
-
-    Raises:
-        UserError: If a key that decides what is learned, or the data, differ.
-    """
+    """Checks that the run of a checkpoint can continue with this configuration and data fingerprint. Raises: UserError."""
     for key, value in config.as_dict().items():
         before = progress.config.get(key, value)
         if not config_keys()[key].may_change and before != value:

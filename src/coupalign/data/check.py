@@ -14,13 +14,9 @@ _SHOWN = 50  # problems
 def check(name: str, source: Source) -> tuple[str, bool]:
     """Reports on the files of a data set: what is missing, where to get it, and counts beside the published ones.
 
-    Images are looked for, not decoded.
+    Images are looked for, not decoded. Returns the report, and whether everything is there.
 
-    Returns:
-        The report, and whether everything is there.
-
-    Raises:
-        UserError: There is no such data set.
+    Raises: UserError if there is no such data set.
     """
     if is_json_lines(source.annotations):
         return check_dataset(read_dataset(name, Source(source.annotations, source.images, source.split_by, skip=True)))

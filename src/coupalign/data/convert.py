@@ -36,20 +36,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Pixels:
-    """The drawing of a scene.
+    """The drawing of a scene. Masks and baselines are by ref_id, without those that have a problem."""
 
-    Attributes:
-        image: Bytes to store instead of the image file's own; empty if the file is stored unchanged.
-        image_bytes: Number of bytes that are stored.
-        masks: By ref_id, a PNG of 0 and 255 at the image's size; without those that have a problem.
-        baselines: By ref_id, four pixel counts at the image's size: intersection and union of the target with all objects
-            of its class, and with the image's largest object.
-        problems: What could not be used.
-    """
-
-    image: bytes
-    image_bytes: int
-    masks: Mapping[int, bytes]
+    image: bytes  # to store instead of the image file's own; empty if the file is stored unchanged
+    image_bytes: int  # number of bytes that are stored
+    masks: Mapping[int, bytes]  # PNG of 0 and 255 at the image's size
+    # Pixels: intersection and union of the target with all objects of its class, and with the image's largest object.
     baselines: Mapping[int, Sequence[int]]
     problems: Sequence[Problem]
 
@@ -67,26 +59,17 @@ def scenes_of(dataset: ReferDataset, split: str) -> list[Scene]:
     by_image: dict[int, list[Referent]] = {}
     for referent in dataset.of_split(split):
         by_image.setdefault(referent.image_id, []).append(referent)
-    return [
-        Scene(
-            dataset.images[image_id],
-            tuple(referents),
-            {ann_id: dataset.annotations[ann_id] for ann_id in dataset.annotations_of[image_id]},
-        )
-        for image_id, referents in by_image.items()
-    ]
+    scenes = []
+    for image_id, referents in by_image.items():
+        annotations = {ann_id: dataset.annotations[ann_id] for ann_id in dataset.annotations_of[image_id]}
+        scenes.append(Scene(dataset.images[image_id], tuple(referents), annotations))
+    return scenes
 
 
 def convert(scenes: Sequence[Scene], directory: Path, name: str, skip: bool, workers: int) -> Iterator[Part]:
-    """Draws scenes into part files of `directory`, in order; existing ones are kept.
+    """Draws scenes into part files ``<name>.<number>.pkl`` of `directory`, in order; existing ones are kept.
 
-    Args:
-        name: Prefix of the files, before a number.
-        skip: Collect problems in `Pixels.problems` instead of raising the first one.
-        workers: Number of processes.
-
-    Raises:
-        UserError: Something cannot be used; files that are already finished stay.
+    With `skip`, problems are collected in `Pixels.problems`. Raises: UserError otherwise; finished files stay.
     """
     jobs = [(part, directory / f"{name}.{number:05d}.pkl", skip) for number, part in enumerate(_parts(scenes))]
     largest = map_in_order(_convert_scenes, jobs, min(workers, len(jobs)))
@@ -136,9 +119,9 @@ def _draw(scene: Scene, skip: bool) -> Pixels:
         content = read_content(image.path, f"image {image.path}")
         record = encode_record(content, image.path, (image.height, image.width), image.as_stored)
         if len(record) > MOST_IMAGE_BYTES:
+            size, most = len(record) >> 20, MOST_IMAGE_BYTES >> 20
             raise UserError(
-                f"image {image.path} takes {len(record) >> 20:,} MB, more than the {MOST_IMAGE_BYTES >> 20} MB of a row "
-                "of MindRecord: make it smaller"
+                f"image {image.path} takes {size:,} MB, a row of MindRecord holds {most} MB: make it smaller"
             )
     except UserError as error:
         problems.add(Problem("image", str(image.path), str(error), len(scene.referents), sentences))

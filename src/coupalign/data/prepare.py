@@ -33,35 +33,21 @@ _UNFINISHED = ".unfinished-"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set is read from.
+    """Where a data set is read from."""
 
-    Attributes:
-        annotations: Directory of refs(<split_by>).p and instances.json, or a file of JSON Lines.
-        images: Directory of the images; None is the directory of the JSON Lines file.
-        split_by: Author of the splits, for data sets that were split several times; None is the data set's first.
-        skip: Leave out what cannot be used, instead of stopping.
-    """
-
-    annotations: Path | None = None
-    images: Path | None = None
-    split_by: str | None = None
-    skip: bool = False
+    annotations: Path | None = None  # directory of refs(<split_by>).p and instances.json, or a file of JSON Lines
+    images: Path | None = None  # directory of the images; None is that of the JSON Lines file
+    split_by: str | None = None  # author of the splits; None is the data set's first
+    skip: bool = False  # leave out what cannot be used, instead of stopping
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Result of `prepare`.
+    """Result of `prepare`."""
 
-    Attributes:
-        counts: By split, the numbers of images, referents, expressions, truncated expressions and expressions with unknown
-            words, and the most frequent unknown words.
-        problems: What was left out.
-        written: False if the MindRecord files were already complete.
-    """
-
-    counts: Mapping[str, Mapping]
-    problems: Sequence[Problem]
-    written: bool
+    counts: Mapping[str, Mapping]  # by split, see ``write_split``
+    problems: Sequence[Problem]  # what was left out
+    written: bool  # False if the MindRecord files were already complete
 
     def table(self) -> str:
         """Returns the counts, one line per split, and lines about what was left out or truncated."""
@@ -97,13 +83,8 @@ def prepare(
     If it is stopped at any moment and started again, it continues. Complete files that were made from the same contents
     with the same settings are kept. What was left out is listed in skipped.jsonl.
 
-    Args:
-        name: The key ``dataset`` of the configuration.
-        skip: Leave out what cannot be used, instead of stopping.
-        workers: Number of processes.
-
-    Raises:
-        UserError: Something cannot be used, or the files cannot be written.
+    `name` is the key ``dataset``. Raises: UserError if the files cannot be written or, unless `skip`, something cannot be
+    used.
     """
     make_directory(output)
     files = [*dataset.files, *(image.path for image in dataset.images.values()), *dataset.mask_files()]

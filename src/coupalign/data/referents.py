@@ -40,34 +40,22 @@ class Referent:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image on disk, with the size for which the annotations were made.
-
-    Attributes:
-        as_stored: Whether they were made for the pixels as stored, ignoring the orientation, like COCO's.
-    """
+    """An image on disk, with the size for which the annotations were made."""
 
     path: Path
     height: int
     width: int
-    as_stored: bool = True
+    as_stored: bool = True  # they were made for the pixels as stored, ignoring the orientation, like COCO's
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A part of a data set that cannot be used.
+    """A part of a data set that cannot be used."""
 
-    Attributes:
-        kind: "image", "mask", "referent", "expression" or EMPTY.
-        name: An image's path, "referent 17", "line 12".
-        message: One line, as in a UserError.
-        referents: Number of referents that are lost.
-        expressions: Number of expressions that are lost.
-    """
-
-    kind: str
-    name: str
-    message: str
-    referents: int
+    kind: str  # "image", "mask", "referent", "expression" or EMPTY
+    name: str  # an image's path, "referent 17", "line 12"
+    message: str  # one line, as in a UserError
+    referents: int  # lost with it
     expressions: int
 
 
@@ -87,23 +75,14 @@ class Problems:
 
 @dataclass(frozen=True)
 class ReferDataset:
-    """A checked data set: every referent has an annotation, an existing image, and an expression.
+    """A checked data set: every referent has an annotation, an existing image, and an expression."""
 
-    Attributes:
-        files: The annotation files.
-        referents: In the order of the files.
-        images: By image_id, those of the referents.
-        annotations: By ann_id, of those images: id or name, image_id, category_id, segmentation.
-        annotations_of: Lists of ann_id by image_id.
-        problems: What was left out.
-    """
-
-    files: tuple[Path, ...]
-    referents: tuple[Referent, ...]
-    images: Mapping[int, Image]
-    annotations: Mapping[int, Mapping[str, Any]]
-    annotations_of: Mapping[int, list[int]]
-    problems: tuple[Problem, ...]
+    files: tuple[Path, ...]  # of the annotations
+    referents: tuple[Referent, ...]  # in the order of the files
+    images: Mapping[int, Image]  # by image_id
+    annotations: Mapping[int, Mapping[str, Any]]  # by ann_id: id or name, image_id, category_id, segmentation
+    annotations_of: Mapping[int, list[int]]  # ann_ids by image_id
+    problems: tuple[Problem, ...]  # what was left out
 
     @property
     def splits(self) -> list[str]:

@@ -18,15 +18,10 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 class TokenizerReport(NamedTuple):
-    """What the tokens of an expression do not say.
+    """What the tokens of an expression do not say."""
 
-    Attributes:
-        last: The last word that was kept if the expression was truncated; None if all of it was kept.
-        unknown: Words outside the vocabulary: those with [UNK], and those spelled out letter by letter.
-    """
-
-    last: str | None
-    unknown: tuple[str, ...]
+    last: str | None  # the last word that was kept if the expression was truncated; None if all of it was kept
+    unknown: tuple[str, ...]  # words outside the vocabulary: with [UNK], or spelled out letter by letter
 
 
 class Tokenizer:

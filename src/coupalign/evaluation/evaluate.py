@@ -35,8 +35,7 @@ def evaluate(
 
     Several ranks share the work, and each yields the whole result.
 
-    Raises:
-        UserError: A split or the checkpoint is missing or does not fit. Raised by the call, before the first result.
+    Raises: UserError if a split or the checkpoint is missing or does not fit, before the first result.
     """
     opened = [Split(config, split) for split in splits]
     model = use_kernels(build_model(config), config.run)
@@ -72,7 +71,6 @@ def evaluate_split(
     Args:
         forward: Function (image, token_ids, token_mask) -> logits, such as a model in evaluation mode. Its batches
             always have ``eval_batch_size`` samples.
-        config, split, name: The configuration, the split and its name.
         limit: Maximum number of samples, the first ones; 0 for all.
         progress: Whether to show a progress bar on stderr.
         shuffled: Whether to evaluate each image with the expression of another one too, which doubles the time.
@@ -82,8 +80,7 @@ def evaluate_split(
 
     Returns: The result of the whole split, the same on every rank.
 
-    Raises:
-        UserError: The split is empty, or the model's output is not finite.
+    Raises: UserError if the split is empty, or the model's output is not finite.
     """
     size = config.evaluation.eval_batch_size
     indices = evaluated_rows(config, split, name, limit)

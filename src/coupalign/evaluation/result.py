@@ -31,8 +31,6 @@ class Result:
     """Pixel counts of every sample of a split, and metrics computed from them.
 
     Args:
-        config: Configuration of the evaluation.
-        split: Name of the split.
         columns: The columns SAMPLE_COLUMNS and ``baselines`` of ``Split.records``, n rows each, by name.
         counts: Intersection and union of prediction and target, (n, 2) int64.
         shuffled: The same for predictions with the expression of another image, or None.
@@ -74,7 +72,7 @@ class Result:
             self.family_baselines[family] = {name: _metrics(each[rows]) for name, each in baselines.items()}
 
     def table(self) -> str:
-        """Metrics in per cent: all, families, baselines, histogram of failures, families beside their baselines."""
+        """Metrics in per cent: all, families, baselines, histogram of failures."""
         rows = [("all", self.metrics), *((f"  {name}", metrics) for name, metrics in self.families.items())]
         rows += [(f"baseline: {name}", metrics) for name, metrics in self.baselines.items()]
         width = max(len(name) for name, _ in rows)
@@ -88,23 +86,7 @@ class Result:
             lines.append(" ".join([f"{name:{width}}", f"{metrics['samples']:7}", *cells]))
         bins = (f"[.{k}, .{k + 1}) {count}" for k, count in enumerate(self.metrics["histogram"]))
         lines.append(f"samples by IoU below .5: {', '.join(bins)}")
-        if self.families:
-            lines += self._families_beside_baselines()
         return "\n".join(lines)
-
-    def _families_beside_baselines(self) -> list[str]:
-        names = ["this model", *self.baselines]
-        width = max(len(name) for name in self.families)
-        lines = ["oIoU / mIoU by family".ljust(width) + "".join(f"  {name}" for name in names)]
-        indent = max(width, len("oIoU / mIoU by family"))
-        for family, metrics in self.families.items():
-            pairs = [metrics, *self.family_baselines[family].values()]
-            cells = (
-                f"{100 * each['oIoU']:.2f} / {100 * each['mIoU']:.2f}".rjust(len(name) + 2)
-                for name, each in zip(names, pairs)
-            )
-            lines.append(f"  {family}".ljust(indent) + "".join(cells))
-        return lines
 
     def protocol(self) -> str:
         """What the figures depend on besides the model, in words."""
@@ -133,7 +115,8 @@ class Result:
             "config": config.as_dict(),
             "versions": {
                 "python": platform.python_version(),
-                **{package: version(package) for package in ("mindspore", "numpy")},
+                "mindspore": version("mindspore"),
+                "numpy": np.__version__,
             },
         }
 

@@ -77,12 +77,8 @@ def export(
             # A copy of the contents has the usual permissions; MindSpore's file is readable by its owner only.
             shutil.copyfile("graph.mindir", temporary)
         # Of an output, relative to its largest value if that exceeds 1.
-        differences = [
-            np.abs(one - other).max() / max(1, np.abs(other).max())
-            for pair in zip(found, expected)
-            for one, other in zip(*pair)
-        ]
-        difference = float(np.max(differences))
+        pairs = [each for pair in zip(found, expected) for each in zip(*pair)]
+        difference = float(np.max([np.abs(one - other).max() / max(1, np.abs(other).max()) for one, other in pairs]))
         if not difference <= TOLERANCE:  # true for NaN
             off = f"{difference:.1e}, more than {TOLERANCE:.0e}"
             raise UserError(f"{file_name} was not written: its outputs differ from the model's by {off}")
@@ -90,12 +86,7 @@ def export(
         description = {
             "format": 1,
             "device": device,
-            "image": {
-                "size": config.model.image_size,
-                "normalised": not raw_image,
-                "mean": list(MEAN),
-                "std": list(STD),
-            },
+            "image": {"size": config.model.image_size, "normalised": not raw_image, "mean": MEAN, "std": STD},
             "text": {
                 "max_tokens": config.model.max_tokens,
                 "vocabulary_size": tokenizer.vocabulary_size,

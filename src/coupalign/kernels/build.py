@@ -62,16 +62,8 @@ def _digest(compiler: list[str]) -> str:
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(
-        command,
-        text=True,
-        timeout=300,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    done = subprocess.run(command, text=True, timeout=300, check=False, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode:
-        lines = done.stdout.strip().splitlines() or [f"exit status {done.returncode}"]
+        lines = (done.stdout + done.stderr).strip().splitlines() or [f"exit status {done.returncode}"]
         raise RuntimeError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[-1])}")
     return done.stdout

@@ -18,13 +18,9 @@ from coupalign.model.swin import SwinBlock, WindowAttention
 
 
 def operator(library: Path, function: str, types: Callable, shapes: Callable | None = None) -> ops.Custom:
-    """An operator that calls a kernel of the library.
+    """An operator that calls the kernel `function`.
 
-    Args:
-        library: Path of the library.
-        function: Name of the kernel.
-        types: Gives the dtypes of the outputs from those of the inputs.
-        shapes: Gives their shapes in the same way, if ``types`` does not.
+    `types` gives the dtypes of the outputs from those of the inputs, and `shapes` their shapes if `types` does not.
     """
     return ops.Custom(f"{library}:{function}", shapes or types, types, func_type="aot")
 
@@ -73,7 +69,7 @@ class Residual(nn.Cell):
         self.drops = drops
         self.add = operator(library, "residual", lambda x, *_: x)
         self.bias_gradient = operator(
-            library, "residual_bias_gradient", lambda dout, scale: dout, lambda dout, scale: dout[-1:]
+            library, "residual_bias_gradient", lambda dout, _: dout, lambda dout, _: dout[-1:]
         )
 
     def construct(self, x: Tensor, a: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
@@ -118,20 +114,16 @@ class FusedWindowAttention(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.attention = operator(
-            library, "window_attention", lambda product, *_: product, lambda x, *_: (*x[:-1], x[-1] // 3)
-        )
+        self.attention = operator(library, "window_attention", lambda x, *_: x, lambda x, *_: (*x[:-1], x[-1] // 3))
         self.gradient = operator(library, "window_attention_gradient", lambda *inputs: inputs[:3])
 
-    def construct(self, product: Tensor, bias: Tensor, relative: Tensor, shift_attention_mask: Tensor) -> Tensor:
-        return self.attention(product, bias, relative, shift_attention_mask)
+    def construct(self, product: Tensor, bias: Tensor, relative: Tensor, mask: Tensor) -> Tensor:
+        return self.attention(product, bias, relative, mask)
 
-    def bprop(
-        self, product: Tensor, bias: Tensor, relative: Tensor, shift_attention_mask: Tensor, out: Tensor, dout: Tensor
-    ):
+    def bprop(self, product: Tensor, bias: Tensor, relative: Tensor, mask: Tensor, out: Tensor, dout: Tensor):
         """Gradient (B, L, dim) of out -> gradients of the first three inputs."""
-        gradients = self.gradient(product, bias, relative, shift_attention_mask, dout)
-        return gradients[0], gradients[1], gradients[2], ops.zeros_like(shift_attention_mask)
+        gradients = self.gradient(product, bias, relative, mask, dout)
+        return gradients[0], gradients[1], gradients[2], ops.zeros_like(mask)
 
 
 class KernelMultiHeadAttention(nn.Cell):
@@ -233,9 +225,8 @@ class KernelSwinBlock(nn.Cell):
         y = self.norm1(x)
         if self.is_padded:
             y = y * self.padding_mask
-        x, y = self.add_norm(
-            x, self.attn(y), self.attn.proj.bias, self._scale(x, self.drop_path1), self.norm2.gamma, self.norm2.beta
-        )
+        bias, scale = self.attn.proj.bias, self._scale(x, self.drop_path1)
+        x, y = self.add_norm(x, self.attn(y), bias, scale, self.norm2.gamma, self.norm2.beta)
         return self.add(x, self.mlp(y), self.mlp.fc2.bias, self._scale(x, self.drop_path2))
 
     def _scale(self, x: Tensor, drop_path: DropPath) -> Tensor:
@@ -252,9 +243,7 @@ class KernelClip(nn.Cell):
         self.clips = limit > 0
         self.limit = Tensor(np.array([limit], np.float32))
         self.norm = operator(library, "global_norm", lambda *_: float32, lambda *_: (1,))
-        self.clip = operator(
-            library, "clip", lambda limit, *gradients: (limit, *gradients)
-        )  # the norm is like the limit
+        self.clip = operator(library, "clip", lambda *inputs: inputs)  # the norm is like the limit
 
     def construct(self, gradients: Sequence[Tensor]):
         if not self.clips:

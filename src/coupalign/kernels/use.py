@@ -19,10 +19,7 @@ def use_kernels(model: nn.Cell, run: RunConfig) -> nn.Cell:
     """Makes norms, GELUs, attention and residuals use kernels if ``cpu_kernels`` is set, in float32 on the CPU.
 
     Call it once after building the model, before it is compiled or set to recompute. Parameters and their names stay
-    the same. Exported models do not use kernels.
-
-    Returns:
-        The model.
+    the same. Returns the model.
     """
     path = _library(run)
     if path:

@@ -20,12 +20,8 @@ _WORDS = {
 _BEHIND = {"striped": ("with stripes",), "dotted": ("with dots", "with spots"), "solid": ("without a pattern",)}
 _ANYTHING = ("object", "shape", "thing")
 _RANKS = ("first", "second", "third", "fourth", "fifth")
-_EXTREME = {
-    "left": ("leftmost",),
-    "right": ("rightmost",),
-    "top": ("topmost", "highest", "top"),
-    "bottom": ("lowest", "bottom"),
-}
+_EXTREME = {"left": ("leftmost",), "right": ("rightmost",)}
+_EXTREME |= {"top": ("topmost", "highest", "top"), "bottom": ("lowest", "bottom")}
 _FARTHEST = {
     "left": ("furthest to the left", "on the far left", "nearest the left edge"),
     "right": ("furthest to the right", "on the far right", "nearest the right edge"),
@@ -120,10 +116,8 @@ def _ordinal(meaning: Ranked, dice: Dice) -> str:
 
 def _ranked_among_related(meaning: Ranked, dice: Dice) -> str:
     related = meaning.of
-    group = (
-        f"{_described(related.of, dice, plural=True)} {dice.pick(_RELATION[related.direction])} "
-        f"the {_described(related.anchor, dice)}"
-    )
+    described, relation = _described(related.of, dice, plural=True), dice.pick(_RELATION[related.direction])
+    group = f"{described} {relation} the {_described(related.anchor, dice)}"
     if meaning.rank == 1:
         return f"{dice.pick(_EXTREME[meaning.direction])} of the {group}"
     return f"{_RANKS[meaning.rank - 1]} from the {meaning.direction} of the {group}"

@@ -100,12 +100,8 @@ def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> 
                 ref = {"ref_id": len(refs) + 1, "ann_id": first + thing, "image_id": image_id, "file_name": name}
                 refs.append({**ref, "category_id": category, "split": split, "sent_ids": ids, "sentences": said})
     categories = [{"id": i, "name": shape, "supercategory": "shape"} for i, shape in enumerate(FACTORS["shape"], 1)]
-    instances = {
-        "images": images,
-        "annotations": annotations,
-        "categories": categories,
-        "info": {"description": "RefShapes, a synthetic data set"},
-    }
+    instances = {"images": images, "annotations": annotations, "categories": categories}
+    instances["info"] = {"description": "RefShapes, a synthetic data set"}
     (directory / "instances.json").write_text(_json(instances))
     (directory / "refs(refshapes).p").write_bytes(_pickle(refs))
 
@@ -148,17 +144,10 @@ def draw_record(split: str, number: int, seed: int) -> dict:
     annotations = []
     for index, thing in enumerate(scene.things):
         mask = scene.labels == index
-        encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-        annotations.append(
-            {
-                "category_id": FACTORS["shape"].index(thing.kind.shape) + 1,
-                "iscrowd": 0,
-                "area": int(mask.sum()),
-                "bbox": list(thing.box),
-                "attributes": asdict(thing.kind),
-                "segmentation": {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")},
-            }
-        )
+        counts = rle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode("ascii")
+        annotation = {"category_id": FACTORS["shape"].index(thing.kind.shape) + 1, "iscrowd": 0}
+        annotation |= {"area": int(mask.sum()), "bbox": list(thing.box), "attributes": asdict(thing.kind)}
+        annotations.append({**annotation, "segmentation": {"size": list(mask.shape), "counts": counts}})
     height, width = scene.labels.shape
     return {"png": _png(scene.image), "height": height, "width": width, "annotations": annotations, "refs": refs}
 
