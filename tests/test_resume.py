@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import resource
 import signal
@@ -95,11 +94,9 @@ def test_auto_goes_on_from_the_newest_and_never_does_not(run):
 def test_tables_end_where_the_training_stands(run):
     config, directory = run
     whole = {name: (directory / name).read_bytes() for name in ("steps.csv", "curve.csv")}
-    log = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     for name, torn in (
         ("steps.csv", b"\0\0\0\0\r\n7\0,0.1\r\n10,0.5,0"),
         ("curve.csv", b"3,12,0.5"),
-        ("log.jsonl", b'\0\0\n{"kind": "step", "st\n{"kind": "step", "step": 10, "lo'),
     ):
         with open(directory / name, "ab") as file:
             file.write(torn)  # killed while it wrote, or the power failed
@@ -108,9 +105,6 @@ def test_tables_end_where_the_training_stands(run):
     assert not list(directory.glob(".*"))
     resumed.log_step(figures(9))
     assert {name: (directory / name).read_bytes() for name in whole} == whole
-    again = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-    assert [{**line, "time": 0} for line in again] == [{**line, "time": 0} for line in log]
-    assert [line.get("step") for line in log if line["kind"] == "step"] == list(range(1, 10))
 
 
 def test_a_table_of_an_older_version_is_taken_over_by_name(run):
@@ -249,7 +243,7 @@ def test_files_that_may_not_grow_are_reported_and_leave_the_last_checkpoint(run)
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     resumed.close()
     after = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
-    for name in before.keys() - {"steps.csv", "log.jsonl"}:
+    for name in before.keys() - {"steps.csv"}:
         assert after[name] == before[name], name
     assert before.keys() == after.keys() and find_state(going_on(config))[2].step == 8
 

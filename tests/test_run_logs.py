@@ -97,21 +97,6 @@ def test_tensorboard_shows_each_step_once_after_two_resumes(tmp_path):
     assert decoded[0, 0].tolist() == [0, 0, 255] and decoded.sum() == 255  # red, in OpenCV's order
 
 
-def test_every_line_of_the_log_is_json_with_finite_numbers(tmp_path):
-    run = open_run(tmp_path, tensorboard=False)
-    for step, loss in enumerate((0.5, math.nan, math.inf), 1):
-        run.log_step(step_figures(step, loss))
-    run.log_epoch({**epoch_figures(1), "oIoU": -math.inf})
-    assert not (tmp_path / "tensorboard").exists()
-    text = (tmp_path / "log.jsonl").read_text()
-    assert "NaN" not in text and "Infinity" not in text
-    lines = [json.loads(line) for line in text.splitlines()]
-    found = [(line["kind"], line["step"], line["loss"]) for line in lines]
-    assert found == [("step", 1, 0.5), ("step", 2, None), ("step", 3, None), ("epoch", 4, 0.5)]
-    assert lines[0]["data_ms"] == 1.0 and lines[0]["time"] > 1e9 and lines[3]["oIoU"] is None
-    assert (tmp_path / "steps.csv").read_text().splitlines()[2].split(",")[1:4] == ["nan"] * 3
-
-
 def test_times_of_a_step_add_up_and_means_leave_out_the_first():
     now = 0.0
 

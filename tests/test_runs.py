@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -15,6 +13,7 @@ from coupalign.model import build_model
 from coupalign.training import train, trainer
 from coupalign.training.step_timer import TIME_COLUMNS
 from tests.conftest import assert_close, read_csv, refshapes_config
+from tests.test_run_logs import read_events
 from tests.tiny_model import TinyModel
 
 pytestmark = pytest.mark.slow
@@ -65,9 +64,10 @@ def test_a_run_learns_and_says_what_it_did(trained):
 
 def test_speed_and_times_agree_and_compiling_is_no_part_of_them(trained):
     config, directory = trained
-    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if line["kind"] == "step"]
-    assert [line["step"] for line in steps] == list(range(1, 2 * STEPS + 1))
+    shown, _ = read_events(directory / "tensorboard")
+    steps = [
+        {part: shown[f"time/{part}"][step].simple_value for part in TIME_COLUMNS} for step in range(1, 2 * STEPS + 1)
+    ]
     for row, own in zip(read_csv(directory / "curve.csv"), (steps[1:STEPS], steps[STEPS:]), strict=True):
         means = [np.mean([line[part] for line in own]) for part in TIME_COLUMNS]
         assert [float(row[part]) for part in TIME_COLUMNS] == pytest.approx(means, abs=0.01)

@@ -120,20 +120,12 @@ def table(path):
     return [{name: value for name, value in row.items() if name not in TIMES} for row in read_csv(path)]
 
 
-def log(path):
-    return [
-        {name: value for name, value in json.loads(line).items() if name not in TIMES}
-        for line in path.read_text().splitlines()
-    ]
-
-
 def same(one, other):
     (left, at), (right, also) = read_state(one / "last.ckpt"), read_state(other / "last.ckpt")
     assert all((left[name].asnumpy() == right[name].asnumpy()).all() for name in left) and left.keys() == right.keys()
     assert (at.step, at.epochs, at.best, at.sums) == (also.step, also.epochs, also.best, also.sums)
     for name in ("steps.csv", "curve.csv"):
         assert table(one / name) == table(other / name)
-    assert log(one / "log.jsonl") == log(other / "log.jsonl")
     return True
 
 

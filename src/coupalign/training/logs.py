@@ -1,33 +1,19 @@
-"""Log files that grow by a line at a time: CSV and JSON Lines."""
+"""Tables that grow row by row."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coupalign.files import atomic_path
+from coupalign.files import write_text
 
 
-class _Log:
-    def __init__(self, path: Path, kept: str):
-        self._path = path
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(kept.encode())
-
-    def flush(self) -> None:
-        """Returns when the lines would survive a power failure."""
-        with open(self._path, "rb") as file:
-            os.fsync(file.fileno())
-
-
-class CsvLog(_Log):
+class CsvLog:
     """A CSV file that grows row by row.
 
     Args:
@@ -46,35 +32,21 @@ class CsvLog(_Log):
             complete = None not in row and None not in row.values() and row[columns[0]].isdigit()
             if complete and int(row[columns[0]]) <= last:
                 writer.writerow(row)
-        super().__init__(path, kept.getvalue())
+        self._path = path
+        write_text(path, kept.getvalue())
 
     def add(self, figures: Mapping[str, Any]) -> None:
         """Appends a row. Figures keep all their digits; missing ones stay empty."""
         with open(self._path, "a", newline="", encoding="utf-8") as file:
             self._writer(file).writerow(figures)
 
+    def flush(self) -> None:
+        """Returns when the rows would survive a power failure."""
+        with open(self._path, "rb") as file:
+            os.fsync(file.fileno())
+
     def _writer(self, file: Any) -> csv.DictWriter:
         return csv.DictWriter(file, self._columns, extrasaction="ignore")
-
-
-class JsonLog(_Log):
-    """A file with one JSON object per line. Numbers that are not finite, which JSON lacks, become null.
-
-    Args:
-        path: File to write.
-        source: Directory with a file of the same name, whose lines are kept up to the numbers of `last`; None to start
-            empty.
-        last: By the ``kind`` of a line, such as "step", the last number kept: ``{"step": 40, "epoch": 2}``.
-    """
-
-    def __init__(self, path: Path, source: Path | None, last: Mapping[str, int]):
-        super().__init__(path, "".join(line for line in _complete_lines(source, path.name) if _is_kept(line, last)))
-
-    def add(self, values: Mapping[str, Any]) -> None:
-        """Appends a line."""
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(finite, allow_nan=False) + "\n")
 
 
 def _complete_lines(directory: Path | None, name: str) -> list[str]:
@@ -83,11 +55,3 @@ def _complete_lines(directory: Path | None, name: str) -> list[str]:
         return []
     lines = (directory / name).read_bytes().splitlines(keepends=True)
     return [line.decode() for line in lines if re.fullmatch(rb"[ -~]+\r?\n", line)]
-
-
-def _is_kept(line: str, last: Mapping[str, int]) -> bool:
-    try:
-        values = json.loads(line)
-        return values[values["kind"]] <= last[values["kind"]]
-    except (ValueError, KeyError, TypeError):
-        return False

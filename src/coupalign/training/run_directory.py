@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from coupalign.checkpoints.state import Progress, State, checkpoints, save_state
 from coupalign.config import Config
 from coupalign.errors import UserError
 from coupalign.files import atomic_path, make_directory
-from coupalign.training.logs import CsvLog, JsonLog
+from coupalign.training.logs import CsvLog
 from coupalign.training.step_timer import TIME_COLUMNS
 
 LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
@@ -59,7 +58,7 @@ def _on_writer(method: Callable[..., None]) -> Callable[..., None]:
 class RunDirectory:
     """Writes everything that a run leaves behind, so that it can be watched and resumed.
 
-    These are config.yaml; steps.csv, curve.csv, log.jsonl (both in one) and events for TensorBoard; last.ckpt and up
+    These are config.yaml; steps.csv, curve.csv, and events for TensorBoard; last.ckpt and up
     to ``keep_checkpoints`` older step_<number>.ckpt, from which training can be resumed; and best.ckpt, which holds
     weights only. Figures are on disk when a method returns, so a full disk is noticed at once.
 
@@ -94,7 +93,6 @@ class RunDirectory:
                 self._last_step = step
         self._steps = CsvLog(self.path / "steps.csv", STEP_COLUMNS, source, step)
         self._epochs = CsvLog(self.path / "curve.csv", EPOCH_COLUMNS, source, epochs)
-        self._lines = JsonLog(self.path / "log.jsonl", source, {"step": step, "epoch": epochs})
         self._events = None
         if config.training.tensorboard:
             from coupalign.training.events import Events  # late: the import takes half a second
@@ -111,20 +109,20 @@ class RunDirectory:
     def log_step(self, figures: Mapping[str, float]) -> None:
         """Writes the figures of a step: those of STEP_COLUMNS and TIME_COLUMNS, and its ``epoch``."""
         self._steps.add(figures)
-        self._log("step", figures, STEP_TAGS)
+        self._add_events(figures, STEP_TAGS)
 
     @_on_writer
     def log_epoch(self, figures: Mapping[str, float], pictures: Sequence[tuple[str, np.ndarray]] = ()) -> None:
         """Writes the figures of an epoch, by EPOCH_COLUMNS, and named pictures of its validation."""
         self._epochs.add(figures)
-        self._log("epoch", figures, EPOCH_TAGS)
+        self._add_events(figures, EPOCH_TAGS)
         for name, rgb in pictures if self._events else ():
             self._events.image(int(figures["step"]), f"validation/{name}", rgb)
 
     @_on_writer
     def save(self, parameters: Mapping[str, Parameter], progress: Progress) -> None:
         """Writes last.ckpt. The previous last.ckpt becomes a step_<number>.ckpt; the oldest of these are deleted."""
-        for log in (self._steps, self._epochs, self._lines):
+        for log in (self._steps, self._epochs):
             log.flush()  # so that wherever a checkpoint survives a power failure, the rows before it do
         last = self.path / "last.ckpt"
         with atomic_path(last) as path:
@@ -145,8 +143,7 @@ class RunDirectory:
             if self.writes and self._events:
                 self._events.close()
 
-    def _log(self, kind: str, figures: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        self._lines.add({"kind": kind, "time": round(time.time(), 3), **figures})
+    def _add_events(self, figures: Mapping[str, float], tags: Mapping[str, str]) -> None:
         if self._events:
             tagged = {tag: figures[name] for name, tag in tags.items() if name in figures}
             self._events.scalars(int(figures["step"]), tagged)
