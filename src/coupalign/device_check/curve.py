@@ -15,9 +15,9 @@ from coupalign.device_check.quickstart import CONFIG, STEPS, quickstart_batches,
 from coupalign.device_check.rows import Outcome
 from coupalign.model import build_model
 from coupalign.training.build import build_step
+from coupalign.training.run_directory import LOSSES
 from coupalign.training.step import TrainStep
 
-LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
 EARLY = 8  # steps before training has amplified differences of rounding
 # Relative tolerance of the losses of the early steps and of all steps. On the CPU, float16 differs by 6e-4 and 2.3e-2.
 TOLERANCES = {"fp32": (1e-4, 2e-1), "fp16": (5e-3, 2e-1), "bf16": (4e-2, 4e-1)}
