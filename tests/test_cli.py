@@ -46,18 +46,6 @@ def test_arguments_that_are_refused():
     assert "no configuration file gone.yaml" in refused("--config", "gone.yaml")
 
 
-def test_a_misspelt_option_is_named_before_the_one_that_is_missing():
-    def refused(*argv: str) -> str:
-        with pytest.raises(UserError) as caught:
-            parse_arguments("About.", argv, [option("--image FILE", "image", required=True)])
-        return str(caught.value)
-
-    assert "unknown option --img: did you mean --image?" in refused("--img", "a.png")
-    assert "unknown option --img: did you mean --image?" in refused("--img=a b.png", "--epochs", "3")
-    assert "are required: --image" in refused("--epochs", "3")
-    assert "are required: --image" in refused("--epochs", "3", "--", "--img")
-
-
 def test_a_program_offers_only_the_keys_it_reads(tmp_path, capsys):
     keys = ("threshold", "model")
     (tmp_path / "all.yaml").write_text("epochs: 77\nthreshold: 0.4\nimage_size: 96")

@@ -6,13 +6,12 @@ import argparse
 import difflib
 import functools
 import inspect
-import itertools
 import logging
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Optional
 
 from coupalign.config import Config, Key, config_keys, load_config, load_inference_config
@@ -183,19 +182,12 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists all arguments)")
 
     def parse(self, argv: Argv) -> argparse.Namespace:
-        argv = sys.argv[1:] if argv is None else list(argv)
-        try:
-            args, unknown = self.parse_known_args(argv)
-        except UserError:
-            # A misspelt option is a better explanation than that the right one is missing.
-            self._refuse(_unknown_options(argv, self._option_string_actions))
-            raise
-        self._refuse(unknown)
+        args, unknown = self.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+        if unknown:
+            self._refuse(unknown)
         return args
 
-    def _refuse(self, unknown: Sequence[str]) -> None:
-        if not unknown:
-            return
+    def _refuse(self, unknown: Sequence[str]) -> NoReturn:
         first = next((item for item in unknown if item.startswith("-")), unknown[0])
         name = first.split("=")[0]
         if not first.startswith("--"):
@@ -205,9 +197,3 @@ class _Parser(argparse.ArgumentParser):
         nearest = difflib.get_close_matches(name, self._option_string_actions.keys() - {"-h", "--help"}, n=1)
         advice = f"did you mean {nearest[0]}?" if nearest else "--help lists all options"
         raise UserError(f"unknown option {name}: {advice}")
-
-
-def _unknown_options(argv: Sequence[str], known: Container[str]) -> list[str]:
-    """The arguments before ``--`` that look like options and are not `known`."""
-    before = itertools.takewhile(lambda item: item != "--", argv)
-    return [item for item in before if item.startswith("--") and item.split("=")[0] not in known]

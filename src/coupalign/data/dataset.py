@@ -105,12 +105,6 @@ class Split:
         data = _map(data, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers, ["target"])
         return data.project(["image", "target"]).create_dict_iterator(num_epochs=1, output_numpy=True)
 
-    def areas(self, num_workers: int) -> np.ndarray:
-        """Returns the share of its image that each referent covers: (referents,) float64, in the order of their rows."""
-        masks = self._read(MASKS, ["mask"], np.arange(self._counts[MASKS]), num_workers)
-        masks = _map(masks, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers)
-        return np.array([row["mask"].mean() for row in masks.create_dict_iterator(num_epochs=1, output_numpy=True)])
-
     def _rows(self, indices: Sequence[int] | np.ndarray, num_workers: int, transform: list) -> ds.Dataset:
         """Returns rows with the image decoded and transformed, and the mask still encoded."""
         rows = np.asarray(indices)

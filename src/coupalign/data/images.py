@@ -40,11 +40,7 @@ def decode_image(content: bytes, path: str | os.PathLike) -> np.ndarray:
     The result equals ``ImageOps.exif_transpose(Image.open(file)).convert("RGB")`` of Pillow, except that 16-bit grey keeps
     its upper eight bits, which Pillow would clip.
 
-    Args:
-        path: For messages.
-
-    Raises:
-        UserError: The content is not an image, is damaged, or lacks some of its pixels.
+    Raises: UserError, which names `path`, if the content is not an image, is damaged, or lacks some of its pixels.
     """
     return rgb_pixels(open_upright(content, f"image {path}"), f"image {path}")
 
@@ -58,12 +54,10 @@ def encode_record(
     orientation, CMYK files and other formats become a PNG.
 
     Args:
-        path: For messages.
         size: (height, width) for which the annotations were made; another size is an error.
         as_stored: If the pixels as stored have this size, ignore the orientation, as the tools of COCO do.
 
-    Raises:
-        UserError: The content cannot be decoded (see `decode_image`) or has another size.
+    Raises: UserError, which names `path`, if the content cannot be decoded (see `decode_image`) or has another size.
     """
     name = f"image {path}"
     with _open(content, name) as picture:

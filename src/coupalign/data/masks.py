@@ -32,11 +32,8 @@ def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> n
     polygons overlap belongs to the mask. Polygons are clipped to the image; those with fewer than three points have no
     inside and are ignored.
 
-    Args:
-        annotation: Has ``segmentation``, and ``id`` or, for messages, ``name``.
-
-    Raises:
-        UserError: The segmentation is invalid, does not fit the image, or covers no pixel. The message names it.
+    Raises: UserError if the segmentation is invalid, does not fit the image, or covers no pixel. The message has the
+        annotation's ``name`` or ``id``.
     """
     where = annotation.get("name") or f"annotation {annotation.get('id')}"
     segmentation = annotation.get("segmentation")
@@ -48,9 +45,8 @@ def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> n
         try:
             mask = _from_parts(segmentation, height, width)
         except (OverflowError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{where} has an invalid mask ({error}): give {FORMS}, or leave it out with --on_error skip"
-            ) from error
+            remedy = f"give {FORMS}, or leave it out with --on_error skip"
+            raise UserError(f"{where} has an invalid mask ({error}): {remedy}") from error
     if not mask.any():
         raise UserError(f"{where} covers no pixel of its image: correct its mask, or leave it out with --on_error skip")
     return mask
@@ -148,11 +144,8 @@ def mask_from_file(path: str | os.PathLike, height: int, width: int, where: str)
 
     The file has 0 for the background and one other value for the object. docs/data.md ("Mask files") states the rules.
 
-    Args:
-        where: Begins the messages.
-
-    Raises:
-        UserError: The file is missing, damaged, of another size, or could be read in more than one way.
+    Raises: UserError, starting with `where`, if the file is missing, damaged, of another size, or could be read in more
+        than one way.
     """
     name = f"{where}: the mask {path}"
     content = read_content(path, name)

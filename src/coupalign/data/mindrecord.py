@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from coupalign.data.images import read_content
 from coupalign.data.referents import EMPTY, Problem, Referent
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
+from coupalign.files import use_umask
 
 if TYPE_CHECKING:
     from coupalign.data.convert import Pixels, Scene
@@ -67,17 +67,12 @@ def write_split(
     are adjacent, and so are those of an image. A MindRecord file stores its own name: its directory may be renamed, the
     file may not.
 
-    Args:
-        parts: Scenes that are written together.
-        description: Stored in the files.
-        largest_image: Size in bytes of the largest image; it sets the page size.
+    The size of the largest image, in bytes, sets the page size.
 
-    Returns:
-        The numbers of images, referents, expressions, truncated expressions and expressions with unknown words, with the
-        most frequent unknown words; and what was left out.
+    Returns: The numbers of images, referents, expressions, truncated expressions and expressions with unknown words, with
+        the most frequent unknown words; and what was left out.
 
-    Raises:
-        UserError: The files cannot be written.
+    Raises: UserError if the files cannot be written.
     """
     counts = Counter(images=0, referents=0, expressions=0, truncated=0, unknown=0)
     unknown = Counter[str]()
@@ -114,11 +109,8 @@ def write_split(
                     writer.write_raw_data(rows[name])
         for writer in writers.values():
             writer.commit()
-        # MindRecord gives its files to their owner only; the umask decides instead.
-        umask = os.umask(0)
-        os.umask(umask)
         for path in split_files(directory, split):
-            path.chmod(0o666 & ~umask)
+            use_umask(path)
     except (MindRecordException, RuntimeError) as error:
         raise UserError(
             f"{directory} cannot be written ({str(error).splitlines()[0]}): free some space or choose another --output"

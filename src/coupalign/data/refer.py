@@ -43,13 +43,10 @@ def read_refer(annotations: Path, images: Path, split_by: str, skip: bool = Fals
 
     Args:
         annotations: Directory with refs(<split_by>).p and instances.json.
-        images: Directory of the images: COCO's train2014 or its parent; for ReferIt, saiapr_tc-12 as a tree or flat, or
-            its parent.
-        split_by: Author of the splits: unc, umd, google, berkeley.
+        images: Directory of the images, or its parent (``_finder``).
         skip: Leave out referents and expressions that cannot be used, instead of raising the first problem.
 
-    Raises:
-        UserError: Something is missing or inconsistent.
+    Raises: UserError if something is missing or inconsistent.
     """
     refs_file, instances_file = _files(annotations, split_by)
     instances = _read_instances(instances_file)
@@ -79,10 +76,8 @@ def read_refer(annotations: Path, images: Path, split_by: str, skip: bool = Fals
             problems.add(Problem("referent", name, str(error), 1, len(said) if isinstance(said, list) else 0))
             continue
         if sentences := _sentences(ref["sentences"], where, name, problems):
-            category = categories[ref["category_id"]]
-            referents.append(
-                Referent(ref_id, numbers[ref["ann_id"]], ref["image_id"], category, ref["split"], sentences)
-            )
+            ann_id, category = numbers[ref["ann_id"]], categories[ref["category_id"]]
+            referents.append(Referent(ref_id, ann_id, ref["image_id"], category, ref["split"], sentences))
     used = _images(referents, image_entries, images, instances_file, problems)
     usable = tuple(referent for referent in referents if referent.image_id in used)
     if not usable:
@@ -184,9 +179,8 @@ def _check(ref: Any, where: str, annotations: Mapping, images: Mapping, categori
             raise UserError(f"{where}: {key} {shown(ref[key])} is not in instances.json: {remedy}")
     image_id = annotations[ref["ann_id"]]["image_id"]
     if image_id != ref["image_id"]:
-        raise UserError(
-            f"{where}: annotation {shown(ref['ann_id'])} is on image {image_id}, not on {ref['image_id']}: {remedy}"
-        )
+        ann_id = shown(ref["ann_id"])
+        raise UserError(f"{where}: annotation {ann_id} is on image {image_id}, not on {ref['image_id']}: {remedy}")
 
 
 def _sentences(said: list[Any], where: str, name: str, problems: Problems) -> tuple[Sentence, ...]:
@@ -234,11 +228,9 @@ def _images(
         else:
             missing.append((path, counts))
     more = f", and {len(missing) - 1:,} more" * (len(missing) > 1)
+    remedy = "give the directory of the images with --images, or download what is missing"
     for path, counts in missing:
-        message = (
-            f"{path} is missing{more}: give the directory of the images with --images, or download what is missing"
-        )
-        problems.add(Problem("image", str(path), message, *counts))
+        problems.add(Problem("image", str(path), f"{path} is missing{more}: {remedy}", *counts))
     return used
 
 

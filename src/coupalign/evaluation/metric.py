@@ -12,15 +12,9 @@ HISTOGRAM_BINS = 5  # of a tenth each, from 0
 
 
 def intersection_and_union(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels in both and in either mask, per sample.
+    """Pixels in both and in either mask, int64, (1,) or (B,), for bool masks (h, w) or (B, h, w).
 
-    Args:
-        prediction, target: Masks, bool, both (h, w) or both (B, h, w).
-
-    Returns: Intersections and unions, int64, (1,) or (B,).
-
-    Raises:
-        ValueError, TypeError: Another shape or dtype.
+    Raises: ValueError or TypeError for another shape or dtype.
     """
     prediction, target = np.asarray(prediction), np.asarray(target)
     if prediction.shape != target.shape:

@@ -118,6 +118,6 @@ def _check(where: object, values: object, kinds: Mapping[str, type], optional: S
 
 
 def _check_rows(where: object, names, rows: Mapping[str, object]) -> None:
-    unknown = [name for name in names if name not in rows]
-    if unknown:
-        raise UserError(f"{where}: there is no row {unknown[0]!r}; rows: {', '.join(rows)}")
+    for name in names:
+        if name not in rows:
+            raise UserError(f"{where}: there is no row {name!r}; rows: {', '.join(rows)}")
