@@ -43,7 +43,11 @@ def main(argv: Argv = None) -> int:
         print(line, flush=True)
     failed = [row["row"] for row in rows if row["status"] == "FAIL"]
     seconds = round(time.monotonic() - start, 1)
-    result = {"device_target": config.run.device_target, "precision": config.run.precision, "failed": failed}
+    result: dict[str, Any] = {
+        "device_target": config.run.device_target,
+        "precision": config.run.precision,
+        "failed": failed,
+    }
     result |= {"seconds": seconds, "versions": find_versions(config.run.device_target), "rows": rows}
     write_text(output, json.dumps(result, indent=2) + "\n")
     print(f"{'FAIL: ' + ', '.join(failed) if failed else 'PASS'} in {seconds} s; written to {output}")

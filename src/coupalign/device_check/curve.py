@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor
 
 from coupalign import devices
-from coupalign.checkpoints.state import Progress, read_state, save_state, set_parameters
+from coupalign.checkpoints.state import Progress, read_state, restore, save_state
 from coupalign.config import Config, load_config
 from coupalign.device_check.quickstart import CONFIG, STEPS, quickstart_batches, read_table
 from coupalign.device_check.rows import Outcome
@@ -52,7 +52,7 @@ def compare_resumed(config: Config, directory: Path) -> Outcome:
         return Outcome(note="curve_fp32 wrote no state to resume from: check that row first", status="FAIL")
     config, last = _quickstart(config, "fp32"), SAVED_AT + RESUMED_STEPS
     step, (saved, _) = _step(config), read_state(directory / STATE)
-    set_parameters(directory / STATE, step.state(), saved)
+    restore(directory / STATE, step.state(), saved)
     batches = list(quickstart_batches(config))[SAVED_AT:last]
     found, expected = _train(step, batches, config.run.seed, SAVED_AT), np.load(directory / FOUND)[SAVED_AT:last]
     error = float(np.abs(found / expected - 1).max())

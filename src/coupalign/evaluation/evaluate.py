@@ -156,7 +156,7 @@ def pixel_counts(settings: EvaluationConfig, probability: np.ndarray, sample: di
 
 def _predict(forward: Forward, samples: list[dict], words: list[np.ndarray], size: int) -> np.ndarray:
     """Probability maps (len(samples), S, S) of the samples' images with the given words, in a batch of `size`."""
-    columns = [[sample["image"] for sample in samples], *words]
+    columns: list[Sequence[np.ndarray]] = [[sample["image"] for sample in samples], *words]
     logits = forward(*(Tensor(_padded(column, size)) for column in columns)).asnumpy()
     return probabilities(logits[: len(samples)])
 

@@ -20,7 +20,7 @@ _WORDS = {
 _BEHIND = {"striped": ("with stripes",), "dotted": ("with dots", "with spots"), "solid": ("without a pattern",)}
 _ANYTHING = ("object", "shape", "thing")
 _RANKS = ("first", "second", "third", "fourth", "fifth")
-_EXTREME = {"left": ("leftmost",), "right": ("rightmost",)}
+_EXTREME: dict[str, tuple[str, ...]] = {"left": ("leftmost",), "right": ("rightmost",)}
 _EXTREME |= {"top": ("topmost", "highest", "top"), "bottom": ("lowest", "bottom")}
 _FARTHEST = {
     "left": ("furthest to the left", "on the far left", "nearest the left edge"),

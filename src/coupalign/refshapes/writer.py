@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -100,8 +101,8 @@ def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> 
                 ref = {"ref_id": len(refs) + 1, "ann_id": first + thing, "image_id": image_id, "file_name": name}
                 refs.append({**ref, "category_id": category, "split": split, "sent_ids": ids, "sentences": said})
     categories = [{"id": i, "name": shape, "supercategory": "shape"} for i, shape in enumerate(FACTORS["shape"], 1)]
-    instances = {"images": images, "annotations": annotations, "categories": categories}
-    instances["info"] = {"description": "RefShapes, a synthetic data set"}
+    info = {"description": "RefShapes, a synthetic data set"}
+    instances = {"images": images, "annotations": annotations, "categories": categories, "info": info}
     (directory / "instances.json").write_text(_json(instances))
     (directory / "refs(refshapes).p").write_bytes(_pickle(refs))
 
@@ -145,7 +146,7 @@ def draw_record(split: str, number: int, seed: int) -> dict:
     for index, thing in enumerate(scene.things):
         mask = scene.labels == index
         counts = rle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode("ascii")
-        annotation = {"category_id": FACTORS["shape"].index(thing.kind.shape) + 1, "iscrowd": 0}
+        annotation: dict[str, Any] = {"category_id": FACTORS["shape"].index(thing.kind.shape) + 1, "iscrowd": 0}
         annotation |= {"area": int(mask.sum()), "bbox": list(thing.box), "attributes": asdict(thing.kind)}
         annotations.append({**annotation, "segmentation": {"size": list(mask.shape), "counts": counts}})
     height, width = scene.labels.shape
