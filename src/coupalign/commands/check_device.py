@@ -43,12 +43,9 @@ def main(argv: Argv = None) -> int:
         print(line, flush=True)
     failed = [row["row"] for row in rows if row["status"] == "FAIL"]
     seconds = round(time.monotonic() - start, 1)
-    result: dict[str, Any] = {
-        "device_target": config.run.device_target,
-        "precision": config.run.precision,
-        "failed": failed,
-    }
-    result |= {"seconds": seconds, "versions": find_versions(config.run.device_target), "rows": rows}
+    where = {"device_target": config.run.device_target, "precision": config.run.precision}
+    versions = find_versions(config.run.device_target)
+    result = {"failed": failed, "seconds": seconds, "versions": versions, "rows": rows, **where}
     write_text(output, json.dumps(result, indent=2) + "\n")
     print(f"{'FAIL: ' + ', '.join(failed) if failed else 'PASS'} in {seconds} s; written to {output}")
     return 1 if failed else 0

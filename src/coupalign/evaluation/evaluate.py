@@ -156,8 +156,8 @@ def pixel_counts(settings: EvaluationConfig, probability: np.ndarray, sample: di
 
 def _predict(forward: Forward, samples: list[dict], words: list[np.ndarray], size: int) -> np.ndarray:
     """Probability maps (len(samples), S, S) of the samples' images with the given words, in a batch of `size`."""
-    columns: list[Sequence[np.ndarray]] = [[sample["image"] for sample in samples], *words]
-    logits = forward(*(Tensor(_padded(column, size)) for column in columns)).asnumpy()
+    images = np.stack([sample["image"] for sample in samples])
+    logits = forward(*(Tensor(_padded(column, size)) for column in (images, *words))).asnumpy()
     return probabilities(logits[: len(samples)])
 
 
