@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,14 @@ def _arrays(outputs: Any) -> Any:
 def _mode_of_file():
     """As `_mode`, for what a file's shared fixtures set up."""
     yield from _restored()
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """Unblocks signals that train.py blocked for its process. Processes that tests start would inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.fixture(autouse=True)

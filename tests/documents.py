@@ -123,8 +123,6 @@ class Parser:
     def _program(self, script: str, arguments: list[str]) -> None:
         main = importlib.import_module(script.removesuffix(".py")).main
         module = sys.modules[main.__module__]
-        if hasattr(module, "take_signals"):  # which would last for the whole process
-            self.monkeypatch.setattr(module, "take_signals", lambda: None)
         for parser in ("parse_arguments", "parse_own_arguments"):
             real = getattr(coupalign.cli, parser)
 

@@ -62,7 +62,7 @@ def end(code):
     os._exit(code)
 if "--wait" in sys.argv:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, (lambda *_: None) if "--deaf" in sys.argv else stop)
+        signal.signal(number, (lambda *_: pathlib.Path(f"heard_{rank}").touch()) if "--deaf" in sys.argv else stop)
 pathlib.Path(f"started_{rank}").touch()
 while "--wait" in sys.argv:
     time.sleep(0.05)
@@ -218,9 +218,9 @@ def test_a_stop_lets_every_rank_save_before_it_ends(tree, number, to_all, code):
 def test_a_second_signal_kills_ranks_that_do_not_stop(tree):
     process = launch(tree, "CPU", "2", "c.yaml", "data", "--wait", "--deaf")
     _wait_for_ranks(tree)
-    for _ in range(2):
-        os.killpg(process.pid, signal.SIGINT)
-        time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    _wait_for_ranks(tree, "heard")
+    os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
 
@@ -232,6 +232,6 @@ def test_msrun_that_cannot_start_is_a_failure(tree):
     assert error[0].startswith("error: msrun ended with exit code 1 before all ranks did")
 
 
-def _wait_for_ranks(tree: Path) -> None:
-    while not ((tree / "started_0").exists() and (tree / "started_1").exists()):
+def _wait_for_ranks(tree: Path, done: str = "started") -> None:
+    while not ((tree / f"{done}_0").exists() and (tree / f"{done}_1").exists()):
         time.sleep(0.02)
