@@ -12,6 +12,7 @@ The last part uses a small feature map of the size and batch of RefShapes. It ne
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -174,6 +175,19 @@ def report(shape: tuple[int, int, int, int], share: float, rounds: int) -> None:
         print(line, flush=True)
 
 
+def report_turns(batch: int, share: float) -> None:
+    """Prints how often each loop over tiles turns, forward and backward, at the paper's size."""
+    from coupalign.loss.negatives import default_tile
+
+    pixels = PAPER[2] * PAPER[3]
+    for on_cpu in (True, False):
+        tile = default_tile(batch, pixels, on_cpu)
+        turns, most = (math.ceil(part * pixels / tile) for part in (min(share, 1 - share), 0.5))
+        megabytes = batch * tile * pixels * 4 / 1e6
+        name = "CPU" if on_cpu else "GPU and Ascend"
+        print(f"batch {batch:2}, {name}: {turns} turns, {most} for any mask; scores of a tile {megabytes:.0f} MB")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="(default: 7)")
@@ -192,6 +206,8 @@ def main() -> int:
         print(f"{name:12}{megabytes:9.0f} MB{megabytes / found['all pairs']:8.3f}")
     doubled = peak_elsewhere("ours", 2 * side, args.share)
     print(f"ours at twice the side{doubled:9.0f} MB, {doubled / found['ours']:.2f} times as much")
+    for batch in (PAPER[0], 16):
+        report_turns(batch, args.share)
     report(PAPER, args.share, args.rounds)
     report(SMALL, args.share, args.rounds * 5)
     return 0

@@ -175,7 +175,7 @@ class AllFinite(nn.Cell):
         finite = all_finite((x,))
         if self.ranks == 1:
             return finite
-        return (self.sum(finite.astype("float32").reshape(1)) == self.ranks).reshape(())
+        return self.sum(finite.astype("float32").reshape(1)).reshape(()) == self.ranks
 
 
 def _select_device(target: str) -> None:

@@ -68,7 +68,7 @@ class WordPixelAlignment(nn.Cell):
         gated, gate = self.text_gate(to_text)  # Eq 2, 6: V'_i
         real = token_mask.astype("float32")
         text_gate = (_magnitude(gate) * real).sum(1) / real.sum(1)
-        words = words + gated * ops.expand_dims(token_mask, -1).astype(words.dtype)
+        words = words + gated.astype(words.dtype) * ops.expand_dims(token_mask, -1).astype(words.dtype)
         return updated, words, (over_words, over_pixels, image_gate, text_gate)
 
     def as_printed(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
