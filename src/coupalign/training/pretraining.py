@@ -79,7 +79,7 @@ class PretrainingObjective(nn.Cell):
             size = CLASSES[index]
             log_probability = ops.log_softmax(predicted[:, first : first + size], 1)
             target = labels[:, index] + 1 if index == 0 else ops.maximum(labels[:, index], 0)
-            error = -(log_probability * ops.one_hot(target.astype("int32"), size, axis=1)).sum(1)
+            error = -(log_probability * ops.one_hot(target.astype("int32"), size, 1.0, 0.0, axis=1)).sum(1)
             loss = loss + (error * objects).sum() / count
             if index == 0:
                 loss = loss + error.mean()
