@@ -17,10 +17,14 @@ from typing import Any
 os.environ.setdefault("GLOG_v", "3")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")  # as coupalign.devices does
 
+import hypothesis
 import numpy as np
 import pytest
 
 from coupalign.config import Config, load_config
+
+hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("tests")
 
 TINY = {
     "image_size": 64,

@@ -207,13 +207,13 @@ def loads_or_explains(load) -> None:
         assert type(config.as_dict()[name]) is type(default), name
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(NAMES, JSON, max_size=3))
 def test_any_overrides_load_or_are_refused_in_one_line(overrides):
     loads_or_explains(lambda: load_config(overrides=overrides))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     text=st.dictionaries(NAMES, JSON, max_size=3).map(lambda values: yaml.dump(values).encode())
     | st.binary(max_size=60)

@@ -210,7 +210,7 @@ def test_the_table_has_a_row_for_each_family_and_baseline_in_per_cent():
     assert {"all", "attribute", "negation", "baseline: largest object", "baseline: shuffled expressions"} <= set(rows)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(0, 5))
 def test_derangement(images, seed):
     images = np.array(images)

@@ -50,7 +50,7 @@ PLAIN = st.recursive(
     ),
     max_leaves=8,
 )
-EXAMPLES = settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=300, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

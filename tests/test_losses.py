@@ -137,7 +137,7 @@ def losses(_mode_of_file):
     return [(options, compiled(PixelContrastiveLoss(**options))) for options in ({}, {"temperature": 0.02})]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(mask=arrays(bool, (2, 5, 7)), seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-3, 1.0, 1e3]))
 def test_any_mask(losses, mask, seed, scale):
     mindspore.set_context(mode=mindspore.GRAPH_MODE)

@@ -38,7 +38,7 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
     return counts
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.integers(0, 24), st.integers(0, 14), st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=5
@@ -84,7 +84,7 @@ def test_polygons_are_clipped_to_the_image():
         _mask([rectangle(40, 0, 50, 10)])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
 def test_compressed_run_lengths_are_read_as_pycocotools_reads_them(height, width, data):
     bits = data.draw(st.binary(min_size=height * width, max_size=height * width))
@@ -101,7 +101,7 @@ def test_compressed_run_lengths_are_read_as_pycocotools_reads_them(height, width
     )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(
     st.one_of(
         st.text(),
@@ -122,7 +122,7 @@ def test_any_run_lengths_are_a_mask_or_a_clear_error(counts):
 NUMBERS = st.floats() | st.integers() | st.floats(-100, 100)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(st.lists(NUMBERS, max_size=12) | st.none() | st.text(max_size=3), max_size=4), st.booleans())
 def test_any_polygons_are_a_mask_or_a_clear_error(polygons, pack):
     try:

@@ -87,7 +87,7 @@ def computed(predictions, targets) -> dict:
     return metric.compute()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pairs(), st.randoms())
 def test_properties(arrays, random):
     predictions, targets = arrays

@@ -125,7 +125,7 @@ def _sentences(count: int) -> list[str]:
     return sentences
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.text(_CHARACTERS, min_size=1, max_size=40) | st.sampled_from(_sentences(5000)))
 def test_equals_hugging_face_on_any_text(expression):
     """The Python tokenizer of Hugging Face, and in ours an error exactly where it finds no word."""

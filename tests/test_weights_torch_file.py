@@ -188,7 +188,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("whole", SMALL.values(), ids=SMALL)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused(tmp_path_factory, whole, data):
     changed = bytearray(whole[: data.draw(st.sampled_from([len(whole), len(whole) // 2, len(whole) - 9]))])
