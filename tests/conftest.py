@@ -232,7 +232,7 @@ def prepare_arguments(handmade, tmp_path) -> list[str]:
 def tiny_data(tmp_path_factory):
     """Directory of a RefShapes data set of 300 expressions, 30 in each split but train, for ``TINY``."""
     from coupalign.data.tokenizer import Tokenizer
-    from coupalign.refshapes.prepare import RefShapesSettings, prepare_refshapes
+    from coupalign.refshapes.writer import RefShapesSettings, prepare_refshapes
 
     directory = tmp_path_factory.mktemp("data")
     config = load_config(overrides={**TINY, "dataset": "refshapes"})

@@ -21,7 +21,6 @@ OPTIONS = [
     option("--export_batch_size INT", "batch size of the graph, which is fixed", default=1),
     option("--export_for CPU|Ascend", "where the file will run", default="CPU"),
     option("--export_raw_image", "the graph takes pixels, RGB (B, S, S, 3) uint8, and normalises them itself"),
-    option("--export_proposals", "the graph also returns the N masks Y_N, as logits, and their weights Q_w"),
 ]
 
 
@@ -40,7 +39,6 @@ def main(argv: Argv = None) -> int:
     from coupalign.inference.export import export
 
     devices.set_up(config.run)
-    more = args.export_raw_image, args.export_proposals, args.export_for
-    difference = export(config, args.checkpoint, path, batch_size, *more)
+    difference = export(config, args.checkpoint, path, batch_size, args.export_raw_image, args.export_for)
     print(f"{path}: batch {batch_size}, outputs within {difference:.1e} of the model's")
     return 0

@@ -45,7 +45,7 @@ def main(argv: Argv = None) -> int:
     from coupalign.data.check import check, check_dataset
     from coupalign.data.prepare import Source, prepare, read_dataset
     from coupalign.data.tokenizer import Tokenizer
-    from coupalign.refshapes.prepare import RefShapesSettings, prepare_refshapes, read_refshapes
+    from coupalign.refshapes.writer import RefShapesSettings, prepare_refshapes, read_refshapes
 
     source = Source(annotations, images, args.split_by, skip)
     if args.check:

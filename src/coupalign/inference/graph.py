@@ -30,27 +30,21 @@ class ExportGraph(nn.Cell):
     Args:
         model: CoupAlign in evaluation mode.
         raw_image: take RGB pixels and normalise them inside the graph.
-        proposals: also return Y_N and Q_w.
 
     Inputs: image (B, 3, S, S) float32, normalised, or with `raw_image` (B, S, S, 3) uint8; token_ids and token_mask
-    (B, T) int32. Outputs: probability (B, S, S) float32; with `proposals` also Y_N (B, N, S/4, S/4) float32, logits,
-    and Q_w (B, N) float32.
+    (B, T) int32. Outputs: probability (B, S, S) float32.
     """
 
-    def __init__(self, model: nn.Cell, raw_image: bool = False, proposals: bool = False):
+    def __init__(self, model: nn.Cell, raw_image: bool = False):
         super().__init__(auto_prefix=False)
         self.model = model
         self.raw_image = raw_image
-        self.proposals = proposals
         self.mean = Tensor(np.array(MEAN, np.float32).reshape(3, 1, 1))
         self.std = Tensor(np.array(STD, np.float32).reshape(3, 1, 1))
 
-    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         if self.raw_image:
             # Transposing the uint8 input avoids a bug: Lite 2.0 takes the transpose of a computed image for a change of
             # format, and fails.
             image = (image.transpose(0, 3, 1, 2).astype("float32") - self.mean) / self.std
-        if not self.proposals:
-            return ops.sigmoid(self.model(image, token_ids, token_mask))
-        logits, _, masks, weights, _ = self.model.all_outputs(image, token_ids, token_mask)
-        return ops.sigmoid(logits), masks, weights
+        return ops.sigmoid(self.model(image, token_ids, token_mask))

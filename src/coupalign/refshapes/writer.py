@@ -1,4 +1,4 @@
-"""Writes RefShapes in the layout of the REFER tool."""
+"""Writes RefShapes in the layout of the REFER tool, and prepares it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from PIL import Image
 from pycocotools import mask as rle
 from tqdm import tqdm
 
+from coupalign.data.prepare import Prepared, prepare
+from coupalign.data.refer import read_refer
+from coupalign.data.referents import ReferDataset
+from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.workers import map_in_order
 from coupalign.errors import UserError
 from coupalign.files import make_directory
@@ -74,6 +78,20 @@ def write_refshapes(directory: Path, settings: RefShapesSettings, workers: int =
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return True
+
+
+def prepare_refshapes(output: Path, settings: RefShapesSettings, tokenizer: Tokenizer, workers: int = 1) -> Prepared:
+    """Makes RefShapes in ``<output>/source`` and prepares it in `output`. Raises: UserError."""
+    write_refshapes(output / "source", settings, workers)
+    return prepare(read_refshapes(output), "refshapes", output, tokenizer, workers=workers)
+
+
+def read_refshapes(output: Path, skip: bool = False) -> ReferDataset:
+    """Reads the data set in ``<output>/source``; `skip` as in `read_refer`. Raises: UserError."""
+    source = output / "source"
+    if not source.exists():
+        raise UserError(f"{output} holds no RefShapes data set: run prepare_data.py without --check to make it")
+    return read_refer(source, source / "images", "refshapes", skip)
 
 
 def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> None:
