@@ -45,26 +45,43 @@ def gate(f: np.ndarray, w: Weights) -> tuple[np.ndarray, np.ndarray]:
     return opening * f, opening
 
 
-def word_pixel_alignment(pixels: np.ndarray, words: np.ndarray, token_mask: np.ndarray, w: Weights):
+def token_norm(x: np.ndarray) -> np.ndarray:
+    """Tokens (L, C) minus their mean, divided by the RMS of what is left."""
+    deviation = x - x.mean(0)
+    return deviation / np.sqrt(np.square(deviation).mean() + 1e-12)
+
+
+def word_pixel_alignment(
+    pixels: np.ndarray, words: np.ndarray, token_mask: np.ndarray, w: Weights, normed: bool = False
+):
     """Eq 1, 2, 4, 5: V + L', L + V', both attentions, and the mean magnitude of both gates.
 
-    In one direction V' and its gate are 0.
+    In one direction V' and its gate are 0. With `normed`, tokens are normalised before they are compared, and what they
+    attended to before its gate.
     """
     fused_pixels, fused_words = pixels.copy(), words.copy()
     over_words = np.zeros((len(pixels), pixels.shape[1], words.shape[1]))
     over_pixels = np.zeros((len(pixels), words.shape[1], pixels.shape[1]))
     openings = np.zeros((2, len(pixels)))
     for b, real in enumerate(token_mask == 1):
-        v, l_hat = linear(pixels[b], w, "image_proj"), linear(words[b], w, "text_proj")
+        compared = [pixels[b], words[b].copy()]
+        if normed:
+            compared[0], compared[1][real] = token_norm(pixels[b]), token_norm(words[b][real])
+            compared[1][~real] = 0
+        v, l_hat = linear(compared[0], w, "image_proj"), linear(compared[1], w, "text_proj")
         scores = v @ l_hat.T / np.sqrt(v.shape[-1])
         over_words[b][:, real] = softmax(scores[:, real])
         over_pixels[b] = softmax(scores.T)
         to_pixels = linear(over_words[b][:, real] @ l_hat[real], w, "text_to_image")
+        if normed:
+            to_pixels = layer_norm(to_pixels, w, "text_to_image_norm")
         gated, opening = gate(to_pixels, under(w, "image_gate"))
         fused_pixels[b] += gated
         openings[0, b] = np.abs(opening).mean()
         if "image_to_text.weight" in w:
             to_words = linear(over_pixels[b] @ v, w, "image_to_text")
+            if normed:
+                to_words = layer_norm(to_words, w, "image_to_text_norm")
             gated, opening = gate(to_words[real], under(w, "text_gate"))
             fused_words[b][real] += gated
             openings[1, b] = np.abs(opening).mean()
@@ -80,20 +97,31 @@ def cross_attention(
         image = linear(v_o, w, "image_proj") + w["position_embedding"][0]
         f_o = np.concatenate([image, linear(l_o[real], w, "text_proj")])
         fused = attention(*(linear(f_o, w, name) for name in ("query", "key", "value")), heads)
-        results.append(linear(fused, w, "output")[: len(v_o)] + v_o)
+        added = linear(fused, w, "output")[: len(v_o)]
+        results.append((layer_norm(added, w, "output_norm") if "output_norm.gamma" in w else added) + v_o)
     return np.stack(results)
 
 
-def mask_generator(pixels: np.ndarray, layers: int, heads: int, w: Weights) -> np.ndarray:
-    """Eq 9: a post-norm transformer decoder on the learned queries."""
+def mask_generator(
+    pixels: np.ndarray, layers: int, heads: int, w: Weights, places: np.ndarray | None = None
+) -> np.ndarray:
+    """Eq 9: a post-norm transformer decoder on the learned queries.
+
+    With the encodings `places` of the pixels, S_o is normalised over its tokens, and queries and places are added to
+    queries and keys of each attention.
+    """
 
     def attend(q, source, names):
-        projected = linear(q, names, "query"), linear(source, names, "key"), linear(source, names, "value")
+        keys = source
+        if places is not None:
+            keys = source + (w["queries"] if source is q else places)
+            q = q + w["queries"]
+        projected = linear(q, names, "query"), linear(keys, names, "key"), linear(source, names, "value")
         return linear(attention(*projected, heads), names, "output")
 
     results = []
     for s_o in pixels:
-        memory, q = linear(s_o, w, "memory_proj"), w["queries"]
+        memory, q = linear(s_o if places is None else token_norm(s_o), w, "memory_proj"), w["queries"]
         for i in range(layers):
             layer = under(w, f"layers.{i}")
             q = layer_norm(q + attend(q, q, under(layer, "self_attention")), layer, "norm1")

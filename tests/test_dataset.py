@@ -13,6 +13,7 @@ from coupalign.config import load_config
 from coupalign.data.dataset import Split
 from coupalign.data.images import load_image
 from coupalign.data.prepare import prepare
+from coupalign.data.prepared import check_objects
 from coupalign.data.refer import read_refer
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import prepare_image
@@ -94,6 +95,34 @@ def test_train_batches_keep_the_order_and_leave_out_what_is_no_full_batch(config
         np.testing.assert_array_equal(batch["token_mask"], split.records["token_mask"][row])
     kinds = [batches[0][name].dtype for name in ("image", "mask", "token_ids", "token_mask")]
     assert kinds == [np.float32, np.float32, np.int32, np.int32]
+
+
+def test_train_batches_with_the_masks_of_all_objects(config, handmade):
+    """Image 7 has objects 3, 1 and 2, by size."""
+    data = Split(config, "train").train_batches([2, 0, 1], 3, 2, objects=2)
+    (batch,) = data.create_dict_iterator(num_epochs=1, output_numpy=True)
+    for found in batch["objects"]:
+        assert found.shape == (2, SIZE // 4, SIZE // 4) and found.dtype == np.float32
+        for each, ann_id in zip(found, (3, 1)):
+            mask = handmade.masks[ann_id]
+            for side in (128, SIZE // 4):  # the stored size, then that of the proposals
+                y, x = (np.arange(side) * length // side for length in mask.shape)
+                mask = mask[np.ix_(y, x)]
+            np.testing.assert_array_equal(each, mask)
+
+
+def test_a_data_set_without_the_masks_of_all_objects_is_refused_where_they_are_used(config, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(config.data.data_dir, copy)
+    for part in copy.glob("*.objects.*"):
+        part.unlink()
+    meta = json.loads((copy / "meta.json").read_text())
+    meta["files"] = {name: size for name, size in meta["files"].items() if ".objects." not in name}
+    (copy / "meta.json").write_text(json.dumps(meta))
+    check_objects(_with(config, data_dir=str(copy)), "train")
+    with pytest.raises(UserError, match="run prepare_data.py again"):
+        check_objects(_with(config, data_dir=str(copy), object_loss_weight=1.0), "train")
+    assert "objects" not in next(iter(Split(_with(config, data_dir=str(copy)), "train").samples([0], 1)))
 
 
 def test_many_rows_stay_in_order_with_several_workers(tiny_data):

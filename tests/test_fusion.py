@@ -12,6 +12,7 @@ from coupalign.model.batch_norm import batch_norm
 from coupalign.model.cross_attention import CrossAttention
 from coupalign.model.gate import Gate
 from coupalign.model.mask_generator import MaskGenerator
+from coupalign.model.positions import grid_points, sine_encoding
 from coupalign.model.resize import Upsample
 from coupalign.model.seg_head import DoubleConv, SegHead
 from coupalign.model.sma import SentenceMaskAlignment, l2_normalize
@@ -62,6 +63,20 @@ def test_wpa_in_one_direction_leaves_the_words(random_cell):
     assert alignment.over_pixels is None and alignment.text_gate is None
 
 
+def test_normalised_wpa(random_cell):
+    """Words and pixels have much in common, which must not hide how they differ."""
+    wpa, w, (pixels, words) = random_cell(
+        WordPixelAlignment(image_dim=6, text_dim=10, dim=8, normed=True), inputs=[PIXELS, WORDS]
+    )
+    pixels, words = (np.round(x * 1024) / 1024 + 64 for x in (pixels, words))
+    mask = TOKEN_MASK[:2]
+    new_pixels, new_words, alignment = wpa(pixels[:2], words[:2], mask)
+    expected = equations.word_pixel_alignment(pixels[:2], words[:2], mask, w, normed=True)
+    for each, reference in zip((new_pixels, new_words, *alignment), expected, strict=True):
+        assert_close(each, reference, relative=1e-4)
+    assert alignment[0].std(1).max() > 0.1
+
+
 def test_scores_beyond_half_precision(random_cell):
     """Scores of 1e5 exceed float16, but not the float32 of the softmax."""
     wpa, w, arrays = random_cell(make(True), inputs=[PIXELS, WORDS])
@@ -89,6 +104,21 @@ def test_mask_generator_is_eq_9(random_cell):
     cell = MaskGenerator(image_dim=12, dim=8, num_queries=5, layers=3, heads=2, ffn_dim=16)
     generator, w, pixels = random_cell(cell, inputs=(2, 9, 12))
     expected = equations.mask_generator(pixels, layers=3, heads=2, w=w)
+    assert_close(generator(pixels), expected, relative=1e-5)
+
+
+def test_normalised_cross_attention(random_cell):
+    cell = CrossAttention(image_dim=12, dim=8, num_pixels=9, heads=2, normed=True)
+    cross_attention, w, (pixels, words) = random_cell(cell, inputs=[(2, 9, 12), (2, 5, 8)])
+    expected = equations.cross_attention(pixels, words, TOKEN_MASK[:2], 2, w)
+    assert_close(cross_attention(pixels, words, TOKEN_MASK[:2]), expected, relative=5e-6)
+
+
+def test_anchored_mask_generator(random_cell):
+    cell = MaskGenerator(image_dim=12, dim=8, num_queries=5, layers=2, heads=2, ffn_dim=16, anchored=3)
+    generator, w, pixels = random_cell(cell, inputs=(2, 9, 12))
+    places = sine_encoding(grid_points(3), 8, 2).astype(np.float64)
+    expected = equations.mask_generator(pixels, layers=2, heads=2, w=w, places=places)
     assert_close(generator(pixels), expected, relative=1e-5)
 
 

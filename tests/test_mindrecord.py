@@ -11,7 +11,17 @@ from mindspore.mindrecord import FileReader
 
 from coupalign.data import convert as converting
 from coupalign.data.convert import SCENES_PER_PART, convert, read_part, scenes_of
-from coupalign.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, record_file, split_files, write_split
+from coupalign.data.mindrecord import (
+    EXPRESSIONS,
+    IMAGES,
+    MASKS,
+    MOST_OBJECTS,
+    OBJECT_SIDE,
+    OBJECTS,
+    record_file,
+    split_files,
+    write_split,
+)
 from coupalign.data.refer import read_refer
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
@@ -51,6 +61,20 @@ def test_every_sentence_of_every_referent_is_a_row_in_order(handmade, tmp_path):
     assert {
         (row["image_id"], row["ann_id"], row["category"], row["family"], row["height"], row["width"]) for row in rows
     } == {(7, 1, "cup", "", 40, 60)}
+
+
+def test_masks_of_all_objects_of_an_image_the_largest_first(handmade, tmp_path):
+    _write(handmade, tmp_path, "train")
+    (row,) = _read(record_file(tmp_path, "train", OBJECTS))
+    stored = cv2.imdecode(np.frombuffer(row["objects"], np.uint8), cv2.IMREAD_GRAYSCALE)
+    stored = stored.reshape(MOST_OBJECTS, OBJECT_SIDE, OBJECT_SIDE)
+    (image_id,) = {each["image_id"] for each in handmade.refs if each["split"] == "train"}
+    drawn = [handmade.masks[each["id"]] for each in handmade.instances["annotations"] if each["image_id"] == image_id]
+    drawn.sort(key=np.sum, reverse=True)
+    for found, mask in zip(stored, drawn):
+        y, x = (np.arange(OBJECT_SIDE) * side // OBJECT_SIDE for side in mask.shape)
+        np.testing.assert_array_equal(found, 255 * mask[np.ix_(y, x)])
+    assert not stored[len(drawn) :].any()
 
 
 def test_what_belongs_to_an_image_stays_together(handmade, tmp_path):

@@ -39,7 +39,7 @@ def test_a_refer_data_set_becomes_mindrecord_files_which_are_kept(prepare_argume
     assert {path.name for path in data.iterdir()} == {
         f"{split}.{part}.{end}"
         for split in ("train", "val")
-        for part in ("images", "masks", "expressions")
+        for part in ("images", "objects", "masks", "expressions")
         for end in ("mindrecord", "mindrecord.db")
     } | {"meta.json", "skipped.jsonl"}
     meta = json.loads((data / "meta.json").read_text())

@@ -66,7 +66,8 @@ def test_the_objective(random_cell, weight):
         first += size
     auxiliary = float(contrast(Tensor(features.astype(np.float32)), Tensor(mask)))
     words = Tensor(np.ones((2, 3), np.int32))
-    got = [float(each) for each in objective.cell(Tensor(image), words, words, Tensor(mask), Tensor(small))]
+    inputs = (Tensor(image), words, words, Tensor(mask), Tensor(small), Tensor(small[:, :8]))
+    got = [float(each) for each in objective.cell(*inputs)]
     assert_close(np.array(got), [segmentation + weight * auxiliary + 0.1 * seen, segmentation, seen], 1e-5)
 
 

@@ -35,14 +35,15 @@ def scenes(numbers: range, size: int = 32) -> LabelledScenes:
 def test_labels_are_what_is_seen():
     size = 32
     assert len(scenes(range(5, 8))) == 3
-    for number, (image, *_, labels) in zip(range(5, 8), (scenes(range(5, 8), 4 * size)[i] for i in range(3))):
+    for number, (image, *_, labels, objects) in zip(range(5, 8), (scenes(range(5, 8), 4 * size)[i] for i in range(3))):
         scene = make_scene(Dice(3, 4, number), (3, 8), unseen_pairs=False)
         height, width = scene.labels.shape
         np.testing.assert_array_equal(image, prepare_image(palette()[scene.image], 4 * size))
-        assert labels.shape == (9, size, size)
+        assert labels.shape == (9, size, size) and objects.shape == (8, size, size)
         for i in range(size):
             for j in range(size):
                 index = scene.labels[int((i + 0.5) / size * height), int((j + 0.5) / size * width)]
+                assert objects[:, i, j].tolist() == [float(index == k) for k in range(8)]
                 if index < 0:
                     assert labels[:, i, j].tolist() == [-1, -1, -1, -1, -1, -1, -1, 0, 0]
                     continue
@@ -64,7 +65,7 @@ def test_masks_are_all_that_the_words_fit():
     """Words, read back by a grammar of its own, and looks and places that are seen."""
     pieces, negations, several, forms = find_file(VOCABULARY).read_text().split("\n"), 0, 0, Counter()
     for index in range(120):
-        _, token_ids, token_mask, mask, labels = scenes(range(120))[index]
+        _, token_ids, token_mask, mask, labels, _ = scenes(range(120))[index]
         scene = make_scene(Dice(3, 4, index), (3, 8), unseen_pairs=False)
         words = " ".join(pieces[token] for token in token_ids[1 : token_mask.sum() - 1]).replace(" ##", "")
         ((form, named),) = read(words, [item_of(i, thing) for i, thing in enumerate(scene.things)])

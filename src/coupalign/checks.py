@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coupalign.config import Config, TrainingConfig
-from coupalign.data.prepared import check_split, read_meta
+from coupalign.data.prepared import check_objects, check_split, read_meta
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
 from coupalign.files import check_directory, find_checkpoint, find_file
@@ -93,6 +93,7 @@ def check_training(config: Config, ranks: int) -> None:
     # With train_families it is a part of these, which only the trainer counts.
     samples = counts["referents" if settings.train_sentences == "random" else "expressions"]
     check_warmup(settings, check_steps(settings, samples))
+    check_objects(config, settings.train_split)
     if settings.init_checkpoint:
         find_checkpoint(settings.init_checkpoint)
     if settings.resume not in ("never", "auto"):

@@ -35,6 +35,10 @@ class Config:
     model: ModelConfig
     losses: LossConfig
 
+    def __post_init__(self) -> None:
+        if self.losses.object_loss_weight and not self.model.sma:
+            raise ConfigError("object_loss_weight needs mask proposals, sma is false: set object_loss_weight to 0")
+
     def as_dict(self) -> dict[str, Any]:
         """Flat keys and values in the order of default_config.yaml, in the types of YAML and JSON."""
         values = {name: getattr(getattr(self, key.section), name) for name, key in config_keys().items()}

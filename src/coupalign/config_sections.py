@@ -171,6 +171,7 @@ class ModelConfig(_Section):
     swin_window_size: Count
     swin_bias_start: Literal["random", "neighbours"]
     swin_drop_path_rate: Fraction
+    pixel_positions: bool
     bert_vocab_size: Count
     bert_num_layers: Count
     bert_hidden_size: Count
@@ -180,8 +181,10 @@ class ModelConfig(_Section):
     wpa_direction: Literal["bi", "uni", "none"]
     wpa_stages: tuple[Stage, ...]
     wpa_dim: Count
+    fusion_norm: bool
     cross_attention_heads: Count
     num_queries: Count
+    query_anchors: bool
     decoder_dim: Count
     decoder_heads: Count
     decoder_ffn_dim: Count
@@ -209,6 +212,10 @@ class ModelConfig(_Section):
         ):
             width, heads = getattr(self, width_key), getattr(self, heads_key)
             yield width % heads == 0, f"{heads_key} {heads} does not divide {width_key} {width}: change one of them"
+        narrow = f"pixel_positions needs a multiple of 4 channels, swin_embed_dim is {self.swin_embed_dim}"
+        yield not self.pixel_positions or self.swin_embed_dim % 4 == 0, f"{narrow}: change one of them"
+        few = f"query_anchors needs 4 channels per head: lower decoder_heads {self.decoder_heads}"
+        yield not self.query_anchors or self.decoder_dim // self.decoder_heads >= 4, few
         stages = list(self.wpa_stages)
         yield len(set(stages)) == len(stages), f"wpa_stages is {stages}: give each stage once"
         remedy = "give stages from 1 to 4, or set wpa_direction to none"
@@ -217,9 +224,18 @@ class ModelConfig(_Section):
 
 @dataclass(frozen=True)
 class LossConfig(_Section):
-    """The auxiliary pixel contrastive loss."""
+    """The auxiliary pixel contrastive loss, and set prediction."""
 
     aux_loss_weight: NotNegative
     aux_temperature: Positive
     aux_normalize: bool
     aux_log: bool
+    object_loss_weight: NotNegative
+    choice_loss_weight: NotNegative
+    max_objects: Count
+
+    def checks(self) -> Iterator[tuple[object, str]]:
+        most, choice = self.max_objects, self.choice_loss_weight
+        yield most <= 32, f"max_objects is {most}: give at most 32, the number that prepare_data.py stores"
+        remedy = "object_loss_weight, which is 0: raise it"
+        yield self.object_loss_weight or not choice, f"choice_loss_weight {choice} needs the matches of {remedy}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 
 from coupalign.data.images import encode_record, read_content
 from coupalign.data.masks import annotation_mask
+from coupalign.data.mindrecord import MOST_OBJECTS, OBJECT_SIDE
 from coupalign.data.plain_pickle import load_plain_pickle
 from coupalign.data.referents import Image, Problem, Problems, ReferDataset, Referent
 from coupalign.data.workers import map_in_order
@@ -40,6 +41,7 @@ class Pixels:
 
     image: bytes  # to store instead of the image file's own; empty if the file is stored unchanged
     image_bytes: int  # number of bytes that are stored
+    objects: bytes  # PNG of 0 and 255 with small masks of all annotations, see ``objects_png``
     masks: Mapping[int, bytes]  # PNG of 0 and 255 at the image's size
     # Pixels: intersection and union of the target with all objects of its class, and with the image's largest object.
     baselines: Mapping[int, Sequence[int]]
@@ -125,7 +127,7 @@ def _draw(scene: Scene, skip: bool) -> Pixels:
             )
     except UserError as error:
         problems.add(Problem("image", str(image.path), str(error), len(scene.referents), sentences))
-        return Pixels(b"", 0, {}, {}, problems.found)
+        return Pixels(b"", 0, b"", {}, {}, problems.found)
     # One bit per pixel: an image may be large and have many annotations.
     masks: dict[int, np.ndarray] = {}
     wrong: dict[int, str] = {}  # only matters if a referent uses it
@@ -141,6 +143,7 @@ def _draw(scene: Scene, skip: bool) -> Pixels:
     return Pixels(
         b"" if record is content else record,
         len(record),
+        objects_png(masks.values(), image.height, image.width),
         {referent.ref_id: _png(masks[referent.ann_id], image) for referent in kept},
         {referent.ref_id: _baselines(referent.ann_id, scene.annotations, masks) for referent in kept},
         problems.found,
@@ -150,6 +153,22 @@ def _draw(scene: Scene, skip: bool) -> Pixels:
 def _png(mask: np.ndarray, image: Image) -> bytes:
     pixels = np.unpackbits(mask, count=image.height * image.width).reshape(image.height, image.width)
     return cv2.imencode(".png", pixels * np.uint8(255))[1].tobytes()
+
+
+def objects_png(masks: Iterable[np.ndarray], height: int, width: int) -> bytes:
+    """Draws the masks of an image's objects for set prediction, one below the other: PNG of 0 and 255.
+
+    Each is resized to OBJECT_SIDE x OBJECT_SIDE by nearest neighbour. There are always MOST_OBJECTS, the largest objects
+    first; missing ones are empty.
+
+    Args:
+        masks: Packed bits of (height, width) each.
+    """
+    y, x = (np.arange(OBJECT_SIDE) * side // OBJECT_SIDE for side in (height, width))
+    drawn = np.zeros((MOST_OBJECTS, OBJECT_SIDE, OBJECT_SIDE), np.uint8)
+    for number, mask in enumerate(sorted(masks, key=_area, reverse=True)[:MOST_OBJECTS]):
+        drawn[number] = np.unpackbits(mask, count=height * width).reshape(height, width)[y][:, x]
+    return cv2.imencode(".png", drawn.reshape(-1, OBJECT_SIDE) * np.uint8(255))[1].tobytes()
 
 
 def _area(mask: np.ndarray) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from multiprocessing import cpu_count
+from pathlib import Path
 
 import mindspore
 import numpy as np
@@ -12,9 +13,9 @@ from mindspore import dataset as ds
 from mindspore.dataset import transforms, vision
 
 from coupalign.config import Config
-from coupalign.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, record_file
+from coupalign.data.mindrecord import EXPRESSIONS, IMAGES, MASKS, OBJECT_SIDE, OBJECTS, record_file
 from coupalign.data.prepared import check_split
-from coupalign.data.transform import foreground, image_transforms, mask_decoding, mask_resizing
+from coupalign.data.transform import foreground, image_transforms, mask_decoding, mask_resizing, object_masks
 from coupalign.errors import UserError
 
 
@@ -36,14 +37,16 @@ class Split:
     def __init__(self, config: Config, split: str):
         directory, meta = check_split(config, split)
         self.name = split
-        self._files = {part: str(record_file(directory, split, part)) for part in (IMAGES, MASKS, EXPRESSIONS)}
+        self._files = {part: str(record_file(directory, split, part)) for part in (IMAGES, OBJECTS, MASKS, EXPRESSIONS)}
         self._image_size = config.model.image_size
         counts = meta["splits"][split]
         self._counts = {
             IMAGES: counts["images"],
+            OBJECTS: counts["images"],
             MASKS: counts["referents"],
             EXPRESSIONS: counts["expressions"],
         }
+        self.has_objects = Path(self._files[OBJECTS]).is_file()  # data sets made by earlier versions have none
         self.truncated, self.unknown = counts.get("truncated", 0), counts.get("unknown", 0)
         self.records = _columns(self._files[EXPRESSIONS])
         largest = self.records["token_ids"].max(initial=0)
@@ -73,27 +76,33 @@ class Split:
             return starts + np.random.Generator(np.random.PCG64(seed)).integers(counts)
         raise ValueError(f"sentences is all, first or random, not {sentences!r}")
 
-    def train_batches(self, indices: Sequence[int] | np.ndarray, batch_size: int, num_workers: int) -> ds.Dataset:
+    def train_batches(
+        self, indices: Sequence[int] | np.ndarray, batch_size: int, num_workers: int, objects: int = 0
+    ) -> ds.Dataset:
         """Returns rows in the order of `indices`, in batches; an incomplete last batch is dropped.
 
         Args:
             indices: Row numbers.
             num_workers: Number of threads, at most the number of processors.
+            objects: K, number of objects of an image, the largest ones.
 
-        Columns: image (B, 3, S, S) float32; token_ids, token_mask (B, T) int32; mask (B, S, S) float32, 0 or 1.
+        Columns: image (B, 3, S, S) float32; token_ids, token_mask (B, T) int32; mask (B, S, S) float32, 0 or 1; with
+        `objects` also objects (B, K, S/4, S/4) float32, 0 or 1.
         """
-        data = self._rows(indices, num_workers, image_transforms(self._image_size))
+        data = self._rows(indices, num_workers, image_transforms(self._image_size), objects)
         operations = [*mask_decoding(), *mask_resizing(self._image_size), foreground(mindspore.float32)]
         data = _map(data, operations, "mask", num_workers)
         return data.batch(batch_size, drop_remainder=True)
 
-    def samples(self, indices: Sequence[int] | np.ndarray, num_workers: int) -> Iterator[dict[str, np.ndarray]]:
+    def samples(
+        self, indices: Sequence[int] | np.ndarray, num_workers: int, objects: int = 0
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Returns rows in the order of `indices`, one by one; arguments as in `train_batches`.
 
         Yields: image (3, S, S) float32; token_ids, token_mask (T,) int32; target (h, w) bool at the image's own size;
-            input_target (S, S) bool.
+            input_target (S, S) bool; with `objects` also objects (K, S/4, S/4) float32, 0 or 1.
         """
-        data = self._rows(indices, num_workers, image_transforms(self._image_size))
+        data = self._rows(indices, num_workers, image_transforms(self._image_size), objects)
         data = _map(data, [*mask_decoding(), transforms.Duplicate()], "mask", num_workers, ["target", "input_target"])
         data = _map(data, [foreground(mindspore.bool_)], "target", num_workers)
         data = _map(data, [*mask_resizing(self._image_size), foreground(mindspore.bool_)], "input_target", num_workers)
@@ -105,13 +114,20 @@ class Split:
         data = _map(data, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers, ["target"])
         return data.project(["image", "target"]).create_dict_iterator(num_epochs=1, output_numpy=True)
 
-    def _rows(self, indices: Sequence[int] | np.ndarray, num_workers: int, transform: list) -> ds.Dataset:
+    def _rows(
+        self, indices: Sequence[int] | np.ndarray, num_workers: int, transform: list, objects: int = 0
+    ) -> ds.Dataset:
         """Returns rows with the image decoded and transformed, and the mask still encoded."""
         rows = np.asarray(indices)
         images = self._read(IMAGES, ["image"], self.records["image_row"][rows], num_workers)
         images = _map(images, [vision.Decode(), *transform], "image", num_workers)
         words = self._read(EXPRESSIONS, ["token_ids", "token_mask"], rows, num_workers)
-        return ds.zip((images, words, self._read(MASKS, ["mask"], self.records["mask_row"][rows], num_workers)))
+        parts = [images, words, self._read(MASKS, ["mask"], self.records["mask_row"][rows], num_workers)]
+        if objects:
+            masks = self._read(OBJECTS, ["objects"], self.records["image_row"][rows], num_workers)
+            operations = [*mask_decoding(), *object_masks(objects, OBJECT_SIDE, self._image_size // 4)]
+            parts.append(_map(masks, operations, "objects", num_workers))
+        return ds.zip(tuple(parts))
 
     def _read(self, part: str, columns: list[str], rows: np.ndarray, num_workers: int) -> ds.Dataset:
         # A sampler may repeat rows but not draw more than the file has; listing the file several times raises that limit.

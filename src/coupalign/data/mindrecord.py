@@ -19,10 +19,13 @@ from coupalign.files import use_umask
 if TYPE_CHECKING:
     from coupalign.data.convert import Pixels, Scene
 
-IMAGES, MASKS, EXPRESSIONS = "images", "masks", "expressions"
+IMAGES, OBJECTS, MASKS, EXPRESSIONS = "images", "objects", "masks", "expressions"
+OBJECT_SIDE = 128  # height and width of an object's mask for set prediction
+MOST_OBJECTS = 32  # of an image, the largest ones; the images of COCO have 7 on average
 _IDS = ("image_id", "ref_id", "ann_id", "sent_id")
 _SCHEMAS: dict[str, dict] = {
     IMAGES: {"image": {"type": "bytes"}},
+    OBJECTS: {"objects": {"type": "bytes"}},  # of each image, in the same rows
     MASKS: {"mask": {"type": "bytes"}},
     EXPRESSIONS: {
         "image_row": {"type": "int64"},
@@ -43,7 +46,7 @@ _FREQUENT = 20  # unknown words that are kept
 
 
 def record_file(directory: Path, split: str, part: str) -> Path:
-    """Returns the MindRecord file of one of IMAGES, MASKS, EXPRESSIONS; its index has the suffix `.db` in addition."""
+    """Returns the MindRecord file of one of IMAGES, OBJECTS, MASKS, EXPRESSIONS; its index has the suffix `.db` in addition."""
     return directory / f"{split}.{part}.mindrecord"
 
 
@@ -61,9 +64,10 @@ def write_split(
     description: str,
     largest_image: int = 0,
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Writes three MindRecord files, whose rows are images, masks of referents, and expressions.
+    """Writes four MindRecord files, whose rows are images, masks of all objects of an image, masks of referents, and
+    expressions.
 
-    A row of expressions refers to rows of the other two files, so nothing is stored twice. The expressions of a referent
+    A row of expressions refers to rows of the other files, so nothing is stored twice. The expressions of a referent
     are adjacent, and so are those of an image. A MindRecord file stores its own name: its directory may be renamed, the
     file may not.
 
@@ -98,6 +102,7 @@ def write_split(
                     if counts["images"] == image_row:  # an image is only written once an expression needs it
                         content = pixels.image or read_content(scene.image.path, f"image {scene.image.path}")
                         rows[IMAGES].append({"image": content})
+                        rows[OBJECTS].append({"objects": pixels.objects})
                         counts["images"] += 1
                     baselines = np.array(pixels.baselines[referent.ref_id], np.int64)
                     shared = {"image_row": image_row, "mask_row": counts["referents"], "baselines": baselines}

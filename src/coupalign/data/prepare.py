@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from coupalign.data.convert import convert, read_part, scenes_of
 from coupalign.data.json_lines import read_json_lines
-from coupalign.data.mindrecord import split_files, write_split
+from coupalign.data.mindrecord import MOST_OBJECTS, OBJECT_SIDE, split_files, write_split
 from coupalign.data.prepared import FORMAT, META_FILE, missing_files, read_meta
 from coupalign.data.refer import read_refer
 from coupalign.data.referents import Problem, ReferDataset
@@ -96,6 +96,7 @@ def prepare(
         "vocabulary_sha256": tokenizer.vocabulary_sha256,
         "source_blake2b": sources,
         "on_error": "skip" if skip else "stop",
+        "objects": [MOST_OBJECTS, OBJECT_SIDE],
     }
     fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     meta = read_meta(output)

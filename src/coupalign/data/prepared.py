@@ -71,3 +71,13 @@ def check_split(config: Config, split: str) -> tuple[Path, dict]:
     if missing:
         raise UserError(f"{missing[0]} is missing, or not the file that was made: {again}")
     return directory, meta
+
+
+def check_objects(config: Config, split: str) -> None:
+    """Checks that a split has the masks of all objects, if the configuration uses them. Raises: UserError."""
+    directory, meta = check_split(config, split)
+    if config.losses.object_loss_weight and f"{split}.objects.mindrecord" not in meta["files"]:
+        raise UserError(
+            f"{directory} has no masks of all objects, because an earlier version made it: run prepare_data.py again with "
+            f"--output {directory}, or set object_loss_weight to 0"
+        )

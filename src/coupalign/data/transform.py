@@ -34,6 +34,18 @@ def foreground(dtype) -> transforms.Mask:
     return transforms.Mask(transforms.Relational.GT, 127, dtype)
 
 
+def object_masks(count: int, side: int, size: int) -> list:
+    """Returns the operators from (n side, side) uint8, masks one below the other, to the first `count`, by nearest neighbour.
+
+    Their output is (count, size, size) float32, 0 or 1.
+    """
+
+    def split(masks: np.ndarray) -> np.ndarray:
+        return (masks.reshape(count, size, size) > 127).astype(np.float32)
+
+    return [vision.Crop((0, 0), (count * side, side)), vision.Resize((count * size, size), vision.Inter.NEAREST), split]
+
+
 def prepare_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
     """Converts an RGB image (H, W, 3) uint8 to the model's input (3, S, S) float32, equal to the pipeline bit for bit."""
     for transform in image_transforms(image_size):

@@ -61,7 +61,7 @@ class PixelContrastiveLoss(nn.Cell):
 
     def construct(self, pixel_features: Tensor, mask: Tensor) -> Tensor:
         batch, dim, height, width = pixel_features.shape
-        referent = _nearest(mask, height, width).reshape(batch, height * width)
+        referent = nearest(mask, height, width).reshape(batch, height * width)
         sides = ops.stack((referent, 1.0 - referent), 1)  # (B, 2, L)
         counts = ops.reduce_sum(sides, 2)
         shares = sides / ops.maximum(counts, 1.0).reshape(batch, 2, 1)
@@ -152,7 +152,7 @@ class Normalize(nn.Cell):
         return ops.expand_dims(self.sum(x, ops.ones(x.shape[:2], mindspore.float32)), 1)
 
 
-def _nearest(mask: Tensor, height: int, width: int) -> Tensor:
+def nearest(mask: Tensor, height: int, width: int) -> Tensor:
     """Mask (B, H, W) -> (B, height, width) float32, 0 or 1, from source index floor(i H / height)."""
     rows = Tensor(np.arange(height) * mask.shape[1] // height)
     columns = Tensor(np.arange(width) * mask.shape[2] // width)

@@ -13,6 +13,7 @@ from coupalign.config import Config
 from coupalign.model.bert import BertModel
 from coupalign.model.coup_align import CoupAlign
 from coupalign.model.cross_attention import CrossAttention
+from coupalign.model.gate import Gate
 from coupalign.model.layers import INIT_STD
 from coupalign.model.mask_generator import MaskGenerator
 from coupalign.model.seg_head import SegHead
@@ -40,6 +41,7 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
             text_dim=text_dim,
             dim=keys.wpa_dim,
             bidirectional=keys.wpa_direction == "bi",
+            normed=keys.fusion_norm,
         )
 
     mask_generator = sma = None
@@ -51,6 +53,7 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
             layers=keys.decoder_layers,
             heads=keys.decoder_heads,
             ffn_dim=keys.decoder_ffn_dim,
+            anchored=keys.image_size // 32 if keys.query_anchors else 0,
         )
         sma = SentenceMaskAlignment(
             query_dim=keys.decoder_dim, pixel_dim=keys.seg_head_dim, dim=text_dim, temperature=keys.sma_temperature
@@ -78,6 +81,7 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
             dim=text_dim,
             heads=keys.cross_attention_heads,
             num_pixels=(keys.image_size // 32) ** 2,
+            normed=keys.fusion_norm,
         ),
         mask_generator=mask_generator,
         seg_head=SegHead(
@@ -86,9 +90,14 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
         sma=sma,
         seg_head_dim=keys.seg_head_dim,
         image_size=keys.image_size,
+        positioned=keys.swin_embed_dim if keys.pixel_positions else 0,
     )
     if keys.linear_init_std != INIT_STD:
         _init_linear_layers(model, keys.linear_init_std)
+    if keys.fusion_norm:
+        _close_gates(model)
+    if keys.sma and keys.query_anchors:
+        _equate_queries_and_keys(model.mask_generator)
     if keys.swin_bias_start == "neighbours":
         _init_position_biases(model.image_encoder)
     precision = precision or config.run.precision
@@ -125,6 +134,20 @@ def _init_linear_layers(model: CoupAlign, std: float) -> None:
             weight = cell.weight
             distribution = TruncatedNormal(std or weight.shape[1] ** -0.5)
             weight.set_data(initializer(distribution, weight.shape, weight.dtype))
+
+
+def _close_gates(model: CoupAlign) -> None:
+    """Initialises the gates (Eq 6) to 0, so that fusion starts from the encoders' own features."""
+    for _, cell in model.cells_and_names():
+        if isinstance(cell, Gate):
+            cell.fc2.weight.set_data(initializer("zeros", cell.fc2.weight.shape, cell.fc2.weight.dtype))
+
+
+def _equate_queries_and_keys(generator: MaskGenerator) -> None:
+    """Initialises both projections of the cross attention to identity: a query attends to the keys nearest to it."""
+    for layer in generator.layers:
+        for each in (layer.cross_attention.query, layer.cross_attention.key):
+            each.weight.set_data(initializer("identity", each.weight.shape, each.weight.dtype))
 
 
 def _init_position_biases(encoder: SwinTransformer) -> None:

@@ -12,6 +12,7 @@ from coupalign.model.bert import BertModel
 from coupalign.model.cross_attention import CrossAttention
 from coupalign.model.layers import INIT_STD, conv, padding_bias
 from coupalign.model.mask_generator import MaskGenerator
+from coupalign.model.positions import grid_points, sine_encoding
 from coupalign.model.resize import Upsample
 from coupalign.model.seg_head import SegHead
 from coupalign.model.sma import SentenceMaskAlignment
@@ -55,6 +56,7 @@ class CoupAlign(nn.Cell):
         sma: Sentence-Mask Alignment; None makes the mask a 1x1 convolution of Y_1.
         seg_head_dim: d_s, width of Y_1.
         image_size: Height and width of the image, H = W.
+        positioned: Width of V_1, to which sine encodings of the places are added (docs/sma.md); 0 as printed.
 
     Inputs: image (B, 3, H, W) float32, normalised RGB; token_ids (B, T) int32; token_mask (B, T) int32, 1 for a
     real token. Outputs: logits (B, H, W) float32, before the sigmoid.
@@ -72,6 +74,7 @@ class CoupAlign(nn.Cell):
         sma: SentenceMaskAlignment | None,
         seg_head_dim: int,
         image_size: int,
+        positioned: int = 0,
     ):
         super().__init__()
         self.image_encoder = image_encoder
@@ -80,6 +83,9 @@ class CoupAlign(nn.Cell):
         self.has_wpa = [stage is not None for stage in wpa]
         self.cross_attention = cross_attention
         self.seg_head = seg_head
+        self.positioned = positioned > 0
+        if positioned:
+            self.pixel_positions = Tensor(sine_encoding(grid_points(image_size // 4), positioned))
         self.has_sma = sma is not None
         if self.has_sma:
             self.mask_generator = mask_generator
@@ -103,41 +109,51 @@ class CoupAlign(nn.Cell):
 
     def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs of the losses: logits (B, H, W) float32; Y_1 (B, d_s, H/4, W/4)."""
-        stages, fused, sentence, _ = self.encode(image, token_ids, token_mask)
-        mask, pixels, _, _ = self.decode(stages, fused, sentence)
+        stages, fused, words, _ = self.encode(image, token_ids, token_mask)
+        mask, pixels, _, _ = self.decode(stages, fused, words[-1])
         return self.upsample(mask).squeeze(1), pixels
 
     def all_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
         """The values of ``Outputs`` as plain tuples, which graph mode and MindIR support; see ``Outputs.from_tuple``."""
-        stages, fused, sentence, alignments = self.encode(image, token_ids, token_mask)
-        mask, pixels, weights, embeddings = self.decode(stages, fused, sentence)
+        stages, fused, words, alignments = self.encode(image, token_ids, token_mask)
+        mask, pixels, weights, embeddings = self.decode(stages, fused, words[-1])
         proposals = self.sma.masks(embeddings, pixels) if self.has_sma else mask
         return self.upsample(mask).squeeze(1), pixels, proposals, weights, alignments
+
+    def proposal_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
+        """The inputs of the losses with set prediction: logits (B, H, W); Y_1; Y_N (B, N, H/4, W/4); Q_w (B, N)."""
+        stages, fused, words, _ = self.encode(image, token_ids, token_mask)
+        mask, pixels, weights, embeddings = self.decode(stages, fused, words[-1])
+        return self.upsample(mask).squeeze(1), pixels, self.sma.masks(embeddings, pixels), weights  # type: ignore[misc]
 
     def encode(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
         """Encoder (3.2), Eq 1 to 8.
 
         Returns:
-            V_1 … V_4 before fusion, (B, C_i, H_i, W_i); S_o (B, H_oW_o, C_o); L_g (B, D); for each stage with
-            Word-Pixel Alignment the values of its ``Alignment``.
+            V_1 … V_4 before fusion, (B, C_i, H_i, W_i), and V_o; S_o (B, H_oW_o, C_o); L_1 … L_4 before fusion, and L_o,
+            (B, T, D); for each stage with Word-Pixel Alignment the values of its ``Alignment``.
         """
         bias = padding_bias(token_mask)
         pixels = self.image_encoder.patch_embed(image)  # V_1
+        if self.positioned:
+            pixels = pixels + self.pixel_positions.astype(pixels.dtype)
         words = self.text_encoder.embeddings(token_ids)  # L_1
-        stages = []
-        alignments = []
+        stages, texts, alignments = [], [], []
         for i in range(4):  # stages 1 to 4 of the paper
             stages.append(_to_map(pixels, self.sizes[i]))
+            texts.append(words)
             if self.has_wpa[i]:
                 pixels, words, alignment = self.wpa[i](pixels, words, token_mask)  # Eq 1, 2: V_i + L'_i, L_i + V'_i
                 alignments.append(alignment)
             pixels = self.image_encoder.layers[i](pixels)  # Eq 3: V_{i+1}
             words = self.text_encoder.stage(words, bias, i)  # Eq 3: L_{i+1}
-        fused = self.cross_attention(self.image_encoder.norm(pixels), words, token_mask)  # Eq 7, 8: S_o
-        return stages, fused, words[:, 0], alignments
+        pixels = self.image_encoder.norm(pixels)  # V_o
+        stages.append(_to_map(pixels, self.sizes[3]))
+        texts.append(words)
+        return stages, self.cross_attention(pixels, words, token_mask), texts, alignments  # Eq 7, 8: S_o
 
-    def decode(self, stages: list[Tensor], fused: Tensor, sentence: Tensor) -> tuple:
-        """Decoder (3.3), Eq 9 to 12, from the first three values of ``encode``.
+    def decode(self, stages: list[Tensor], fused: Tensor, words: Tensor) -> tuple:
+        """Decoder (3.3), Eq 9 to 12, from the first two values of ``encode`` and L_o, whose [CLS] row is L_g.
 
         Returns:
             M (B, 1, H/4, W/4) float32; Y_1 (B, d_s, H/4, W/4); Q_w (B, N); mask embeddings Q_o W^Q (B, N, D). Without
@@ -146,7 +162,7 @@ class CoupAlign(nn.Cell):
         pixels = self.seg_head(_to_map(fused, self.sizes[3]), stages)  # Eq 10: Y_1
         if self.has_sma:
             queries = self.mask_generator(fused)  # type: ignore[misc]  # Eq 9: Q_o
-            mask, weights, embeddings = self.sma(queries, pixels, sentence)  # type: ignore[misc]  # Eq 11, 12
+            mask, weights, embeddings = self.sma(queries, pixels, words[:, 0])  # type: ignore[misc]  # Eq 11, 12
             return mask.expand_dims(1), pixels, weights, embeddings
         one = ops.ones((pixels.shape[0], 1), mindspore.float32)
         return self.mask_proj(pixels).astype("float32"), pixels, one, one

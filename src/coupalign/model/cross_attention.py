@@ -13,12 +13,17 @@ class CrossAttention(nn.Cell):
 
     Queries: pixels. Keys and values: pixels and unpadded words. C_o is ``image_dim``, D is ``dim``.
 
+    With ``normed`` the attended features are layer-normalised before V_o is added (docs/sma.md); false as printed.
+
     Inputs: pixels V_o (B, H_oW_o, C_o); words L_o (B, T, D); token_mask (B, T), 1 for a real token.
     Outputs: S_o (B, H_oW_o, C_o).
     """
 
-    def __init__(self, *, image_dim: int, dim: int, num_pixels: int, heads: int):
+    def __init__(self, *, image_dim: int, dim: int, num_pixels: int, heads: int, normed: bool = False):
         super().__init__()
+        self.normed = normed
+        if normed:
+            self.output_norm = nn.LayerNorm((image_dim,), epsilon=1e-5)
         self.attend = MultiHeadAttention(heads)
         self.image_proj = dense(image_dim, dim)
         self.text_proj = dense(dim, dim)
@@ -36,4 +41,6 @@ class CrossAttention(nn.Cell):
         word_bias = padding_bias(token_mask)
         bias = ops.concat((no_bias.broadcast_to((word_bias.shape[0], 1, image.shape[1])), word_bias), -1)
         fused = self.attend(self.query(image), self.key(both), self.value(both), bias)  # Eq 8
+        if self.normed:
+            return self.output_norm(self.output(fused)) + pixels
         return self.output(fused) + pixels

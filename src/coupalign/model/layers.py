@@ -43,6 +43,23 @@ def l2_normalize(x: Tensor) -> Tensor:
     return x * ops.expand_dims(1.0 / ops.sqrt(ops.maximum(square, MIN_NORM**2)), -1)
 
 
+def token_norm(x: Tensor, token_mask: Tensor | None = None) -> Tensor:
+    """Centres the tokens of each sample and scales their deviations to RMS 1: (B, L, C), float32 inside.
+
+    A softmax over tokens only depends on how they differ. What they have in common may be a thousand times as large, and
+    then a layer normalisation of each token hides the differences.
+
+    Args:
+        token_mask: (B, L), 1 for a real token; padding becomes 0. None if all tokens are real.
+    """
+    y = x.astype("float32")
+    real = ops.ones_like(y[:, :, :1]) if token_mask is None else ops.expand_dims(token_mask.astype("float32"), -1)
+    count = real.sum(1, keepdims=True)
+    deviation = (y - (y * real).sum(1, keepdims=True) / count) * real
+    variance = ops.square(deviation).mean(2, keep_dims=True).sum(1, keepdims=True) / count
+    return (deviation / ops.sqrt(variance + MIN_NORM**2)).astype(x.dtype)
+
+
 def padding_bias(token_mask: Tensor) -> Tensor:
     """Attention bias that masks padding: token_mask (B, T), 1 for a real token -> (B, 1, T) float32."""
     return ops.expand_dims((1.0 - token_mask.astype("float32")) * MASKED, 1)

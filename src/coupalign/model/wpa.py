@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mindspore import Tensor, nn, ops
 
 from coupalign.model.gate import Gate
-from coupalign.model.layers import dense, padding_bias
+from coupalign.model.layers import dense, padding_bias, token_norm
 
 
 class Alignment(NamedTuple):
@@ -38,19 +38,27 @@ class WordPixelAlignment(nn.Cell):
         text_dim: D, width of the words.
         dim: d, width of the joint space.
         bidirectional: If false, only pixels are updated (language to image).
+        normed: Whether attention compares tokens without what they have in common (``token_norm``), and the attended
+            features are layer-normalised before their gates, so that they stay in proportion to what they are added to
+            (docs/sma.md). False as printed.
     """
 
-    def __init__(self, *, image_dim: int, text_dim: int, dim: int, bidirectional: bool = True):
+    def __init__(self, *, image_dim: int, text_dim: int, dim: int, bidirectional: bool = True, normed: bool = False):
         super().__init__()
+        self.normed = normed
         self.bidirectional = bidirectional
         self.scale = dim**-0.5
         self.image_proj = dense(image_dim, dim)
         self.text_proj = dense(text_dim, dim)
         self.text_to_image = dense(dim, image_dim)
         self.image_gate = Gate(image_dim)
+        if normed:
+            self.text_to_image_norm = nn.LayerNorm((image_dim,), epsilon=1e-5)
         if bidirectional:
             self.image_to_text = dense(dim, text_dim)
             self.text_gate = Gate(text_dim)
+            if normed:
+                self.image_to_text_norm = nn.LayerNorm((text_dim,), epsilon=1e-5)
 
     def construct(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
         """Eq 1 and 2: adds the gated features of ``attend`` to pixels V_i (B, P, C_i) and words L_i (B, T, D).
@@ -59,7 +67,15 @@ class WordPixelAlignment(nn.Cell):
             V_i + L'_i; L_i + V'_i; the four values of ``Alignment``. They are plain tuples, because graph mode of
             MindSpore 2.9 silently gives zero gradients for a NamedTuple.
         """
-        to_image, to_text, over_words, over_pixels = self.attend(pixels, words, token_mask)
+        if self.normed:
+            to_image, to_text, over_words, over_pixels = self.attend(
+                token_norm(pixels), token_norm(words, token_mask), token_mask
+            )
+            to_image = self.text_to_image_norm(to_image)
+            if self.bidirectional:
+                to_text = self.image_to_text_norm(to_text)
+        else:
+            to_image, to_text, over_words, over_pixels = self.attend(pixels, words, token_mask)
         gated, gate = self.image_gate(to_image)  # Eq 2, 6: L'_i
         updated = pixels + gated
         image_gate = _magnitude(gate).mean(1)

@@ -8,8 +8,9 @@ from mindspore import nn
 
 from coupalign.config import Config
 from coupalign.kernels import use_kernels, use_kernels_in_update
-from coupalign.loss import PixelContrastiveLoss
+from coupalign.loss import ObjectLoss, PixelContrastiveLoss
 from coupalign.model import CoupAlign
+from coupalign.model.positions import anchor_points
 from coupalign.training.optimizer import freeze, make_optimizer
 from coupalign.training.step import COLUMNS, Objective, TrainStep
 
@@ -20,7 +21,7 @@ def build_step(
     steps_per_epoch: int,
     micro_batch: int,
     extend: Callable[[Objective], nn.Cell] = lambda objective: objective,
-    columns: Sequence[str] = COLUMNS,
+    columns: Sequence[str] | None = None,
 ) -> TrainStep:
     """Builds the step that trains `model`, with frozen parameters, CPU kernels and recomputation as configured.
 
@@ -30,14 +31,19 @@ def build_step(
         steps_per_epoch: Updates per epoch.
         micro_batch: Samples that this device processes at a time.
         extend: Makes the objective to minimise from Eq 17.
-        columns: Columns of a batch, in the order of the objective's inputs.
+        columns: Columns of a batch, in the order of the objective's inputs; by default those of Eq 17 and, with
+            ``object_loss_weight``, objects.
 
     Raises:
         UserError: See ``freeze`` and ``make_optimizer``.
     """
     settings, losses = config.training, config.losses
     contrast = PixelContrastiveLoss(losses.aux_temperature, losses.aux_normalize, losses.aux_log)
-    objective = extend(Objective(model, contrast, losses.aux_loss_weight))
+    object_loss = None
+    if losses.object_loss_weight:
+        anchors = anchor_points(config.model.num_queries)
+        object_loss = ObjectLoss(anchors, losses.object_loss_weight, losses.choice_loss_weight)
+    objective = extend(Objective(model, contrast, losses.aux_loss_weight, object_loss))
     freeze(model, settings.frozen)
     use_kernels(model, config.run)
     if settings.recompute:
@@ -50,7 +56,7 @@ def build_step(
         settings.accumulation_steps,
         config.run.precision == "fp16",
         settings.ema_decay,
-        columns,
+        columns or (*COLUMNS, *(["objects"] if object_loss else [])),
     )
     use_kernels_in_update(step.conclude, config.run)
     return step

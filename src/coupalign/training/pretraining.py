@@ -43,6 +43,8 @@ HELD_OUT = 512  # scenes evaluated, after those trained on
 class PretrainingObjective(nn.Cell):
     """Eq 17 for the masks of everything that a description fits, plus losses of labels predicted from Y_1.
 
+    With ``object_loss_weight`` set prediction comes on top; proposals choose where the description fits one object.
+
     The label losses are cross entropies of shape, colour, size and pattern, and of the part in the description (group,
     anchor, rank), as means over object pixels. Shape has the background as a class and is also averaged over all
     pixels. The last one is the mean over object pixels of ``|x - x'| + |y - y'|`` for the object's centre (x, y).
@@ -51,8 +53,8 @@ class PretrainingObjective(nn.Cell):
         objective: Eq 17 with the model to pretrain.
         dim: d_s, width of Y_1.
 
-    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S); labels (B, 9, S/4, S/4), as in
-        LabelledScenes.
+    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S); labels (B, 9, S/4, S/4) and objects
+        (B, 8, S/4, S/4), as in LabelledScenes.
     Outputs: Eq 17 plus LABEL_WEIGHT times the label losses; L_seg; the label losses; float32 scalars.
     """
 
@@ -63,9 +65,10 @@ class PretrainingObjective(nn.Cell):
         for parameter in self.label_head.get_parameters():
             parameter.name = f"label_head.{parameter.name}"
 
-    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor, labels: Tensor):
-        logits, pixels = self.objective.model.training_outputs(image, token_ids, token_mask)
-        total, segmentation, _ = self.objective.losses(logits, pixels, mask)
+    def construct(
+        self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor, labels: Tensor, objects: Tensor
+    ):
+        (total, segmentation, _), pixels = self.objective.with_features(image, token_ids, token_mask, mask, objects)
         label_loss = self._label_loss(self.label_head(pixels).astype("float32"), labels)
         return total + LABEL_WEIGHT * label_loss, segmentation, label_loss
 

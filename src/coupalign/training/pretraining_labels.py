@@ -17,7 +17,7 @@ from coupalign.refshapes.meaning import Described, Meaning, Unclear, looks_of, p
 from coupalign.refshapes.scene import FACTORS, OBJECTS, Scene, Thing, make_scene
 from coupalign.refshapes.wording import word
 
-COLUMNS = ("image", "token_ids", "token_mask", "mask", "labels")  # of a batch
+COLUMNS = ("image", "token_ids", "token_mask", "mask", "labels", "objects")  # of a batch
 # Labels of an object, with their numbers of values: its attributes, and its part in the description.
 VALUES = {**{factor: len(values) for factor, values in FACTORS.items()}, "group": 2, "anchor": 2, "rank": 6}
 
@@ -43,7 +43,8 @@ class LabelledScenes:
     or position, which fits one or several objects; mask (S, S) float32, 1 on these objects, else 0; labels
     (9, S/4, S/4) float32. Labels of an object's pixel are the indices of its VALUES and the x and y of its centre, from
     -1 to 1 across the image; elsewhere they are -1, ..., -1, 0, 0. Both are sampled by nearest neighbour: the mask at
-    the image's (i, j), the labels at its (4 i + 2, 4 j + 2).
+    the image's (i, j), the labels at its (4 i + 2, 4 j + 2). At the same places, objects (8, S/4, S/4) float32 are the
+    masks of all objects, 0 or 1; missing ones are empty.
 
     The group is the set of objects that a description is about before it names a position. The anchor is the object that
     the position refers to. The rank is the place of an object in the order that the description counts by, 5 for all
@@ -65,12 +66,14 @@ class LabelledScenes:
         height, width = scene.labels.shape
         y, x = (np.arange(self._size) * side // self._size for side in (height, width))
         thing = scene.labels[y][:, x]  # index of the object, or -1, which selects the last row of the labels
+        small = thing[2::4, 2::4]
         labels = np.array([*_labels(scene.things, meaning, height, width), _BACKGROUND], np.float32)
         return (
             prepare_image(self._palette[scene.image], self._size),
             *self._tokenizer.encode(word(meaning, dice)),
             np.isin(thing, meaning.named(scene.things)).astype(np.float32),
-            labels[thing[2::4, 2::4]].transpose(2, 0, 1),
+            labels[small].transpose(2, 0, 1),
+            (small == np.arange(OBJECTS["train"][1])[:, None, None]).astype(np.float32),
         )
 
 

@@ -10,7 +10,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, mutable, nn, ops
 from mindspore.amp import DynamicLossScaler
 
 from coupalign import devices
-from coupalign.loss import PixelContrastiveLoss, SegmentationLoss
+from coupalign.loss import ObjectLoss, PixelContrastiveLoss, SegmentationLoss
 from coupalign.model import CoupAlign
 from coupalign.model.dropout import connect_dropout, draw
 from coupalign.training.update import STATISTICS, Update, for_each
@@ -29,30 +29,46 @@ class StepResult(NamedTuple):
 
 
 class Objective(nn.Cell):
-    """``L = L_seg + lambda L_aux`` (paper, Eq 17).
+    """``L = L_seg + lambda L_aux`` (paper, Eq 17), and the losses of set prediction, which the paper does not have.
 
     Args:
         model: The model to train.
         contrast: The auxiliary loss.
         weight: lambda. With 0 the auxiliary loss is not computed.
+        object_loss: Set prediction, added to L; None as printed.
 
-    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S), 0 or 1.
-    Outputs: L; L_seg; L_aux (0 if not computed); float32 scalars.
+    Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S), 0 or 1; with ``object_loss`` also objects
+    (B, K, S/4, S/4), 0 or 1. Outputs: L; L_seg; L_aux (0 if not computed); float32 scalars.
     """
 
-    def __init__(self, model: CoupAlign, contrast: PixelContrastiveLoss, weight: float):
+    def __init__(
+        self, model: CoupAlign, contrast: PixelContrastiveLoss, weight: float, object_loss: ObjectLoss | None = None
+    ):
         super().__init__(auto_prefix=False)  # so that checkpoints keep the model's parameter names
         self.model = model
         self.segmentation = SegmentationLoss()
         self.contrast = contrast
         self.weight = weight
+        self.has_objects = object_loss is not None
+        if self.has_objects:
+            self.object_loss = object_loss
 
-    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor):
-        logits, pixels = self.model.training_outputs(image, token_ids, token_mask)
-        return self.losses(logits, pixels, mask)
+    def construct(
+        self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor, objects: Tensor | None = None
+    ):
+        return self.with_features(image, token_ids, token_mask, mask, objects)[0]
 
-    def losses(self, logits: Tensor, pixels: Tensor, mask: Tensor):
-        """The outputs, from the model's logits (B, S, S) and Y_1 (B, d_s, S/4, S/4)."""
+    def with_features(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor, objects: Tensor | None):
+        """The outputs; Y_1 (B, d_s, S/4, S/4). Arguments are the inputs."""
+        if not self.has_objects:
+            logits, pixels = self.model.training_outputs(image, token_ids, token_mask)
+            return self._eq_17(logits, pixels, mask), pixels
+        logits, pixels, proposals, weights = self.model.proposal_outputs(image, token_ids, token_mask)
+        total, segmentation, auxiliary = self._eq_17(logits, pixels, mask)
+        return (total + self.object_loss(proposals, weights, objects, mask), segmentation, auxiliary), pixels
+
+    def _eq_17(self, logits: Tensor, pixels: Tensor, mask: Tensor):
+        """L of Eq 17, L_seg and L_aux from the model's logits (B, S, S) and Y_1 (B, d_s, S/4, S/4)."""
         segmentation = self.segmentation(logits, mask)
         if self.weight == 0.0:
             return segmentation, segmentation, ops.zeros_like(segmentation)

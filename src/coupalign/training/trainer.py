@@ -20,6 +20,7 @@ from coupalign.checkpoints.state import Progress, check_unchanged, find_state, f
 from coupalign.checks import check_batch_size, check_steps
 from coupalign.config import Config
 from coupalign.data.dataset import Split
+from coupalign.data.prepared import check_objects
 from coupalign.devices import rank, rank_count
 from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
@@ -79,6 +80,7 @@ class Trainer:
         """
         config, settings = self.config, self.config.training
         self._micro_batch = check_batch_size(config, rank_count())
+        check_objects(config, settings.train_split)
         self.split, self.val_split = Split(config, settings.train_split), Split(config, settings.val_split)
         samples = len(epoch_order(settings, config.run.seed, self.split, 0))
         self.steps_per_epoch = check_steps(settings, samples)
@@ -262,7 +264,8 @@ class Trainer:
         batch_size = self.config.training.batch_size
         order = epoch_order(self.config.training, self.config.run.seed, self.split, self.progress.epochs)
         rows = rank_share(order[start * batch_size : self.steps_per_epoch * batch_size], self._micro_batch)
-        batches = self.split.train_batches(rows, self._micro_batch, self.config.data.num_workers)
+        objects = self.config.losses.max_objects if self.config.losses.object_loss_weight else 0
+        batches = self.split.train_batches(rows, self._micro_batch, self.config.data.num_workers, objects)
         return batches.create_dict_iterator(num_epochs=1)
 
     def _seconds(self) -> float:

@@ -1,0 +1,91 @@
+"""Set prediction: every annotated object of an image has its own mask proposal (Carion et al., DETR, ECCV 2020)."""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from coupalign.loss.contrastive import nearest
+
+TAKEN = 1e4  # added to the cost of pairs that can no longer be matched
+
+
+class ObjectLoss(nn.Cell):
+    """Matches each object with one proposal and compares their masks; also the cross entropy of Q_w with the referent's.
+
+    The cost of a pair is the loss of its masks, mean binary cross entropy plus Dice, plus the distance of the
+    proposal's anchor from the object's centre. Pairs are taken by lowest cost first, in the graph. Proposals without an
+    object are free.
+
+    Args:
+        anchors: Point (y, x) of each proposal, 0 to 1, (N, 2).
+        weight: Factor of the loss of the masks.
+        choice_weight: Factor of the cross entropy.
+
+    Inputs: proposals Y_N (B, N, h, w), logits; weights Q_w (B, N); objects (B, K, h, w), 0 or 1, empty for none; mask of
+    the referent (B, H, W), 0 or 1. Outputs: the weighted sum of both losses, a float32 scalar.
+    """
+
+    def __init__(self, anchors: np.ndarray, weight: float, choice_weight: float):
+        super().__init__()
+        self.anchors = Tensor(anchors.astype(np.float32))
+        self.weight, self.choice_weight = weight, choice_weight
+
+    def construct(self, proposals: Tensor, weights: Tensor, objects: Tensor, mask: Tensor) -> Tensor:
+        masks, choice = self.parts(proposals, weights, objects, mask)
+        return self.weight * masks + self.choice_weight * choice
+
+    def parts(self, proposals: Tensor, weights: Tensor, objects: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of the masks; cross entropy of Q_w, 0 where no object has an IoU above 0.5 with the referent; scalars."""
+        batch, count, height, width = proposals.shape
+        logits = proposals.astype("float32").reshape(batch, count, -1)
+        targets = objects.astype("float32").reshape(batch, objects.shape[1], -1)
+        areas = targets.sum(-1)
+        exists = (areas > 0).astype("float32")
+        costs = ops.stop_gradient(self._costs(logits, targets, areas, height, width))
+        matched = self._match(costs, exists)  # (B, K, N)
+        found = ops.matmul(matched, logits)  # (B, K, P)
+        probability = ops.sigmoid(found)
+        error = (ops.softplus(found) - found * targets).mean(-1)
+        dice = 1 - (2 * (probability * targets).sum(-1) + 1) / (probability.sum(-1) + areas + 1)
+        pairs = matched.sum(2)
+        masks = ((error + dice) * pairs).sum() / ops.maximum(pairs.sum(), 1.0)
+        named = ops.expand_dims(self._named(targets, areas, nearest(mask, height, width)), 1)
+        wanted = ops.matmul(named, matched).squeeze(1)  # (B, N)
+        return masks, -(wanted * ops.log(weights + 1e-9)).sum(1).mean()
+
+    def _named(self, targets: Tensor, areas: Tensor, mask: Tensor) -> Tensor:
+        """1.0 for the object that is the referent, (B, K): the one of the largest IoU, if it is above 0.5."""
+        referent = mask.reshape(mask.shape[0], -1, 1)
+        shared = ops.matmul(targets, referent).squeeze(-1)
+        iou = shared / ops.maximum(areas + referent.sum(1) - shared, 1.0)
+        best = ops.one_hot(ops.argmax(iou, 1), iou.shape[1]).astype("float32")
+        return best * (iou > 0.5).astype("float32")
+
+    def _costs(self, logits: Tensor, targets: Tensor, areas: Tensor, height: int, width: int) -> Tensor:
+        """Cost of each object with each proposal, (B, K, N)."""
+        probability = ops.sigmoid(logits)
+        inside = ops.matmul(targets, logits.swapaxes(1, 2)) / logits.shape[2]
+        error = ops.expand_dims(ops.softplus(logits).mean(-1), 1) - inside
+        overlap = ops.matmul(targets, probability.swapaxes(1, 2))
+        dice = 1 - (2 * overlap + 1) / (ops.expand_dims(probability.sum(-1), 1) + ops.expand_dims(areas, 2) + 1)
+        y, x = np.divmod(np.arange(height * width), width)
+        places = Tensor((np.stack([y / height + 0.5 / height, x / width + 0.5 / width], 1)).astype(np.float32))
+        centres = ops.matmul(targets, places) / ops.expand_dims(ops.maximum(areas, 1.0), 2)  # (B, K, 2)
+        # While proposals are alike, the distance alone decides, so that each soon has a region of its own.
+        distance = ops.abs(ops.expand_dims(centres, 2) - self.anchors).sum(-1)
+        return error + dice + distance
+
+    def _match(self, costs: Tensor, exists: Tensor) -> Tensor:
+        """1.0 where object and proposal belong together, (B, K, N); costs are far below TAKEN."""
+        batch, objects, count = costs.shape
+        costs = costs + ops.expand_dims(1 - exists, 2) * TAKEN
+        matched = ops.zeros_like(costs)
+        for _ in range(objects):
+            best = ops.one_hot(ops.argmin(costs.reshape(batch, -1), 1), objects * count).astype("float32")
+            best = best.reshape(batch, objects, count)
+            best = best * (costs < TAKEN).astype("float32")  # 0 if no pair is left
+            matched = matched + best
+            taken = best.sum(1, keepdims=True) + best.sum(2, keepdims=True)
+            costs = costs + ops.minimum(taken, 1.0) * TAKEN
+        return matched

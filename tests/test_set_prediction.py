@@ -1,0 +1,162 @@
+"""Set prediction against a plain NumPy reference, and the positions that queries start from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+from scipy.special import expit
+
+from coupalign.checkpoints.loading import read_checkpoint as load_weights
+from coupalign.config import ConfigError, load_config
+from coupalign.loss import ObjectLoss
+from coupalign.model import build_model
+from coupalign.model.positions import anchor_points, grid_points, sine_encoding
+from coupalign.training import pretraining, train
+from coupalign.training.run_directory import LOSSES
+from tests.conftest import SMALLEST, read_csv, refshapes_config
+
+RNG = np.random.default_rng
+
+
+def case(seed, batch=2, proposals=5, objects=3, size=8):
+    """Logits, weights, objects (the last of the first image is missing), and a mask that is the second object."""
+    rng = RNG(seed)
+    logits = 3 * rng.standard_normal((batch, proposals, size, size))
+    weights = rng.dirichlet(np.ones(proposals), batch)
+    owner = rng.integers(-1, objects, (batch, size, size))
+    masks = (owner[:, None] == np.arange(objects)[:, None, None]).astype(float)
+    masks[0, -1] = 0
+    mask = masks[:, 1].repeat(4, 1).repeat(4, 2)
+    return tuple(each.astype(np.float32) for each in (logits, weights, masks, mask))
+
+
+def pair_losses(logits, masks):
+    """BCE + Dice of each object with each proposal, (K, N), float64."""
+    x, t = logits.reshape(len(logits), -1).astype(np.float64), masks.reshape(len(masks), -1).astype(np.float64)
+    p = expit(x)
+    bce = np.array([[-(o * np.log(q) + (1 - o) * np.log(1 - q)).mean() for q in p] for o in t])
+    dice = np.array([[1 - (2 * (o * q).sum() + 1) / (o.sum() + q.sum() + 1) for q in p] for o in t])
+    return bce + dice
+
+
+def reference(logits, weights, masks, anchors, referent):
+    """Mean loss of the matched pairs; mean cross entropy of the weights with the referent's proposal."""
+    losses, choices = [], []
+    for x, w, objects in zip(logits, weights, masks):
+        pairs = pair_losses(x, objects)
+        cost = pairs.copy()
+        size = objects.shape[-1]
+        for k, each in enumerate(objects):
+            if each.any():
+                y, x_ = ((np.nonzero(each)[axis] + 0.5).mean() / size for axis in (0, 1))
+                cost[k] += np.abs(anchors - [y, x_]).sum(1)
+            else:
+                cost[k] = np.inf
+        choice = 0.0
+        while np.isfinite(cost).any():
+            k, n = np.unravel_index(cost.argmin(), cost.shape)
+            losses.append(pairs[k, n])
+            if k == referent:
+                choice = -np.log(w[n])
+            cost[k], cost[:, n] = np.inf, np.inf
+        choices.append(choice)
+    return np.mean(losses), np.mean(choices)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_losses_of_matched_pairs(seed):
+    logits, weights, masks, mask = case(seed)
+    anchors = anchor_points(5)
+    found = ObjectLoss(anchors, 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, mask)))
+    expected = reference(logits, weights, masks, anchors, referent=1)
+    np.testing.assert_allclose([float(each.asnumpy()) for each in found], expected, rtol=1e-4)
+
+
+def test_each_loss_has_its_weight():
+    given = [Tensor(each) for each in case(3)]
+    masks, choice = (float(each.asnumpy()) for each in ObjectLoss(anchor_points(5), 1.0, 1.0).parts(*given))
+    both = ObjectLoss(anchor_points(5), 0.5, 2.0)(*given)
+    np.testing.assert_allclose(both.asnumpy(), 0.5 * masks + 2 * choice, rtol=1e-5)
+
+
+def test_a_referent_that_is_no_object_asks_for_no_choice():
+    logits, weights, masks, mask = case(4)
+    other = np.zeros_like(mask)
+    other[:, :4, :4] = 1
+    masks[:, :, 0, 0] = 0
+    choice = ObjectLoss(anchor_points(5), 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, other)))[1]
+    assert float(choice.asnumpy()) == 0
+
+
+def test_more_objects_than_proposals():
+    logits, weights, masks, mask = case(5, proposals=2)
+    anchors = anchor_points(2)
+    found = ObjectLoss(anchors, 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, mask)))
+    expected = reference(logits, weights, masks, anchors, referent=1)
+    np.testing.assert_allclose([float(each.asnumpy()) for each in found], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [5, 20, 100])
+def test_anchors_cover_the_image(count):
+    anchors = anchor_points(count)
+    farthest = np.abs(grid_points(16)[:, None] - anchors).max(-1).min(1).max()
+    assert farthest < 1.1 / np.sqrt(count)
+    assert 0 <= anchors.min() and anchors.max() < 1
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(64, 4), (256, 8), (24, 1), (16, 2)])
+def test_encodings_are_most_similar_at_the_same_place_in_every_head(dim, heads):
+    encoding = sine_encoding(grid_points(6), dim, heads).reshape(36, heads, -1)
+    np.testing.assert_allclose(np.square(encoding).mean(), 1, rtol=1e-4)
+    for head in range(heads):
+        assert ((encoding[:, head] @ encoding[:, head].T).argmax(1) == np.arange(36)).all()
+
+
+SELECTS = {"object_loss_weight": 1.0, "choice_loss_weight": 0.5, "max_objects": 8, "query_anchors": True}
+SELECTS |= {"fusion_norm": True, "pixel_positions": True, "learning_rate": 1e-3, "epochs": 1, "decay_epochs": 1}
+
+
+@pytest.mark.slow
+def test_training_with_set_prediction(tiny_data, tmp_path):
+    """The loss has another part; proposals and the weights of all new parts learn."""
+    config = refshapes_config(
+        tiny_data, output_dir=str(tmp_path), train_families="attribute", batch_size=16, eval_limit=4, **SELECTS
+    )
+    start = {name: each.asnumpy().copy() for name, each in build_model(config).parameters_dict().items()}
+    directory = train(config, progress=False)
+    for row in read_csv(directory / "steps.csv"):
+        loss, segmentation, auxiliary = (float(row[name]) for name in LOSSES)
+        assert loss - segmentation - 0.1 * auxiliary > 0.1
+    trained = load_weights(directory / "last.ckpt")
+    for name in ("wpa.0.image_to_text_norm.gamma", "cross_attention.output_norm.gamma", "mask_generator.queries"):
+        assert np.abs(trained[name].asnumpy() - start[name]).max() > 1e-5
+
+
+@pytest.mark.slow
+def test_pretraining_with_set_prediction(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "HELD_OUT", 4)
+    words = {
+        "vocab_file": "assets/refshapes-vocab.txt",
+        "bert_vocab_size": 227,
+        "max_tokens": 24,
+        "bert_max_positions": 24,
+    }
+    config = load_config(overrides={**SMALLEST, **SELECTS, **words, "batch_size": 4})
+    pretraining.pretrain(config, 8, tmp_path / "weights.ckpt", progress=False)
+    assert "mask_generator.queries" in load_weights(tmp_path / "weights.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"object_loss_weight": 1.0, "sma": False}, "object_loss_weight needs mask proposals"),
+        ({"choice_loss_weight": 1.0}, "needs the matches of object_loss_weight"),
+        ({"object_loss_weight": 1.0, "max_objects": 33}, "give at most 32"),
+        ({"query_anchors": True, "decoder_heads": 128}, "lower decoder_heads"),
+        ({"pixel_positions": True, "swin_embed_dim": 6, "swin_num_heads": [1, 1, 1, 1]}, "multiple of 4 channels"),
+    ],
+)
+def test_keys_that_contradict_each_other(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(overrides=overrides)
