@@ -117,7 +117,7 @@ def _our_training(config: Config, image: np.ndarray, ids: np.ndarray, mask: np.n
     objective = Objective(model, contrast, config.losses.aux_loss_weight)
     optimizer = make_optimizer(config.training, model.trainable_params(), 1000)
     step = TrainStep(objective, optimizer, config.training.max_grad_norm, config.training.batch_size)
-    use_kernels_in_update(step.conclude, config.run)
+    use_kernels_in_update(step.apply_update, config.run)
     step.set_train(True)
     target = np.zeros((len(image), config.model.image_size, config.model.image_size), np.float32)
     side = int(config.model.image_size * 0.15**0.5)  # 15 % of the pixels

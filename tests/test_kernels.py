@@ -15,7 +15,7 @@ from coupalign.kernels import build, use_kernels, use_kernels_in_update
 from coupalign.kernels.cells import (
     KernelClip,
     KernelGelu,
-    KernelMultiHeadAttention,
+    KernelScaledDotProductAttention,
     KernelNorm,
     KernelSwinBlock,
     KernelWindowAttention,
@@ -23,14 +23,14 @@ from coupalign.kernels.cells import (
 from coupalign.model import build_model
 from coupalign.model.bert import BertLayer
 from coupalign.model.dropout import Dropout, connect_dropout, draw
-from coupalign.model.layers import Gelu, MultiHeadAttention
+from coupalign.model.layers import Gelu, ScaledDotProductAttention
 from coupalign.model.swin import SwinBlock, WindowAttention
 from coupalign.model.windows import WindowLayout
 from coupalign.training.update import Clip
 from tests.conftest import SMALLEST, assert_close
 
 PLAIN = {Gelu, nn.LayerNorm, SwinBlock, WindowAttention}
-KERNELS = {KernelGelu, KernelMultiHeadAttention, KernelNorm, KernelSwinBlock, KernelWindowAttention}
+KERNELS = {KernelGelu, KernelScaledDotProductAttention, KernelNorm, KernelSwinBlock, KernelWindowAttention}
 # Rows and columns: one part and several, whole vectors and not; in the last, each row is a part.
 SHAPES = [(1, 1), (5, 7), (3, 33), (2000, 24), (700, 96), (2, 40_000)]
 
@@ -249,8 +249,8 @@ def test_a_model_keeps_its_parameters_and_its_output():
 
 
 def test_dropout_of_attention_stays_as_it_was():
-    heads = MultiHeadAttention(2, Dropout(0.5))
-    kernel = KernelMultiHeadAttention(build.library(), heads)
+    heads = ScaledDotProductAttention(2, Dropout(0.5))
+    kernel = KernelScaledDotProductAttention(build.library(), heads)
     inputs = [Tensor(each) for each in normal((3, 5, 8), (3, 7, 8), (3, 7, 8))]
     assert_close(kernel.set_train(False)(*inputs), heads.set_train(False)(*inputs), 1e-6)
     connect_dropout(kernel, 3).set_data(draw(1, 2, connect_dropout(kernel, 3)))

@@ -110,11 +110,11 @@ def test_every_operator_of_a_training_step(precision, ranks, options, tmp_path, 
     step, inputs = step_and_inputs(precision, **{"pretraining": False, **options})
     found = operators(step, inputs, tmp_path / "gradients")
     if step.accumulates:
-        found += operators(step.conclude_sums, [], tmp_path / "update")
+        found += operators(step.apply_sums, [], tmp_path / "update")
     else:
-        gradients = tuple(Tensor(np.zeros(each.shape, np.float32)) for each in step.conclude.optimizer.parameters)
+        gradients = tuple(Tensor(np.zeros(each.shape, np.float32)) for each in step.apply_update.optimizer.parameters)
         losses = Tensor(np.zeros(3, np.float32))
-        found += operators(step.conclude, [losses, mutable(gradients)], tmp_path / "update")
+        found += operators(step.apply_update, [losses, mutable(gradients)], tmp_path / "update")
     expected = {"Conv2DBackpropFilter", "MatMul", "BitwiseXor", "TensorScatterElements", "AdamWeightDecay", "IsFinite"}
     assert expected <= {each.name for each in found}
     assert {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision] in {

@@ -13,7 +13,7 @@ from coupalign.model import build_model
 from coupalign.model.bert import BertOutput
 from coupalign.model.build import compute_in
 from coupalign.model.dropout import connect_dropout, draw
-from coupalign.model.layers import Gelu, MultiHeadAttention
+from coupalign.model.layers import Gelu, ScaledDotProductAttention
 from coupalign.model.sma import SentenceMaskAlignment
 from coupalign.model.swin import SwinBlock
 from coupalign.model.windows import WindowLayout
@@ -37,7 +37,7 @@ def test_scores_of_attention_may_be_beyond_float16():
     (query, q), (key, k), (value, v) = (half(random, 2, 5, 8, scale=scale) for scale in (600, 600, 1))
     scores = query @ key.swapaxes(1, 2) * 8**-0.5
     assert np.abs(scores).max() > 65504
-    output = MultiHeadAttention(1)(q, k, v)
+    output = ScaledDotProductAttention(1)(q, k, v)
     assert output.dtype == mindspore.float16
     assert_close(output, softmax(scores) @ value, relative=2e-3)
 

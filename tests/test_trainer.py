@@ -42,8 +42,8 @@ class Step:
 
     def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps, scales_loss, ema_decay, columns):
         self.batch, self.count = batch, accumulation_steps
-        self.conclude = nn.Cell()
-        self.conclude.clip = Clip(max_grad_norm)
+        self.apply_update = nn.Cell()
+        self.apply_update.clip = Clip(max_grad_norm)
         self.weight = Parameter(Tensor([0.5], mindspore.float32), name="sma.weight")
         self.number = Parameter(Tensor([0], mindspore.int32), name="global_step")
 

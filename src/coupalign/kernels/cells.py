@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, float32, nn, ops
 
 from coupalign.model.dropout import DropPath
-from coupalign.model.layers import MultiHeadAttention
+from coupalign.model.layers import ScaledDotProductAttention
 from coupalign.model.swin import SwinBlock, WindowAttention
 
 
@@ -126,10 +126,10 @@ class FusedWindowAttention(nn.Cell):
         return gradients[0], gradients[1], gradients[2], ops.zeros_like(mask)
 
 
-class KernelMultiHeadAttention(nn.Cell):
-    """A ``MultiHeadAttention`` with a kernel, except if dropout is active. Inputs and outputs are float32."""
+class KernelScaledDotProductAttention(nn.Cell):
+    """A ``ScaledDotProductAttention`` with a kernel, except if dropout is active. Inputs and outputs are float32."""
 
-    def __init__(self, library: Path, heads: MultiHeadAttention):
+    def __init__(self, library: Path, heads: ScaledDotProductAttention):
         super().__init__(auto_prefix=False)
         self.fallback = heads
         self.drops = heads.has_dropout and heads.dropout.dropped > 0
@@ -146,7 +146,7 @@ class KernelMultiHeadAttention(nn.Cell):
 class FusedAttention(nn.Cell):
     """Multi-head attention as one operator.
 
-    Inputs: those of ``MultiHeadAttention``; any tensor of shape (heads,). Outputs: (B, L, D).
+    Inputs: those of ``ScaledDotProductAttention``; any tensor of shape (heads,). Outputs: (B, L, D).
     """
 
     def __init__(self, library: Path):

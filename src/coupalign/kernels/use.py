@@ -11,7 +11,7 @@ from coupalign.config import RunConfig
 from coupalign.kernels import cells
 from coupalign.kernels.build import library
 from coupalign.model.bert import BertIntermediate
-from coupalign.model.layers import MultiHeadAttention
+from coupalign.model.layers import ScaledDotProductAttention
 from coupalign.model.swin import Mlp, SwinBlock, WindowAttention
 
 
@@ -32,8 +32,8 @@ def use_kernels(model: nn.Cell, run: RunConfig) -> nn.Cell:
             for name, child in list(parent.name_cells().items()):
                 if isinstance(child, nn.LayerNorm):
                     parent.insert_child_to_cell(name, cells.KernelNorm(path, child))
-                elif isinstance(child, MultiHeadAttention):
-                    parent.insert_child_to_cell(name, cells.KernelMultiHeadAttention(path, child))
+                elif isinstance(child, ScaledDotProductAttention):
+                    parent.insert_child_to_cell(name, cells.KernelScaledDotProductAttention(path, child))
                 elif isinstance(child, WindowAttention):
                     parent.insert_child_to_cell(name, cells.KernelWindowAttention(path, child))
             if isinstance(parent, (Mlp, BertIntermediate)):

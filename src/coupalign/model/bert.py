@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal
 
 from coupalign.model.dropout import Dropout
-from coupalign.model.layers import INIT_STD, Gelu, MultiHeadAttention, dense
+from coupalign.model.layers import INIT_STD, Gelu, ScaledDotProductAttention, dense
 
 EPSILON = 1e-12
 
@@ -39,7 +39,7 @@ class BertSelfAttention(nn.Cell):
         self.query = dense(dim, dim)
         self.key = dense(dim, dim)
         self.value = dense(dim, dim)
-        self.attend = MultiHeadAttention(heads, Dropout(dropout))
+        self.attend = ScaledDotProductAttention(heads, Dropout(dropout))
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         return self.attend(self.query(x), self.key(x), self.value(x), bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
-from coupalign.model.layers import INIT_STD, MultiHeadAttention, dense, padding_bias
+from coupalign.model.layers import INIT_STD, ScaledDotProductAttention, dense, padding_bias
 
 
 class CrossAttention(nn.Cell):
@@ -24,7 +24,7 @@ class CrossAttention(nn.Cell):
         self.normed = normed
         if normed:
             self.output_norm = nn.LayerNorm((image_dim,), epsilon=1e-5)
-        self.attend = MultiHeadAttention(heads)
+        self.attend = ScaledDotProductAttention(heads)
         self.image_proj = dense(image_dim, dim)
         self.text_proj = dense(dim, dim)
         self.position_embedding = Parameter(initializer(TruncatedNormal(INIT_STD), (1, num_pixels, dim)))

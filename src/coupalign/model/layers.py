@@ -65,7 +65,7 @@ def padding_bias(token_mask: Tensor) -> Tensor:
     return ops.expand_dims((1.0 - token_mask.astype("float32")) * MASKED, 1)
 
 
-class MultiHeadAttention(nn.Cell):
+class ScaledDotProductAttention(nn.Cell):
     """Multi-head attention of already projected features, with dropout of its weights. Scores and softmax are float32.
 
     Inputs: query (B, L, D); key, value (B, S, D); bias (B or 1, 1, S), added to the scores.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
-from coupalign.model.layers import INIT_STD, MultiHeadAttention, dense, token_norm
+from coupalign.model.layers import INIT_STD, ScaledDotProductAttention, dense, token_norm
 from coupalign.model.positions import anchor_points, grid_points, sine_encoding
 
 
-class Attention(nn.Cell):
+class MultiHeadAttention(nn.Cell):
     """Multi-head attention with its four projections.
 
     Inputs: query (B, N, dim); source (B, S, dim), for keys and values; positions (N, dim) and (S, dim), added to queries
@@ -18,7 +18,7 @@ class Attention(nn.Cell):
 
     def __init__(self, *, dim: int, heads: int):
         super().__init__()
-        self.attend = MultiHeadAttention(heads)
+        self.attend = ScaledDotProductAttention(heads)
         self.query = dense(dim, dim)
         self.key = dense(dim, dim)
         self.value = dense(dim, dim)
@@ -39,8 +39,8 @@ class DecoderLayer(nn.Cell):
 
     def __init__(self, *, dim: int, heads: int, ffn_dim: int):
         super().__init__()
-        self.self_attention = Attention(dim=dim, heads=heads)
-        self.cross_attention = Attention(dim=dim, heads=heads)
+        self.self_attention = MultiHeadAttention(dim=dim, heads=heads)
+        self.cross_attention = MultiHeadAttention(dim=dim, heads=heads)
         self.fc1 = dense(dim, ffn_dim)
         self.fc2 = dense(ffn_dim, dim)
         self.norm1 = nn.LayerNorm((dim,), epsilon=1e-5)

@@ -58,5 +58,5 @@ def build_step(
         settings.ema_decay,
         columns or (*COLUMNS, *(["objects"] if object_loss else [])),
     )
-    use_kernels_in_update(step.conclude, config.run)
+    use_kernels_in_update(step.apply_update, config.run)
     return step

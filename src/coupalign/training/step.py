@@ -1,4 +1,4 @@
-"""One training step: losses, gradients, update."""
+"""One training step: total loss (paper, Eq 17), gradients, update."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Objective(nn.Cell):
 
     Args:
         model: The model to train.
-        contrast: The auxiliary loss.
-        weight: lambda. With 0 the auxiliary loss is not computed.
+        aux_loss: The auxiliary loss.
+        aux_loss_weight: lambda. With 0 the auxiliary loss is not computed.
         object_loss: Set prediction, added to L; None as printed.
 
     Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S), 0 or 1; with ``object_loss`` also objects
@@ -42,13 +42,17 @@ class Objective(nn.Cell):
     """
 
     def __init__(
-        self, model: CoupAlign, contrast: PixelContrastiveLoss, weight: float, object_loss: ObjectLoss | None = None
+        self,
+        model: CoupAlign,
+        aux_loss: PixelContrastiveLoss,
+        aux_loss_weight: float,
+        object_loss: ObjectLoss | None = None,
     ):
         super().__init__(auto_prefix=False)  # so that checkpoints keep the model's parameter names
         self.model = model
-        self.segmentation = SegmentationLoss()
-        self.contrast = contrast
-        self.weight = weight
+        self.seg_loss = SegmentationLoss()
+        self.aux_loss = aux_loss
+        self.aux_loss_weight = aux_loss_weight
         self.has_objects = object_loss is not None
         if self.has_objects:
             self.object_loss = object_loss
@@ -69,11 +73,11 @@ class Objective(nn.Cell):
 
     def _eq_17(self, logits: Tensor, pixels: Tensor, mask: Tensor):
         """L of Eq 17, L_seg and L_aux from the model's logits (B, S, S) and Y_1 (B, d_s, S/4, S/4)."""
-        segmentation = self.segmentation(logits, mask)
-        if self.weight == 0.0:
+        segmentation = self.seg_loss(logits, mask)
+        if self.aux_loss_weight == 0.0:
             return segmentation, segmentation, ops.zeros_like(segmentation)
-        auxiliary = self.contrast(pixels, mask)
-        return segmentation + self.weight * auxiliary, segmentation, auxiliary
+        auxiliary = self.aux_loss(pixels, mask)
+        return segmentation + self.aux_loss_weight * auxiliary, segmentation, auxiliary
 
 
 class TrainStep(nn.Cell):
@@ -114,11 +118,11 @@ class TrainStep(nn.Cell):
         self.objective = _ScaledObjective(objective, scaler)  # a child, so that set_train reaches it
         self.draws = connect_dropout(objective, batch)
         self.gradients = ops.value_and_grad(self.objective, None, optimizer.parameters, has_aux=True)
-        self.conclude = Update(objective, optimizer, max_grad_norm, scaler, ema_decay)
+        self.apply_update = Update(objective, optimizer, max_grad_norm, scaler, ema_decay)
         self.accumulates = accumulation_steps > 1
         if self.accumulates:
             self.sums = _Sums(optimizer.parameters, accumulation_steps)
-            self.conclude_sums = _UpdateFromSums(self.sums, self.conclude)
+            self.apply_sums = _UpdateFromSums(self.sums, self.apply_update)
 
     def state(self) -> dict[str, Parameter]:
         """All parameters that the next update depends on, by name: those of the model and of the optimizer."""
@@ -138,10 +142,10 @@ class TrainStep(nn.Cell):
             if self.accumulates:
                 result.asnumpy()  # waits, because the running graph may still read the draws
         if self.accumulates:
-            return StepResult(*self.conclude_sums())
+            return StepResult(*self.apply_sums())
         losses, gradients = result
         # mutable, because otherwise the gradients would be constants and the graph compiled again each time
-        return StepResult(*self.conclude(losses, mutable(gradients)))
+        return StepResult(*self.apply_update(losses, mutable(gradients)))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -150,7 +154,7 @@ class TrainStep(nn.Cell):
         Parameters are assigned because ``set_data`` does not reach a parameter that only a branch of a compiled graph
         uses. ``average_statistics`` assigns for the same reason.
         """
-        pairs = list(zip(self.conclude.averaged, self.conclude.averages))
+        pairs = list(zip(self.apply_update.averaged, self.apply_update.averages))
         weights = [each.asnumpy().copy() for each, _ in pairs]
         for each, average in pairs:
             ops.assign(each, Tensor(average.asnumpy()))
@@ -175,7 +179,7 @@ class TrainStep(nn.Cell):
         (_, losses), gradients = self.gradients(*batch)
         if self.accumulates:
             return self.sums.add(losses, gradients)
-        return self.conclude.over_ranks(losses, gradients)
+        return self.apply_update.over_ranks(losses, gradients)
 
 
 class _ScaledObjective(nn.Cell):
@@ -211,14 +215,14 @@ class _Sums(nn.Cell):
 class _UpdateFromSums(nn.Cell):
     """An update from sums, which are reset to 0. Outputs: as Update."""
 
-    def __init__(self, sums: _Sums, conclude: Update):
+    def __init__(self, sums: _Sums, apply_update: Update):
         super().__init__(auto_prefix=False)
-        self.sums, self.conclude = sums, conclude
+        self.sums, self.apply_update = sums, apply_update
 
     def construct(self):
         sums = self.sums
         means = for_each(ops.partial(_divide, sums.count), sums.gradients)
-        result = self.conclude(*self.conclude.over_ranks(sums.losses / sums.count, means))
+        result = self.apply_update(*self.apply_update.over_ranks(sums.losses / sums.count, means))
         _reset(sums.losses)
         for_each(_reset, sums.gradients)
         return result

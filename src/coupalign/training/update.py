@@ -88,7 +88,7 @@ class Update(nn.Cell):
             self.mean = GradientMean(optimizer.parameters)
         statistics = [each for each in objective.get_parameters() if each.name.endswith(STATISTICS)]
         self.statistics = ParameterTuple(statistics)
-        self.sound_statistics = ParameterTuple(
+        self.last_finite_statistics = ParameterTuple(
             [Parameter(each.value().copy(), name=f"sound.{each.name}", requires_grad=False) for each in statistics]
         )
         self.ema_decay = ema_decay
@@ -112,15 +112,15 @@ class Update(nn.Cell):
         losses = ops.depend(losses, learning_rate)
         if finite:
             self.optimizer(gradients)
-            for sound, each in zip(self.sound_statistics, self.statistics):
-                ops.assign(sound, each)
+            for saved, each in zip(self.last_finite_statistics, self.statistics):
+                ops.assign(saved, each)
             if self.ema_decay > 0:
                 count = self.optimizer.global_step.astype("float32").reshape(())
                 share = 1 - ops.minimum((1 + count) / (10 + count), self.ema_decay)
                 for_each(ops.partial(_move_average, share), self.averages, self.averaged)
         else:
-            for sound, each in zip(self.sound_statistics, self.statistics):
-                ops.assign(each, sound)
+            for saved, each in zip(self.last_finite_statistics, self.statistics):
+                ops.assign(each, saved)
         if self.loss_scaler is not None:
             self.loss_scaler.adjust(finite)
         return (losses[0], losses[1], losses[2]), learning_rate, finite
