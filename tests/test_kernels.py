@@ -15,8 +15,8 @@ from coupalign.kernels import build, use_kernels, use_kernels_in_update
 from coupalign.kernels.cells import (
     KernelClip,
     KernelGelu,
-    KernelScaledDotProductAttention,
     KernelNorm,
+    KernelScaledDotProductAttention,
     KernelSwinBlock,
     KernelWindowAttention,
 )

@@ -51,7 +51,8 @@ class Streams(nn.Cell):
             return encoded
         _, pixels, weights, embeddings = model.decode(images, fused, words[-1])
         generator = model.mask_generator
-        return *encoded, generator.memory(fused), generator(fused), model.sma.masks(embeddings, pixels), weights
+        queries = generator(fused)  # type: ignore[misc]
+        return *encoded, generator.memory(fused), queries, model.sma.masks(embeddings, pixels), weights
 
 
 @dataclass(frozen=True)
@@ -170,13 +171,15 @@ def mean_measures(streams: Streams, samples: Iterable[dict[str, np.ndarray]], th
                 pairs.append(np.stack([outputs[7][sample], of_each]))
                 for name, value in values.items():
                     scores[name].append(value)
-    means = [{name: float(np.mean(values)) for name, values in each.items()} for each in found.values()]
+    means: dict[str, Any] = {
+        kind: {name: float(np.mean(values)) for name, values in each.items()} for kind, each in found.items()
+    }
     proposals = {
         name: float(np.nanmean(values)) if not np.isnan(values).all() else math.nan for name, values in scores.items()
     }
     if pairs:
         proposals["correlation"] = correlation(*np.concatenate(pairs, 1))
-    return Measures(count, *means, proposals)
+    return Measures(samples=count, **means, proposals=proposals)
 
 
 def _arrays(outputs: Any) -> Any:

@@ -96,8 +96,8 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
         _init_linear_layers(model, keys.linear_init_std)
     if keys.fusion_norm:
         _close_gates(model)
-    if keys.sma and keys.query_anchors:
-        _equate_queries_and_keys(model.mask_generator)
+    if mask_generator is not None and keys.query_anchors:
+        _equate_queries_and_keys(mask_generator)
     if keys.swin_bias_start == "neighbours":
         _init_position_biases(model.image_encoder)
     precision = precision or config.run.precision

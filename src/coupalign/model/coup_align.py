@@ -124,7 +124,7 @@ class CoupAlign(nn.Cell):
         """The inputs of the losses with set prediction: logits (B, H, W); Y_1; Y_N (B, N, H/4, W/4); Q_w (B, N)."""
         stages, fused, words, _ = self.encode(image, token_ids, token_mask)
         mask, pixels, weights, embeddings = self.decode(stages, fused, words[-1])
-        return self.upsample(mask).squeeze(1), pixels, self.sma.masks(embeddings, pixels), weights  # type: ignore[misc]
+        return self.upsample(mask).squeeze(1), pixels, self.sma.masks(embeddings, pixels), weights
 
     def encode(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
         """Encoder (3.2), Eq 1 to 8.

@@ -69,7 +69,8 @@ class Objective(nn.Cell):
             return self._eq_17(logits, pixels, mask), pixels
         logits, pixels, proposals, weights = self.model.proposal_outputs(image, token_ids, token_mask)
         total, segmentation, auxiliary = self._eq_17(logits, pixels, mask)
-        return (total + self.object_loss(proposals, weights, objects, mask), segmentation, auxiliary), pixels
+        total = total + self.object_loss(proposals, weights, objects, mask)  # type: ignore[misc]
+        return (total, segmentation, auxiliary), pixels
 
     def _eq_17(self, logits: Tensor, pixels: Tensor, mask: Tensor):
         """L of Eq 17, L_seg and L_aux from the model's logits (B, S, S) and Y_1 (B, d_s, S/4, S/4)."""
