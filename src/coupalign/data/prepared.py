@@ -54,8 +54,8 @@ def check_split(config: Config, split: str) -> tuple[Path, dict]:
         raise UserError(f"{directory} has no split {split!r}: it has {', '.join(meta['splits'])}")
     if meta["dataset"] != config.data.dataset:
         raise UserError(
-            f"{directory} holds {meta['dataset']}, the configuration says dataset {config.data.dataset}, "
-            f"which results would be named after: set --dataset {meta['dataset']}, or another data_dir"
+            f"{directory} was prepared as dataset {meta['dataset']}, but dataset is {config.data.dataset}: "
+            f"set --dataset {meta['dataset']}, or another data_dir"
         )
     if meta["max_tokens"] != config.model.max_tokens:
         raise UserError(
