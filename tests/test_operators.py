@@ -69,12 +69,17 @@ def test_rows_agree_with_the_documentation_that_they_cite(row):
 def step_and_inputs(precision: str, pretraining: bool, **options):
     config = load_config(overrides={**SMALLEST, "device_target": "Ascend", "precision": precision, **options})
     model = build_model(config)
-    more = (lambda objective: PretrainingObjective(objective, config.model.seg_head_dim), COLUMNS)
-    step = build_step(config, model, 10, 2, *(more if pretraining else ()))
+    extension = (lambda objective: PretrainingObjective(objective, config.model.seg_head_dim), COLUMNS)
+    step = build_step(config, model, 10, 2, *(extension if pretraining else ()))
     size, words = config.model.image_size, np.ones((2, config.model.max_tokens), np.int32)
-    shapes = [(2, 3, size, size), (2, size, size), (2, 9, size // 4, size // 4)]
-    image, mask, labels = (np.zeros(shape, np.float32) for shape in shapes)
-    return step.set_train(), [Tensor(x) for x in (image, words, words, mask, labels)[: 4 + pretraining]]
+    shapes = [(2, 3, size, size), (2, size, size), (2, 9, size // 4, size // 4), (2, 8, size // 4, size // 4)]
+    image, mask, labels, objects = (np.zeros(shape, np.float32) for shape in shapes)
+    more = [labels, objects] if pretraining else [objects] if config.losses.object_loss_weight else []
+    return step.set_train(), [Tensor(x) for x in (image, words, words, mask, *more)]
+
+
+SELECTING = {"fusion_norm": True, "pixel_positions": True, "query_anchors": True}
+SELECTING |= {"object_loss_weight": 1.0, "choice_loss_weight": 0.5}
 
 
 @pytest.mark.slow
@@ -82,7 +87,7 @@ def step_and_inputs(precision: str, pretraining: bool, **options):
     ("precision", "ranks", "options"),
     [
         ("fp32", 2, {"max_grad_norm": 1.0, "ema_decay": 0.9}),
-        ("fp16", 1, {"accumulation_steps": 2}),  # with a loss scale
+        ("fp16", 1, {"accumulation_steps": 2, **SELECTING}),  # with a loss scale
         ("bf16", 2, {}),
         # What the others lack: padded windows, scores without a bound, schedules by parameter, the pretraining's losses
         (

@@ -59,7 +59,7 @@ class ObjectLoss(nn.Cell):
         referent = mask.reshape(mask.shape[0], -1, 1)
         shared = ops.matmul(targets, referent).squeeze(-1)
         iou = shared / ops.maximum(areas + referent.sum(1) - shared, 1.0)
-        best = ops.one_hot(ops.argmax(iou, 1), iou.shape[1], 1.0, 0.0)
+        best = ops.one_hot(ops.argmax(iou, 1).astype("int32"), iou.shape[1], 1.0, 0.0)
         return best * (iou > 0.5).astype("float32")
 
     def _costs(self, logits: Tensor, targets: Tensor, areas: Tensor, height: int, width: int) -> Tensor:
@@ -82,7 +82,8 @@ class ObjectLoss(nn.Cell):
         costs = costs + ops.expand_dims(1 - exists, 2) * TAKEN
         matched = ops.zeros_like(costs)
         for _ in range(objects):
-            best = ops.one_hot(ops.argmin(costs.reshape(batch, -1), 1), objects * count, 1.0, 0.0)
+            cheapest = ops.argmin(costs.reshape(batch, -1), 1).astype("int32")
+            best = ops.one_hot(cheapest, objects * count, 1.0, 0.0)
             best = best.reshape(batch, objects, count)
             best = best * (costs < TAKEN).astype("float32")  # 0 if no pair is left
             matched = matched + best

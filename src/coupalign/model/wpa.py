@@ -71,9 +71,9 @@ class WordPixelAlignment(nn.Cell):
             to_image, to_text, over_words, over_pixels = self.attend(
                 token_norm(pixels), token_norm(words, token_mask), token_mask
             )
-            to_image = self.text_to_image_norm(to_image)
+            to_image = self.text_to_image_norm(to_image).astype(to_image.dtype)
             if self.bidirectional:
-                to_text = self.image_to_text_norm(to_text)
+                to_text = self.image_to_text_norm(to_text).astype(to_text.dtype)
         else:
             to_image, to_text, over_words, over_pixels = self.attend(pixels, words, token_mask)
         gated, gate = self.image_gate(to_image)  # Eq 2, 6: L'_i
