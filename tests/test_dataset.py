@@ -198,7 +198,7 @@ def test_incomplete_data_name_the_remedy(config, tmp_path):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        ({"dataset": "refcoco"}, "holds refshapes, the configuration says dataset refcoco.*set --dataset refshapes"),
+        ({"dataset": "refcoco"}, "was prepared as dataset refshapes.*set --dataset refshapes"),
         ({"bert_vocab_size": 3000}, "has word piece [0-9]+, beyond the model's: set bert_vocab_size above it"),
     ],
 )
