@@ -41,11 +41,7 @@ class Streams(nn.Cell):
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
         model = self.model
-        images, fused, words, found = model.encode(image, token_ids, token_mask)
-        alignments = ()
-        for each in found:
-            # MindSpore fails to compile a graph that returns None if it also has our CPU kernels.
-            alignments += ((each[0], each[2]),) if each[1] is None else (each,)
+        images, fused, words, alignments = model.encode(image, token_ids, token_mask)
         encoded = tuple(images), tuple(words), fused, alignments
         if not model.has_sma:
             return encoded

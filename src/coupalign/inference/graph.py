@@ -16,12 +16,7 @@ class PredictAll(nn.Cell):
         self.model = model
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
-        logits, pixels, proposals, weights, alignments = self.model.all_outputs(image, token_ids, token_mask)
-        found = ()
-        for each in alignments:
-            # MindSpore fails to compile a graph that returns None if it also has our CPU kernels.
-            found += ((each[0], each[2]),) if each[1] is None else (each,)
-        return logits, pixels, proposals, weights, found
+        return self.model.all_outputs(image, token_ids, token_mask)
 
 
 class ExportGraph(nn.Cell):

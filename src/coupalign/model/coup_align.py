@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
 
     @classmethod
     def from_tuple(cls, outputs: tuple) -> Outputs:
-        """Names what ``CoupAlign.all_outputs`` returned; alignments in one direction may come without their None."""
+        """Names what ``CoupAlign.all_outputs`` returned; alignments in one direction come without their None."""
         alignments = [each if len(each) == 4 else (each[0], None, each[1], None) for each in outputs[4]]
         logits, pixels, proposals, weights = outputs[:4]
         return cls(logits, pixels, proposals, weights, [Alignment(*each) for each in alignments])
@@ -131,7 +131,7 @@ class CoupAlign(nn.Cell):
 
         Returns:
             V_1 … V_4 before fusion, (B, C_i, H_i, W_i), and V_o; S_o (B, H_oW_o, C_o); L_1 … L_4 before fusion, and L_o,
-            (B, T, D); for each stage with Word-Pixel Alignment the values of its ``Alignment``.
+            (B, T, D); for each stage with Word-Pixel Alignment the values of its ``Alignment``, without None.
         """
         bias = padding_bias(token_mask)
         pixels = self.image_encoder.patch_embed(image)  # V_1
@@ -144,13 +144,14 @@ class CoupAlign(nn.Cell):
             texts.append(words)
             if self.has_wpa[i]:
                 pixels, words, alignment = self.wpa[i](pixels, words, token_mask)  # Eq 1, 2: V_i + L'_i, L_i + V'_i
-                alignments.append(alignment)
+                # MindSpore fails to compile a graph that returns None if it also has our CPU kernels.
+                alignments.append((alignment[0], alignment[2]) if alignment[1] is None else alignment)
             pixels = self.image_encoder.layers[i](pixels)  # Eq 3: V_{i+1}
             words = self.text_encoder.stage(words, bias, i)  # Eq 3: L_{i+1}
         pixels = self.image_encoder.norm(pixels)  # V_o
         stages.append(_to_map(pixels, self.sizes[3]))
         texts.append(words)
-        return stages, self.cross_attention(pixels, words, token_mask), texts, alignments  # Eq 7, 8: S_o
+        return stages, self.cross_attention(pixels, words, token_mask), texts, tuple(alignments)  # Eq 7, 8: S_o
 
     def decode(self, stages: list[Tensor], fused: Tensor, words: Tensor) -> tuple:
         """Decoder (3.3), Eq 9 to 12, from the first two values of ``encode`` and L_o, whose [CLS] row is L_g.
