@@ -244,7 +244,7 @@ def _predict_file(model, path, expression, stem):
     files = {"mask": f"{stem}.mask.png", "overlay": f"{stem}.overlay.png"}
     Image.fromarray(mask.astype(np.uint8) * 255).save(files["mask"])
     Image.fromarray(overlay(rgb, mask)).save(files["overlay"])
-    figures = {"area": round(float(mask.mean()), 6), "max_probability": round(float(probability.max()), 6)}
+    figures = {"area": round(float(mask.mean()), 6), "score": round(float(probability.max()), 6)}
     return {**files, **figures, "warnings": model.warnings(expression)}
 
 

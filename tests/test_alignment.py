@@ -15,7 +15,8 @@ import visualise
 from coupalign.config import load_config
 from coupalign.data.images import load_image
 from coupalign.data.transform import prepare_image
-from coupalign.inference.predictor import Prediction, Predictor, Proposals
+from coupalign.inference.prediction import Details, Prediction
+from coupalign.inference.predictor import Predictor
 from coupalign.overlay import COLOUR, spotlight, write_png
 from coupalign.visual.alignment import draw_alignment, pixels_of_words, ranked, words_of_pixels
 from coupalign.visual.figures import heat, pixels
@@ -37,7 +38,7 @@ def made_up(words=WORDS, stages=(1, 2, 3, 4), both=True, masks=5, height=40, wid
     slots = sum(len(each) for _, each in words)
     scores = [random.standard_normal((2 ** (5 - stage), 2 ** (5 - stage), slots)) for stage in stages]
     weights = softmax(random.standard_normal(masks))
-    proposals = Proposals(
+    details = Details(
         masks=random.standard_normal((masks, 16, 16)).astype(np.float32),
         weights=weights.astype(np.float32),
         text_to_image=tuple(softmax(each) for each in scores),
@@ -51,7 +52,7 @@ def made_up(words=WORDS, stages=(1, 2, 3, 4), both=True, masks=5, height=40, wid
         text_gates=tuple(0.2 * stage for stage in stages) if both else (),
     )
     probability = random.random((height, width), dtype=np.float32)
-    return Prediction(probability > 0.5, probability, proposals)
+    return Prediction(probability > 0.5, probability, details)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def predictor(checkpoint):
 
 def test_pieces_are_joined_by_hand():
     """The pieces "a" and "##b" of one word: shares of a pixel are summed, maps of a word are averaged."""
-    proposals = Proposals(
+    details = Details(
         masks=np.zeros((1, 1, 1)),
         weights=np.ones(1),
         text_to_image=(np.array([[[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]]]),),
@@ -79,19 +80,19 @@ def test_pieces_are_joined_by_hand():
         image_gates=(0.5,),
         text_gates=(0.5,),
     )
-    np.testing.assert_allclose(words_of_pixels(proposals)[0], [[[0.1, 0.7]], [[0.5, 0.2]], [[0.4, 0.1]]])
-    np.testing.assert_allclose(pixels_of_words(proposals)[0], [[[0.5, 0.5]], [[0.4, 0.6]], [[1.0, 0.0]]])
+    np.testing.assert_allclose(words_of_pixels(details)[0], [[[0.1, 0.7]], [[0.5, 0.2]], [[0.4, 0.1]]])
+    np.testing.assert_allclose(pixels_of_words(details)[0], [[[0.5, 0.5]], [[0.4, 0.6]], [[1.0, 0.0]]])
 
 
 @pytest.fixture(scope="module")
 def found(predictor) -> Prediction:
-    return predictor.predict(noise(50, 70), EXPRESSION, proposals=True)
+    return predictor.predict(noise(50, 70), EXPRESSION, details=True)
 
 
 def test_the_picture_has_the_values_of_eq_4_to_6(predictor, found):
     """Attention of whole words in both directions and the gates, computed from the inputs of the first stage."""
-    proposals = found.proposals
-    assert (proposals.words, proposals.stages) == (WORDS, (1, 2, 3, 4))
+    details = found.details
+    assert (details.words, details.stages) == (WORDS, (1, 2, 3, 4))
 
     model = predictor.model
     token_ids, token_mask = (each[None] for each in predictor.tokenizer.encode(EXPRESSION))
@@ -104,11 +105,11 @@ def test_the_picture_has_the_values_of_eq_4_to_6(predictor, found):
     )
     joined_sum = np.stack([over_words[0][:, slots].sum(1) for _, slots in WORDS]).reshape(-1, 16, 16)
     joined_mean = np.stack([over_pixels[0][slots].mean(0) for _, slots in WORDS]).reshape(-1, 16, 16)
-    assert_close(words_of_pixels(proposals)[0], joined_sum, relative=1e-4)
-    assert_close(pixels_of_words(proposals)[0], joined_mean, relative=1e-4)
-    assert proposals.image_gates[0] == pytest.approx(to_pixels[0], rel=1e-4)
-    assert proposals.text_gates[0] == pytest.approx(to_words[0], rel=1e-4)
-    for over_words, over_pixels in zip(words_of_pixels(proposals), pixels_of_words(proposals), strict=True):
+    assert_close(words_of_pixels(details)[0], joined_sum, relative=1e-4)
+    assert_close(pixels_of_words(details)[0], joined_mean, relative=1e-4)
+    assert details.image_gates[0] == pytest.approx(to_pixels[0], rel=1e-4)
+    assert details.text_gates[0] == pytest.approx(to_words[0], rel=1e-4)
+    for over_words, over_pixels in zip(words_of_pixels(details), pixels_of_words(details), strict=True):
         np.testing.assert_allclose(over_words.sum(0), 1, atol=1e-5)
         np.testing.assert_allclose(over_pixels.sum((1, 2)), 1, atol=1e-5)
 
@@ -116,13 +117,13 @@ def test_the_picture_has_the_values_of_eq_4_to_6(predictor, found):
 def test_one_direction_is_explained_too(make_checkpoint, tmp_path):
     """In graph mode and with the CPU kernels, where a graph may not return None."""
     config = load_config(overrides={**SMALLEST, "wpa_direction": "uni"})
-    proposals = Predictor(make_checkpoint(config), config=config).predict(noise(50, 70), "cup", True).proposals
-    assert len(proposals.text_to_image) == len(proposals.image_gates) == 4
-    assert not proposals.image_to_text and not proposals.text_gates
+    details = Predictor(make_checkpoint(config), config=config).predict(noise(50, 70), "cup", True).details
+    assert len(details.text_to_image) == len(details.image_gates) == 4
+    assert not details.image_to_text and not details.text_gates
 
 
 def test_the_size_of_the_answer_can_be_chosen(predictor, found):
-    at_input = predictor.predict(noise(50, 70), EXPRESSION, proposals=True, size=(64, 64))
+    at_input = predictor.predict(noise(50, 70), EXPRESSION, details=True, size=(64, 64))
     np.testing.assert_array_equal(at_input.mask, at_input.probability > CONFIG.evaluation.threshold)
     assert_close(found.probability, bilinear(at_input.probability, 50, 70), relative=1e-5)
 
@@ -157,7 +158,7 @@ def test_the_picture_has_words_gates_and_weights_in_order():
     said = "\n".join(texts(draw_alignment(noise(40, 60), EXPRESSION, prediction, "a.png")))
     for word in (*dict(WORDS), "gate 0.10", "gate 0.40", "gate 0.80", EXPRESSION, "a.png"):
         assert word in said
-    weights = prediction.proposals.weights[ranked(prediction.proposals)]
+    weights = prediction.details.weights[ranked(prediction.details)]
     assert (np.diff(weights) <= 0).all()
     assert re.findall(r"^(\d+\.\d\d) %$", said, re.MULTILINE) == [f"{100 * weight:.2f}" for weight in weights]
 
@@ -178,7 +179,7 @@ def test_any_prediction_can_be_drawn(case):
     prediction = made_up(**case)
     figure = draw_alignment(noise(*prediction.mask.shape), "$x^2$ a_b \\frac", prediction)
     assert np.ptp(pixels(figure)) > 100
-    assert ("Word-Pixel Alignment" in texts(figure)) == bool(prediction.proposals.stages)
+    assert ("Word-Pixel Alignment" in texts(figure)) == bool(prediction.details.stages)
 
 
 def test_the_program(predictor, found, checkpoint, tmp_path, monkeypatch, capsys):

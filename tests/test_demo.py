@@ -47,7 +47,7 @@ class StandIn:
         self.asked.append(expression)
         if self.failing:
             raise self.failing
-        return Answer(_probability(rgb, expression), made_up().proposals, 0.01, self.tokenizer.warnings(expression))
+        return Answer(_probability(rgb, expression), made_up().details, 0.01, self.tokenizer.warnings(expression))
 
 
 def _probability(rgb: np.ndarray, expression: str) -> np.ndarray:

@@ -139,7 +139,7 @@ def test_lite_answers_from_a_process_of_its_own(tmp_path, monkeypatch):
         expected = 1 / (1 + np.exp(-(square[..., 0].astype(np.float64) - MEAN[0]) / STD[0]))
         answer = engine.answer(rgb, "the red circle")
         assert_close(answer.probability, expected, relative=1e-6)
-        assert answer.proposals is None
+        assert answer.details is None
         # A child that dies costs one answer.
         with pytest.raises(UserError, match="MindSpore Lite ended with status 3"):
             engine.answer(rgb, "destroy")

@@ -138,7 +138,7 @@ def test_an_image_gets_the_mask_of_mindspore(deployed, tmp_path):
     assert 0.02 < mask.mean() < 0.98
     # Apart from pixels on the threshold.
     assert (mask != expected.mask).mean() < 1e-3
-    assert answer["max_probability"] == pytest.approx(expected.probability.max(), abs=1e-4)
+    assert answer["score"] == pytest.approx(expected.probability.max(), abs=1e-4)
     line = [LITE, "deploy/lite_predict.py", "--model", deployed.mindir, "--vocab", VOCABULARY, "--image", path]
     line += ["--expression", "the blue square", "--output", tmp_path / "python"]
     done = subprocess.run(list(map(str, line)), cwd=REPOSITORY, capture_output=True, text=True)

@@ -20,7 +20,7 @@ from coupalign.config import load_config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.files import REPOSITORY
 from coupalign.inference.predict import file_stem, slug
-from coupalign.inference.predictor import Prediction
+from coupalign.inference.prediction import Prediction
 from coupalign.overlay import COLOUR, overlay, write_png
 from tests.conftest import SMALLEST, noise
 
@@ -95,7 +95,7 @@ def test_the_program_writes_what_the_predictor_finds(one_predictor, checkpoint, 
         np.testing.assert_array_equal(mask, expected.mask * np.uint8(255))
         np.testing.assert_array_equal(cv2.imread(line["overlay"])[..., ::-1], overlay(rgb, expected.mask))
         assert line["area"] == pytest.approx(expected.mask.mean(), abs=1e-6)
-        assert line["max_probability"] == pytest.approx(expected.probability.max(), abs=1e-4)
+        assert line["score"] == pytest.approx(expected.probability.max(), abs=1e-4)
         assert (tuple(line["box"]), tuple(line["warnings"])) == (expected.box, expected.warnings)
 
 

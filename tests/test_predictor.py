@@ -16,7 +16,8 @@ from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import prepare_image
 from coupalign.errors import UserError
 from coupalign.files import find_file
-from coupalign.inference.predictor import Prediction, Predictor, Proposals
+from coupalign.inference.prediction import Details, Prediction
+from coupalign.inference.predictor import Predictor
 from tests.conftest import SMALLEST, assert_close, noise
 
 CONFIG = load_config(overrides=SMALLEST)
@@ -33,7 +34,7 @@ def resized(map_: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(np.asarray(map_, np.float64), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def weighted_sum(parts: Proposals) -> np.ndarray:
+def weighted_sum(parts: Details) -> np.ndarray:
     """Eq 12 and the 4x upsampling: the weighted sum of the proposals, as a probability."""
     logits = resized(np.tensordot(parts.weights.astype(np.float64), parts.masks.astype(np.float64), 1), 64, 64)
     return 1 / (1 + np.exp(-logits))
@@ -57,7 +58,7 @@ def test_a_prediction_is_the_models_at_the_images_own_size(predictor, height, wi
     assert ((found.probability > 0.5) == found.mask).all()
     assert 0 < found.mask.mean() < 1
     assert found.score == found.probability.max()
-    assert (found.proposals, found.warnings) == (None, ())
+    assert (found.details, found.warnings) == (None, ())
 
 
 def test_paths_arrays_and_pil_images_are_the_same(predictor, tmp_path):
@@ -74,19 +75,37 @@ def test_paths_arrays_and_pil_images_are_the_same(predictor, tmp_path):
 
 @pytest.mark.slow
 def test_a_batch_equals_single_predictions(predictor):
+    """Images of several sizes; one with two expressions, one with none, and a last batch that is padded."""
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # compiling takes longer
-    images = [noise(50, 90), noise(64, 64), Image.fromarray(noise(30, 20))]
-    expressions = [EXPRESSION, "a blue square", "the thing left of it"]
+    images = [noise(50, 90), Image.fromarray(noise(30, 20)), noise(64, 64)]
+    expressions = [[EXPRESSION, "the thing left of it"], [], ["a blue square"]]
     batch = predictor.predict_batch(images, expressions, batch_size=2)
-    assert len(batch) == 3
-    for found, image, expression in zip(batch, images, expressions):
+    assert [len(each) for each in batch] == [2, 0, 1]
+    flat = predictor.predict_batch([images[0], images[2]], [EXPRESSION, "a blue square"], batch_size=2)
+    for found, image, expression in (
+        *((found, images[0], text) for found, text in zip(batch[0], expressions[0])),
+        *((found, images[2], "a blue square") for found in (batch[2][0], flat[1])),
+        (flat[0], images[0], EXPRESSION),
+    ):
         expected = predictor.predict(image, expression)
         assert_close(found.probability, expected.probability, relative=1e-5)
         assert found.mask.shape == expected.mask.shape and found.warnings == expected.warnings
     assert predictor.predict_batch([], []) == []
-    for pairs in ((images, expressions[:2]), (images[0], EXPRESSION)):
-        with pytest.raises(UserError):
-            predictor.predict_batch(*pairs)
+
+
+@pytest.mark.parametrize(
+    ("images", "expressions", "batch_size", "message"),
+    [
+        ([noise(9, 9)] * 2, [EXPRESSION], 2, "2 images and 1 expressions"),
+        (noise(9, 9), EXPRESSION, 2, "lists"),
+        ([noise(9, 9)], [[EXPRESSION, " "]], 2, "empty"),
+        ([noise(9, 9)], [None], 2, "must be text"),
+        ([noise(9, 9)], [EXPRESSION], 0, "batch_size is 0"),
+    ],
+)
+def test_batches_that_are_refused(predictor, images, expressions, batch_size, message):
+    with pytest.raises(UserError, match=message):
+        predictor.predict_batch(images, expressions, batch_size)
 
 
 def test_the_expression_and_the_threshold_matter(predictor, monkeypatch):
@@ -108,8 +127,8 @@ def test_another_thread_gets_the_same(predictor):
 @pytest.mark.slow
 def test_proposals_explain_the_mask(predictor):
     rgb = noise(64, 64)
-    found = predictor.predict(rgb, EXPRESSION, proposals=True)
-    parts = found.proposals
+    found = predictor.predict(rgb, EXPRESSION, details=True)
+    parts = found.details
     np.testing.assert_array_equal(found.mask, predictor.predict(rgb, EXPRESSION).mask)
     assert_close(found.probability, weighted_sum(parts), relative=1e-5)
     assert parts.weights.shape == (5,) and parts.weights.sum() == pytest.approx(1, abs=1e-5)
@@ -134,10 +153,10 @@ def test_proposals_explain_the_mask(predictor):
 def test_proposals_of_reduced_models(make_checkpoint, overrides, masks, stages, back):
     reduced = Predictor(make_checkpoint(load_config(overrides={**SMALLEST, **overrides})))
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # compiling takes longer
-    found = reduced.predict(noise(64, 64), EXPRESSION, proposals=True)
-    assert_close(found.probability, weighted_sum(found.proposals), relative=1e-5)
-    assert len(found.proposals.masks) == masks
-    assert (len(found.proposals.text_to_image), len(found.proposals.image_to_text)) == (stages, back)
+    found = reduced.predict(noise(64, 64), EXPRESSION, details=True)
+    assert_close(found.probability, weighted_sum(found.details), relative=1e-5)
+    assert len(found.details.masks) == masks
+    assert (len(found.details.text_to_image), len(found.details.image_to_text)) == (stages, back)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 5, 6])

@@ -179,7 +179,7 @@ void run_image(const Options& options) {
             << quoted(options.text("expression")) << ", \"mask\": " << quoted(stem + ".mask.png")
             << ", \"overlay\": " << quoted(stem + ".overlay.png")
             << ", \"area\": " << static_cast<double>(cv::countNonZero(mask)) / mask.total()
-            << ", \"max_probability\": " << largest << ", \"milliseconds\": " << time << ", \"warnings\": [";
+            << ", \"score\": " << largest << ", \"milliseconds\": " << time << ", \"warnings\": [";
   for (std::size_t i = 0; i < words.warnings.size(); ++i) {
     std::cout << (i > 0 ? ", " : "") << quoted(words.warnings[i]);
     std::cerr << "warning: " << words.warnings[i] << '\n';

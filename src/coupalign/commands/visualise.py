@@ -102,7 +102,7 @@ def _alignment(argv: Argv) -> None:
     from coupalign.visual.figures import save
 
     rgb = load_image(image)
-    prediction = Predictor(args.checkpoint, config=config).predict(rgb, args.expression, proposals=True)
+    prediction = Predictor(args.checkpoint, config=config).predict(rgb, args.expression, details=True)
     size, threshold = f"{rgb.shape[1]}×{rgb.shape[0]} pixels", config.evaluation.threshold
     about = f"{image.name}, {size}; {args.checkpoint}; threshold {threshold}"
     save(draw_alignment(rgb, args.expression, prediction, about), output)

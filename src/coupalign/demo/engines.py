@@ -17,7 +17,8 @@ from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file, sha256
 from coupalign.inference.deployment import read_description
-from coupalign.inference.predictor import Predictor, Proposals
+from coupalign.inference.prediction import Details
+from coupalign.inference.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Answer:
     """The result of one forward pass."""
 
     probability: np.ndarray  # (S, S) float32, at the size of the model's input
-    proposals: Proposals | None  # intermediate results; None from Lite
+    details: Details | None  # intermediate results; None from Lite
     seconds: float  # of the forward pass
     warnings: tuple[str, ...] = ()  # reasons to doubt the result, such as unknown words
 
@@ -37,7 +38,7 @@ class MindSporeEngine:
     """
 
     name = "MindSpore"
-    explains = True  # whether answers have proposals
+    explains = True  # whether answers have details
 
     def __init__(self, config: Config, checkpoint: str):
         self._thread = ThreadPoolExecutor(1)
@@ -56,9 +57,9 @@ class MindSporeEngine:
 
     def _answer(self, rgb: np.ndarray, expression: str) -> Answer:
         start = time.perf_counter()
-        # Always with proposals: one compiled graph serves the mask and the alignment picture.
-        found = self._predictor.predict(rgb, expression, proposals=True, size=(self._size, self._size))
-        return Answer(found.probability, found.proposals, time.perf_counter() - start, found.warnings)
+        # Always with details: one compiled graph serves the mask and the alignment picture.
+        found = self._predictor.predict(rgb, expression, details=True, size=(self._size, self._size))
+        return Answer(found.probability, found.details, time.perf_counter() - start, found.warnings)
 
 
 class LiteEngine:

@@ -19,7 +19,7 @@ from coupalign.data.transform import probability_at
 from coupalign.demo.engines import Answer, LiteEngine, MindSporeEngine
 from coupalign.errors import UserError
 from coupalign.inference.predict import slug
-from coupalign.inference.predictor import Prediction
+from coupalign.inference.prediction import Prediction
 from coupalign.overlay import spotlight
 from coupalign.visual.alignment import draw_alignment
 from coupalign.visual.figures import heat, pixels
@@ -62,9 +62,9 @@ class Result:
         return heat(self.picture, self._probability(number), 1)
 
     def alignment(self, number: int, threshold: float) -> np.ndarray:
-        """The picture of ``coupalign.visual.alignment``; for answers with proposals."""
+        """The picture of ``coupalign.visual.alignment``; for answers with details."""
         probability = self._probability(number)
-        prediction = Prediction(probability > threshold, probability, self.answers[number].proposals)
+        prediction = Prediction(probability > threshold, probability, self.answers[number].details)
         about = f"{self.size[1]}×{self.size[0]} pixels; threshold {threshold:g}"
         return pixels(draw_alignment(self.picture, self.expressions[number], prediction, about))
 

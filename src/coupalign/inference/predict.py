@@ -32,7 +32,7 @@ def predict(
     """Writes a mask and an overlay for each image and expression to the directory `output`, and prints a line of JSON.
 
     A line holds ``image``, ``expression``, the files ``mask`` and ``overlay``, ``area`` (share of the image), ``box``
-    ([x, y, width, height] in pixels, or null for an empty mask), ``max_probability`` and ``warnings``, which also go
+    ([x, y, width, height] in pixels, or null for an empty mask), ``score`` and ``warnings``, which also go
     to stderr. An image that cannot be read gets a line with ``image`` and ``error`` if there are other images.
 
     Args:
@@ -71,7 +71,7 @@ def predict(
                 **files,
                 "area": round(float(prediction.mask.mean()), 6),
                 "box": prediction.box,
-                "max_probability": round(prediction.score, 6),
+                "score": round(prediction.score, 6),
                 "warnings": prediction.warnings,
             }
             print(json.dumps(record), flush=True)

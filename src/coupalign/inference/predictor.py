@@ -1,4 +1,4 @@
-"""Prediction of one mask for one image and one expression.
+"""Prediction of masks for images and expressions.
 
 Packages are imported where they are used, so that ``coupalign.Predictor`` itself needs none of them.
 """
@@ -6,13 +6,13 @@ Packages are imported where they are used, so that ``coupalign.Predictor`` itsel
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Union
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Union, overload
 
 from coupalign.errors import UserError
 from coupalign.files import find_checkpoint, find_file
+from coupalign.inference.prediction import Details, Prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,49 +22,6 @@ if TYPE_CHECKING:
     from coupalign.model import Outputs
 
     ImageInput = Union[str, os.PathLike, np.ndarray, Image.Image]
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """Intermediate results of a prediction. S is the side of the model's input, T the number of token slots.
-
-    Attention and gates have one entry per stage i with Word-Pixel Alignment, whose feature map is (H_i, W_i);
-    ``image_to_text`` and ``text_gates`` are empty if ``wpa_direction`` is uni.
-    """
-
-    masks: np.ndarray  # (N, S/4, S/4) float32, logits Y_N (Eq 12); without Sentence-Mask Alignment the mask alone
-    weights: np.ndarray  # (N,) float32, Q_w (Eq 11), which sum to 1; the weighted sum of `masks` is the mask
-    text_to_image: tuple[np.ndarray, ...]  # (H_i, W_i, T) float32, attention of each pixel over words
-    image_to_text: tuple[np.ndarray, ...]  # (T, H_i, W_i) float32, attention of each word over pixels
-    tokens: list[str]  # the T word pieces, with [CLS], [SEP] and [PAD]
-    words: list[tuple[str, list[int]]]  # with the slots of their pieces (``Tokenizer.words``)
-    stages: tuple[int, ...]  # numbers of the stages with Word-Pixel Alignment, from 1
-    image_gates: tuple[float, ...]  # mean magnitude of the image gate's tanh (Eq 6), from 0 to 1
-    text_gates: tuple[float, ...]  # the same for the text gate, averaged over unpadded tokens
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The result for one image of height H and width W and one expression."""
-
-    mask: np.ndarray  # (H, W) bool, true where the probability is above the configured threshold
-    probability: np.ndarray  # (H, W) float32
-    proposals: Proposals | None = None  # if they were requested
-    warnings: tuple[str, ...] = ()  # reasons to doubt the mask, such as words that are not in the vocabulary
-
-    @cached_property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """Smallest box around the mask: x, y, width and height in pixels; None if the mask is empty."""
-        rows, columns = self.mask.any(1).nonzero()[0], self.mask.any(0).nonzero()[0]
-        if not len(rows):
-            return None
-        x, y = int(columns[0]), int(rows[0])
-        return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
-
-    @cached_property
-    def score(self) -> float:
-        """The largest probability of a pixel."""
-        return float(self.probability.max())
 
 
 class Predictor:
@@ -107,7 +64,7 @@ class Predictor:
         self._predict_all = PredictAll(self.model)
 
     def predict(
-        self, image: ImageInput, expression: str, proposals: bool = False, size: tuple[int, int] | None = None
+        self, image: ImageInput, expression: str, details: bool = False, size: tuple[int, int] | None = None
     ) -> Prediction:
         """Predicts the mask of the object that `expression` refers to.
 
@@ -115,7 +72,7 @@ class Predictor:
             image: path of an image file, RGB pixels (H, W, 3) uint8, or a PIL image. Files and PIL images are turned
                 upright by their EXIF or XMP orientation.
             expression: English text.
-            proposals: also return the N masks with their weights, and the word-pixel attention.
+            details: also return the N masks with their weights, and the word-pixel attention.
             size: height and width of the mask and the probability map, if they should differ from the image's.
 
         Raises: UserError if the image or the expression cannot be used, or the model's output is not finite.
@@ -124,25 +81,38 @@ class Predictor:
 
         from coupalign.model import Outputs
 
-        rgb = _pixels(image)
-        inputs = [Tensor(array[None]) for array in self._inputs(rgb, expression)]
-        size = size or (rgb.shape[0], rgb.shape[1])
-        if not proposals:
+        own_size, _, arrays = next(self._samples([image], [[expression]]))
+        inputs, size = [Tensor(array[None]) for array in arrays], size or own_size
+        if not details:
             return self._prediction(self.model(*inputs).asnumpy(), expression, size)
         outputs = Outputs.from_tuple(self._predict_all(*inputs))
-        return self._prediction(outputs.logits.asnumpy(), expression, size, self._proposals(outputs, expression))
+        return self._prediction(outputs.logits.asnumpy(), expression, size, self._details(outputs, expression))
+
+    @overload
+    def predict_batch(
+        self, images: Sequence[ImageInput], expressions: Sequence[str], batch_size: int = 8
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict_batch(
+        self, images: Sequence[ImageInput], expressions: Sequence[list[str]], batch_size: int = 8
+    ) -> list[list[Prediction]]: ...
 
     def predict_batch(
-        self, images: Sequence[ImageInput], expressions: Sequence[str], batch_size: int = 4
-    ) -> list[Prediction]:
-        """Predicts a mask for each pair of an image and an expression.
+        self, images: Sequence[ImageInput], expressions: Sequence[str] | Sequence[list[str]], batch_size: int = 8
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """Predicts the masks of many images, `batch_size` pairs of an image and an expression at a time.
 
         Args:
-            images: as for ``predict``; they may differ in size.
-            expressions: one for each image.
-            batch_size: pairs per forward pass. The last one is padded: MindSpore compiles again for each batch size.
+            images: as for ``predict``; they may differ in size. Each is read and resized once.
+            expressions: for each image an expression, or a list of expressions.
+            batch_size: pairs per forward pass. The last batch is padded, because MindSpore compiles a graph for each
+                batch size.
 
-        Returns: predictions equal to those of ``predict``. Raises: UserError, as ``predict``.
+        Returns: for each image a prediction, or a list of them if its expressions are a list. They equal those of
+            ``predict`` up to the rounding of float32.
+
+        Raises: UserError, as ``predict``. All expressions are checked before the first forward pass.
         """
         import numpy as np
         from mindspore import Tensor
@@ -150,17 +120,24 @@ class Predictor:
         if not isinstance(images, (list, tuple)) or not isinstance(expressions, (list, tuple)):
             raise UserError("images and expressions must be lists: use predict for a single pair")
         if len(images) != len(expressions):
-            raise UserError(f"{len(images)} images and {len(expressions)} expressions: give one expression per image")
-        predictions = []
-        for start in range(0, len(images), batch_size):
-            texts = expressions[start : start + batch_size]
-            pixels = [_pixels(image) for image in images[start : start + batch_size]]
-            inputs = [self._inputs(rgb, text) for rgb, text in zip(pixels, texts)]
+            raise UserError(
+                f"{len(images)} images and {len(expressions)} expressions: give an expression, or a list, per image"
+            )
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: give at least 1")
+        texts = [list(each) if isinstance(each, (list, tuple)) else [each] for each in expressions]
+        for text in chain.from_iterable(texts):
+            self.encode(text)
+        found: list[Prediction] = []
+        samples = self._samples(images, texts)
+        while batch := list(islice(samples, batch_size)):
+            inputs = [each for _, _, each in batch]
             inputs += inputs[-1:] * (batch_size - len(inputs))
             logits = self.model(*(Tensor(np.stack(arrays)) for arrays in zip(*inputs))).asnumpy()
-            for row, (rgb, text) in enumerate(zip(pixels, texts)):
-                predictions.append(self._prediction(logits[row : row + 1], text, (rgb.shape[0], rgb.shape[1])))
-        return predictions
+            found += [self._prediction(row[None], text, size) for row, (size, text, _) in zip(logits, batch)]
+        remaining = iter(found)
+        results = [list(islice(remaining, len(several))) for several in texts]
+        return [each if isinstance(given, (list, tuple)) else each[0] for each, given in zip(results, expressions)]  # type: ignore[return-value]
 
     def encode(self, expression: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns token ids and token mask, both (T,) int32. Raises: UserError, as ``predict``."""
@@ -176,14 +153,21 @@ class Predictor:
             )
         return token_ids, token_mask
 
-    def _inputs(self, rgb: np.ndarray, expression: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _samples(
+        self, images: Sequence[ImageInput], texts: Sequence[Sequence[str]]
+    ) -> Iterator[tuple[tuple[int, int], str, tuple[np.ndarray, ...]]]:
+        """Yields the size of the image, the expression and the model's inputs for each expression of each image."""
         from coupalign.data.transform import prepare_image
 
-        return prepare_image(rgb, self.config.model.image_size), *self.encode(expression)
+        for image, several in zip(images, texts):
+            rgb = _pixels(image)
+            prepared = prepare_image(rgb, self.config.model.image_size)
+            for text in several:
+                yield (rgb.shape[0], rgb.shape[1]), text, (prepared, *self.encode(text))
 
-    def _proposals(self, outputs: Outputs, expression: str) -> Proposals:
+    def _details(self, outputs: Outputs, expression: str) -> Details:
         both_ways = [each for each in outputs.alignments if each.over_pixels is not None]
-        return Proposals(
+        return Details(
             masks=outputs.proposals.asnumpy()[0],
             weights=outputs.weights.asnumpy()[0],
             text_to_image=tuple(_square(each.over_words.asnumpy()[0], 0) for each in outputs.alignments),
@@ -196,14 +180,14 @@ class Predictor:
         )
 
     def _prediction(
-        self, logits: np.ndarray, expression: str, size: tuple[int, int], proposals: Proposals | None = None
+        self, logits: np.ndarray, expression: str, size: tuple[int, int], details: Details | None = None
     ) -> Prediction:
         from coupalign.data.transform import probability_at
         from coupalign.evaluation.evaluate import probabilities
 
         probability = probability_at(probabilities(logits)[0], *size)
         mask = probability > self.config.evaluation.threshold
-        return Prediction(mask, probability, proposals, self.tokenizer.warnings(expression))
+        return Prediction(mask, probability, details, self.tokenizer.warnings(expression))
 
 
 def _pixels(image: ImageInput) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from coupalign.inference.predictor import Prediction, Proposals
+from coupalign.inference.prediction import Details, Prediction
 from coupalign.visual.figures import MUTED, add_scale, fitted, heading, heat, mosaic, new_figure, show, wrapped
 
 _WIDTH, _GAP = 1240, 10
@@ -25,46 +25,46 @@ _ABOUT_SMA = (
 _ABOUT_NO_SMA = "The model has no Sentence-Mask Alignment: its only mask is the prediction."
 
 
-def words_of_pixels(proposals: Proposals) -> list[np.ndarray]:
+def words_of_pixels(details: Details) -> list[np.ndarray]:
     """Attention of pixels over words, one (words, H_i, W_i) array per stage: the sum over the pieces of a word."""
-    slots = [slots for _, slots in proposals.words]
-    return [np.stack([each[..., pieces].sum(-1) for pieces in slots]) for each in proposals.text_to_image]
+    slots = [slots for _, slots in details.words]
+    return [np.stack([each[..., pieces].sum(-1) for pieces in slots]) for each in details.text_to_image]
 
 
-def pixels_of_words(proposals: Proposals) -> list[np.ndarray]:
+def pixels_of_words(details: Details) -> list[np.ndarray]:
     """Attention of words over pixels, one (words, H_i, W_i) array per stage: the mean over the pieces of a word."""
-    slots = [slots for _, slots in proposals.words]
-    return [np.stack([each[pieces].mean(0) for pieces in slots]) for each in proposals.image_to_text]
+    slots = [slots for _, slots in details.words]
+    return [np.stack([each[pieces].mean(0) for pieces in slots]) for each in details.image_to_text]
 
 
-def ranked(proposals: Proposals) -> np.ndarray:
+def ranked(details: Details) -> np.ndarray:
     """Indices of the masks, largest weight first; equal weights keep the model's order."""
-    return np.argsort(-proposals.weights, kind="stable")
+    return np.argsort(-details.weights, kind="stable")
 
 
 def draw_alignment(rgb: np.ndarray, expression: str, prediction: Prediction, about: str = "") -> Figure:
-    """The picture of a prediction with proposals, made for `rgb` (H, W, 3) uint8; `about` says where it comes from."""
-    proposals = prediction.proposals
-    assert proposals is not None
-    columns = max(len(proposals.text_to_image) + len(proposals.image_to_text), 5)
+    """The picture of a prediction with details, made for `rgb` (H, W, 3) uint8; `about` says where it comes from."""
+    details = prediction.details
+    assert details is not None
+    columns = max(len(details.text_to_image) + len(details.image_to_text), 5)
     image = fitted(rgb, 380, 400)
     cell = fitted(rgb, 1000 // columns, 160)
     mask = fitted(rgb, 108, 150)
-    mask_rows = -(-len(proposals.weights) // _MASKS)
+    mask_rows = -(-len(details.weights) // _MASKS)
     title = wrapped(expression, 95)
     heights = [image.shape[0] + 90 + 24 * title.count("\n")]
-    if proposals.text_to_image:
-        heights.append(len(proposals.words) * (cell.shape[0] + _GAP) + 240)
+    if details.text_to_image:
+        heights.append(len(details.words) * (cell.shape[0] + _GAP) + 240)
     heights.append(mask_rows * (mask.shape[0] + 32) + 90)
     figure = new_figure(_WIDTH, sum(heights))
     parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     heading(parts[0], title, about)
     _draw_prediction(parts[0], image, prediction)
-    if proposals.text_to_image:
+    if details.text_to_image:
         heading(parts[1], "Word-Pixel Alignment", _ABOUT_WPA)
-        _draw_attention(parts[1], cell, proposals)
-    heading(parts[-1], "Sentence-Mask Alignment", _ABOUT_SMA if len(proposals.masks) > 1 else _ABOUT_NO_SMA)
-    _draw_masks(parts[-1], mask, proposals)
+        _draw_attention(parts[1], cell, details)
+    heading(parts[-1], "Sentence-Mask Alignment", _ABOUT_SMA if len(details.masks) > 1 else _ABOUT_NO_SMA)
+    _draw_masks(parts[-1], mask, details)
     return figure
 
 
@@ -78,30 +78,30 @@ def _draw_prediction(part, image: np.ndarray, prediction: Prediction) -> None:
     add_scale(part, axes[2], "1", shrink=0.5)
 
 
-def _draw_attention(part, image: np.ndarray, proposals: Proposals) -> None:
+def _draw_attention(part, image: np.ndarray, details: Details) -> None:
     """One row per word, one column per stage and direction."""
-    directions = [("Pixels over words", words_of_pixels(proposals), proposals.image_gates)]
-    if proposals.image_to_text:
-        directions.append(("Words over pixels", pixels_of_words(proposals), proposals.text_gates))
+    directions = [("Pixels over words", words_of_pixels(details), details.image_gates)]
+    if details.image_to_text:
+        directions.append(("Words over pixels", pixels_of_words(details), details.text_gates))
     axes = part.subplots(1, len(directions), squeeze=False)[0]
     for number, (axis, (title, maps, gates)) in enumerate(zip(axes, directions)):
-        rows = [[heat(image, each[word], each.max()) for each in maps] for word in range(len(proposals.words))]
+        rows = [[heat(image, each[word], each.max()) for each in maps] for word in range(len(details.words))]
         picture, lefts, tops = mosaic(rows, _GAP)
         show(axis, picture, title, size=12, weight="bold", pad=58)
         height, width = image.shape[:2]
-        for left, stage, attention, gate in zip(lefts, proposals.stages, maps, gates):
+        for left, stage, attention, gate in zip(lefts, details.stages, maps, gates):
             side = f"{attention.shape[1]}×{attention.shape[2]}"
             middle = left + width / 2
             axis.text(middle, -6, f"stage {stage}\n{side}\ngate {gate:.2f}", ha="center", va="bottom", size=9)
             axis.text(middle, picture.shape[0] + 6, f"0 – {_percent(attention.max())}", ha="center", va="top", size=9)
-        words = [wrapped(word, 14, 2) for word, _ in proposals.words]
+        words = [wrapped(word, 14, 2) for word, _ in details.words]
         axis.set_yticks([top + height / 2 for top in tops], words if not number else [""] * len(words))
     add_scale(part, list(axes), "largest share", orientation="horizontal", aspect=40, shrink=0.3, pad=0.03)
 
 
-def _draw_masks(part, image: np.ndarray, proposals: Proposals) -> None:
-    order = ranked(proposals)
-    pictures = [heat(image, expit(proposals.masks[number]), 1) for number in order]
+def _draw_masks(part, image: np.ndarray, details: Details) -> None:
+    order = ranked(details)
+    pictures = [heat(image, expit(details.masks[number]), 1) for number in order]
     rows = [pictures[start : start + _MASKS] for start in range(0, len(pictures), _MASKS)]
     rows[0] += [np.full_like(image, 255)] * (_MASKS - len(rows[0]))
     picture, lefts, tops = mosaic(rows, _GAP, below=20)
@@ -110,7 +110,7 @@ def _draw_masks(part, image: np.ndarray, proposals: Proposals) -> None:
     for place, number in enumerate(order):
         x, y = lefts[place % _MASKS], tops[place // _MASKS] + image.shape[0] + 4
         axis.text(x, y, f"{place + 1}.", va="top", size=9, color=MUTED)
-        axis.text(x + image.shape[1], y, f"{100 * proposals.weights[number]:.2f} %", ha="right", va="top", size=9)
+        axis.text(x + image.shape[1], y, f"{100 * details.weights[number]:.2f} %", ha="right", va="top", size=9)
 
 
 def _percent(share: float) -> str:

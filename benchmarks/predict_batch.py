@@ -1,0 +1,61 @@
+"""Throughput of ``Predictor.predict_batch`` beside single calls of ``predict``, in turns.
+
+    python -m benchmarks.predict_batch
+
+The pairs are four shipped scenes, RefShapes (synthetic), with sixteen expressions each. Both ways return the same
+masks at the images' own size. Compilation is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from itertools import chain
+
+import numpy as np
+
+from coupalign import Predictor
+from coupalign.files import REPOSITORY
+
+SIZES, COLOURS, SHAPES = ("small", "big"), ("red", "blue", "green", "yellow"), ("circle", "square")
+
+
+def timed(call: Callable[[], list]) -> tuple[float, list]:
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="assets/refshapes/best.ckpt")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    images = sorted((REPOSITORY / "assets/examples").glob("*.png"))
+    texts = [f"{size} {colour} {shape}" for size in SIZES for colour in COLOURS for shape in SHAPES]
+    predictor = Predictor(args.checkpoint)
+
+    def single() -> list:
+        return [predictor.predict(image, text) for image in images for text in texts]
+
+    def batched() -> list:
+        found = predictor.predict_batch(images, [texts] * len(images), args.batch_size)
+        return list(chain.from_iterable(found))
+
+    expected, found = single(), batched()
+    difference = max(np.abs(one.probability - other.probability).max() for one, other in zip(expected, found))
+    pixels = sum(int((one.mask != other.mask).sum()) for one, other in zip(expected, found))
+    print(f"{len(found)} pairs: probabilities within {difference:.1e}, {pixels} pixels of the masks differ")
+    ratios = []
+    for _ in range(args.rounds):
+        (one, _), (other, _) = timed(single), timed(batched)
+        ratios.append(one / other)
+        print(f"single {one:.2f} s, batches of {args.batch_size} {other:.2f} s: {ratios[-1]:.2f}", flush=True)
+    print(f"median {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()

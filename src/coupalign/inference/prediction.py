@@ -1,0 +1,53 @@
+"""The result of a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Details:
+    """Intermediate results of a prediction. S is the side of the model's input, T the number of token slots.
+
+    Attention and gates have one entry per stage i with Word-Pixel Alignment, whose feature map is (H_i, W_i);
+    ``image_to_text`` and ``text_gates`` are empty if ``wpa_direction`` is uni.
+    """
+
+    masks: np.ndarray  # (N, S/4, S/4) float32, logits Y_N (Eq 12); without Sentence-Mask Alignment the mask alone
+    weights: np.ndarray  # (N,) float32, Q_w (Eq 11), which sum to 1; the weighted sum of `masks` is the mask
+    text_to_image: tuple[np.ndarray, ...]  # (H_i, W_i, T) float32, attention of each pixel over words
+    image_to_text: tuple[np.ndarray, ...]  # (T, H_i, W_i) float32, attention of each word over pixels
+    tokens: list[str]  # the T word pieces, with [CLS], [SEP] and [PAD]
+    words: list[tuple[str, list[int]]]  # with the slots of their pieces (``Tokenizer.words``)
+    stages: tuple[int, ...]  # numbers of the stages with Word-Pixel Alignment, from 1
+    image_gates: tuple[float, ...]  # mean magnitude of the image gate's tanh (Eq 6), from 0 to 1
+    text_gates: tuple[float, ...]  # the same for the text gate, averaged over unpadded tokens
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The result for one image of height H and width W and one expression."""
+
+    mask: np.ndarray  # (H, W) bool, true where the probability is above the configured threshold
+    probability: np.ndarray  # (H, W) float32
+    details: Details | None = None  # if they were requested
+    warnings: tuple[str, ...] = ()  # reasons to doubt the mask, such as words that are not in the vocabulary
+
+    @cached_property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """Smallest box around the mask: x, y, width and height in pixels; None if the mask is empty."""
+        rows, columns = self.mask.any(1).nonzero()[0], self.mask.any(0).nonzero()[0]
+        if not len(rows):
+            return None
+        x, y = int(columns[0]), int(rows[0])
+        return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
+
+    @cached_property
+    def score(self) -> float:
+        """The largest probability of a pixel, from 0 to 1."""
+        return float(self.probability.max())
