@@ -79,6 +79,11 @@ FAILURES = [
     (["visualise", "alignment", *MODEL, "--image", "none.png", "--expression", "x"], "none.png: check --image"),
     (["visualise", "alignment", *PREDICT[1:], "--output", "b.jpg"], "--output b.jpg"),
     (["visualise", "curves", "none"], "none: check the runs"),
+    (
+        ["convert_annotations", "--from", "coco", "--annotations", "none", "--output", "new"],
+        "none: check --annotations",
+    ),
+    (["convert_annotations", "--from", "coco", "--annotations", "config.yaml", "--output", "a.png"], "a.png"),
     (["export", "--checkpoint", "a.png"], "a.png is not a MindSpore checkpoint"),
     (["export", *MODEL, "--file_name", "graph.onnx"], "graph.onnx"),
     (["export", *MODEL, "--export_batch_size", "0"], "--export_batch_size is 0"),
@@ -103,7 +108,8 @@ def workplace(tmp_path, tiny_data, monkeypatch):
 
 def run_commands(*commands: list[str]) -> list[tuple[int, str, bool]]:
     """Exit code, stderr and whether MindSpore was imported, of commands in one fresh process."""
-    alone = ("demo", "visualise", "eval", "predict", "export")  # these find config.yaml beside the checkpoint
+    # These find config.yaml beside the checkpoint, or have no configuration.
+    alone = ("demo", "visualise", "eval", "predict", "export", "convert_annotations")
     words = [each if each[0] in alone else [*each, "--config", "config.yaml"] for each in commands]
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL], input=json.dumps(words), stdout=subprocess.PIPE, text=True, check=True
