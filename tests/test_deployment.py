@@ -27,7 +27,7 @@ from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY, sha256
 from coupalign.inference.deployment import score, write_inputs
-from coupalign.inference.predict import file_stem
+from coupalign.inference.results import file_stem
 from coupalign.model import build_model
 from coupalign.overlay import overlay
 from tests.conftest import SMALLEST, TINY, refshapes_config

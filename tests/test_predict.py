@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -14,13 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools.coco import COCO
 
 import predict as program
 from coupalign.config import load_config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.files import REPOSITORY
-from coupalign.inference.predict import file_stem, slug
 from coupalign.inference.prediction import Prediction
+from coupalign.inference.results import file_stem, slug
 from coupalign.overlay import COLOUR, overlay, write_png
 from tests.conftest import SMALLEST, noise
 
@@ -70,7 +74,12 @@ def one_predictor(monkeypatch):
         probability = rgb.mean(2, dtype=np.float32) / (255 + len(expression))
         return Prediction(probability > 0.4, probability, None, tokenizer.warnings(expression))
 
-    made = SimpleNamespace(tokenizer=tokenizer, encode=tokenizer.encode, predict=predict)
+    def predict_batch(images, expressions, batch_size):
+        made.batches.append((len(images), batch_size))
+        return [predict(*pair) for pair in zip(images, expressions, strict=True)]
+
+    made = SimpleNamespace(tokenizer=tokenizer, encode=tokenizer.encode, predict=predict, batches=[])
+    made.predict_batch = predict_batch
     monkeypatch.setattr("coupalign.inference.predict.Predictor", lambda *_, **__: made)
     return made
 
@@ -85,9 +94,9 @@ def test_the_program_writes_what_the_predictor_finds(one_predictor, checkpoint, 
     out, err = capfd.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["expression"] for line in lines] == requested
-    assert sorted(os.listdir(output)) == sorted(
-        os.path.basename(line[kind]) for line in lines for kind in ("mask", "overlay")
-    )
+    named = [os.path.basename(line[kind]) for line in lines for kind in ("mask", "overlay")]
+    figures = [name.replace(".mask.png", ".json") for name in named if ".mask." in name]
+    assert sorted(os.listdir(output)) == sorted([*named, *figures, "predictions.json"])
     assert err.startswith("warning: ") and err.count("\n") == 1 and requested[2] in err
     for line in lines:
         expected = one_predictor.predict(rgb, line["expression"])
@@ -97,6 +106,13 @@ def test_the_program_writes_what_the_predictor_finds(one_predictor, checkpoint, 
         assert line["area"] == pytest.approx(expected.mask.mean(), abs=1e-6)
         assert line["score"] == pytest.approx(expected.probability.max(), abs=1e-4)
         assert (tuple(line["box"]), tuple(line["warnings"])) == (expected.box, expected.warnings)
+    written = COCO(output / "predictions.json")
+    assert [each["file_name"] for each in written.loadImgs(written.getImgIds())] == [str(tmp_path / "my photo.png")]
+    for line, annotation in zip(lines, written.loadAnns(written.getAnnIds()), strict=True):
+        expected = one_predictor.predict(rgb, line["expression"])
+        np.testing.assert_array_equal(written.annToMask(annotation), expected.mask)
+        assert (annotation["expression"], annotation["area"]) == (line["expression"], expected.mask.sum())
+        assert tuple(annotation["bbox"]) == expected.box and annotation["score"] == line["score"]
 
 
 def test_directories_and_several_images(one_predictor, checkpoint, tmp_path, monkeypatch, capfd):
@@ -114,7 +130,121 @@ def test_directories_and_several_images(one_predictor, checkpoint, tmp_path, mon
     assert [(os.path.basename(line["image"]), "error" in line) for line in lines] == [
         *(("a.bmp", False), ("a.png", False), ("a.png", False), ("b.jpg", True), ("val_000028.png", False))
     ]
-    assert len(os.listdir(tmp_path / "out")) == 8
+    masks = [name for name in os.listdir(tmp_path / "out") if name.endswith(".mask.png")]
+    assert len(masks) == 4 and len(COCO(tmp_path / "out/predictions.json").anns) == 4
+
+
+def test_a_file_of_expressions_with_and_without_images(one_predictor, checkpoint, tmp_path, capfd):
+    """One image is missing. Without images in the file, all images of the directory are asked."""
+    for name in ("in/a.png", "in/deep/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_png(tmp_path / name, noise(20, 30))
+    rows = [("a.png", "cup"), ("none.png", "cup"), ("deep/b.png", "x, y"), ("a.png", "the dog"), ("a.png", "cup")]
+    lines = [json.dumps({"image": image, "expression": text, "mask": 1}) for image, text in rows]
+    (tmp_path / "in/list.jsonl").write_text("\n\n".join(lines), encoding="utf-8-sig")
+    table = "".join(f'{image},1,"{text}"\r\n' for image, text in rows)
+    (tmp_path / "list.csv").write_text("image,id,expression\r\n" + table, encoding="utf-8-sig")
+    (tmp_path / "words.csv").write_text("expression\ncup\n")
+    arguments = ["--checkpoint", checkpoint, "--output", tmp_path / "out"]
+
+    def found(*more, status):
+        assert run(*arguments, *more) == status
+        out = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+        return [(os.path.relpath(line["image"], tmp_path / "in"), line.get("expression")) for line in out]
+
+    expected = sorted([("a.png", "cup"), ("a.png", "the dog"), ("none.png", None), ("deep/b.png", "x, y")], key=str)
+    assert sorted(found("--expressions", tmp_path / "in/list.jsonl", status=2), key=str) == expected
+    csv = ("--image", tmp_path / "in", "--expressions", tmp_path / "list.csv")
+    assert sorted(found(*csv, status=2), key=str) == expected
+    assert found("--image", tmp_path / "in", "--expressions", tmp_path / "words.csv", status=0) == [("a.png", "cup")]
+
+
+def test_a_later_run_makes_what_is_missing(one_predictor, checkpoint, tmp_path, capfd):
+    """Images, files, the model or the threshold may have changed since."""
+    for name in "abc":
+        write_png(tmp_path / f"{name}.png", noise(20, 30))
+    arguments = [
+        "--checkpoint",
+        checkpoint,
+        "--image",
+        tmp_path,
+        "--expression",
+        EXPRESSION,
+        "--output",
+        tmp_path / "o",
+    ]
+
+    def again(*more):
+        one_predictor.batches.clear()
+        assert run(*arguments, *more) == 0
+        lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+        assert len(json.loads((tmp_path / "o/predictions.json").read_text())["annotations"]) == 3
+        return sum(count for count, _ in one_predictor.batches), lines
+
+    made, first = again("--eval_batch_size", 2)
+    assert made == 3 and one_predictor.batches == [(2, 2), (1, 2)]
+    assert again() == (0, first)
+    os.remove(first[0]["overlay"])
+    write_png(tmp_path / "b.png", noise(21, 30))
+    assert again()[0] == 2
+    assert again("--threshold", 0.3)[0] == 3
+    made, lines = again("--threshold", 0.3, "--probability")
+    assert made == 3 and again("--threshold", 0.3)[0] == 0
+    stored = np.load(lines[1]["probability"])
+    np.testing.assert_array_equal(stored, one_predictor.predict(noise(21, 30), EXPRESSION).probability)
+
+
+def test_an_interrupted_run_leaves_whole_files_and_continues(one_predictor, checkpoint, tmp_path, monkeypatch, capfd):
+    """It is stopped at each file that it writes in turn."""
+    write_png(tmp_path / "a.png", noise(20, 30))
+    arguments = ["--checkpoint", checkpoint, "--image", tmp_path, "--output", tmp_path / "o"]
+    arguments += ["--expression", "cup", "--expression", EXPRESSION]
+    assert run(*arguments) == 0
+    complete = {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+    replace, written = os.replace, 0
+
+    def stopping(source, target):
+        nonlocal written
+        if str(target).startswith(str(tmp_path / "o")):
+            written += 1
+            if written == limit:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopping)
+    for limit in range(1, len(complete) + 1):
+        shutil.rmtree(tmp_path / "o")
+        written = 0
+        assert run(*arguments) == 130
+        left = {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+        assert len(left) == limit - 1 and left.items() <= complete.items()
+        assert run(*arguments) == 0
+        assert {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()} == complete
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "more", "message"),
+    [
+        ("a.jsonl", '{"image": "a.png"}', [], "a.jsonl line 1: expected an expression"),
+        ("a.jsonl", '\n{"expression": "a \\ud800"}', [], "a.jsonl line 2: expected an expression"),
+        ("a.jsonl", "x", [], "a.jsonl line 1: not JSON"),
+        ("a.jsonl", '{"expression": "!"}', [], "a.jsonl line 1: .* no word"),
+        ("a.jsonl", '{"expression": "x"}\n{"image": "a.png", "expression": "x"}', [], "line 2: either every"),
+        ("a.jsonl", "", [], "no expressions"),
+        ("a.csv", "text\nx\n", [], "line 1: expected names of columns"),
+        ("a.csv", 'expression\n"x\n', [], "line 2: not a row of CSV"),
+        ("a.txt", "x", [], "jsonl"),
+        ("a.csv", "image,expression\na.png,x\n", ["--image", "b.png"], "directory alone"),
+        ("a.csv", "expression\nx\n", ["--expression", "x"], "either"),
+        ("a.csv", "expression\nx\n", [], "--image"),
+    ],
+)
+def test_invalid_files_of_expressions(checkpoint, tmp_path, monkeypatch, refuses, name, content, more, message):
+    monkeypatch.chdir(tmp_path)
+    write_png("b.png", noise(20, 30))
+    Path(name).write_text(content)
+    line = refuses(program.main, ["--checkpoint", checkpoint, "--expressions", name, *more])
+    assert re.search(message, line), line
 
 
 def test_names_that_are_not_utf8(one_predictor, checkpoint, tmp_path, monkeypatch, capfd):

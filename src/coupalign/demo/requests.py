@@ -18,8 +18,8 @@ from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import probability_at
 from coupalign.demo.engines import Answer, LiteEngine, MindSporeEngine
 from coupalign.errors import UserError
-from coupalign.inference.predict import slug
 from coupalign.inference.prediction import Prediction
+from coupalign.inference.results import slug
 from coupalign.overlay import spotlight
 from coupalign.visual.alignment import draw_alignment
 from coupalign.visual.figures import heat, pixels

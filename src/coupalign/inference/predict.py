@@ -6,96 +6,124 @@ import hashlib
 import json
 import logging
 import os
-import re
-import unicodedata
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+from tqdm import tqdm
+
+import coupalign
 from coupalign.config import Config
-from coupalign.data.images import load_image
+from coupalign.data.images import decode_image, load_image, read_content
 from coupalign.errors import UserError
-from coupalign.files import find_file, make_directory
+from coupalign.files import find_checkpoint, sha256
 from coupalign.inference.predictor import Predictor
-from coupalign.overlay import overlay, write_png
+from coupalign.inference.request_file import Requests
+from coupalign.inference.results import Results, write_coco
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_SILENT = ("segmentation", "made_from")  # of a record, in the files only
 _logger = logging.getLogger(__name__)
 
 
 def predict(
     config: Config,
     checkpoint: str | os.PathLike,
-    images: Sequence[str | os.PathLike],
-    expressions: Sequence[str],
+    requests: Requests,
     output: str | os.PathLike,
+    probability: bool = False,
 ) -> int:
-    """Writes a mask and an overlay for each image and expression to the directory `output`, and prints a line of JSON.
+    """Writes the files of ``Results`` for each image and expression to `output`, and prints a line of JSON.
 
     A line holds ``image``, ``expression``, the files ``mask`` and ``overlay``, ``area`` (share of the image), ``box``
-    ([x, y, width, height] in pixels, or null for an empty mask), ``score`` and ``warnings``, which also go
-    to stderr. An image that cannot be read gets a line with ``image`` and ``error`` if there are other images.
+    ([x, y, width, height] in pixels, or null for an empty mask), ``score`` and ``warnings``, which also go to stderr.
+    An image that cannot be read gets a line with ``image`` and ``error`` if there are other images. Predictions that an
+    earlier run made with the same model are not made again. At the end, predictions.json holds all of them (COCO).
 
     Args:
-        images: image files, and directories whose images are all predicted.
+        config: Up to ``eval_batch_size`` predictions are made at a time.
+        probability: also write the probability maps, (H, W) float32, as .probability.npy.
 
     Returns: the number of images that could not be read.
 
     Raises: UserError as ``Predictor`` and ``Predictor.predict``, or if the only image cannot be read.
     """
-    paths = [path for image in images for path in find_images(image)]
-    if len(paths) == 1:
-        load_image(paths[0])  # report a damaged image before the model is built
+    if len(requests) == 1:
+        load_image(next(iter(requests)))  # report a damaged image before the model is built
     predictor = Predictor(checkpoint, config=config)
-    for expression in expressions:
+    for expression in dict.fromkeys(text for texts in requests.values() for text in texts):
         predictor.encode(expression)  # report a wrong expression before anything is written
         for warning in predictor.tokenizer.warnings(expression):
             _logger.warning("%r: %s", expression, warning)
-    make_directory(output)
-    failed = 0
-    for path in paths:
-        try:
-            rgb = load_image(path)
-        except UserError as error:
-            failed += 1
-            print(json.dumps({"image": str(path), "error": str(error)}), flush=True)
-            continue
-        for expression in expressions:
-            prediction = predictor.predict(rgb, expression)
-            stem = Path(output).expanduser() / file_stem(path, expression)
-            files = {kind: f"{stem}.{kind}.png" for kind in ("mask", "overlay")}
-            write_png(files["mask"], prediction.mask)
-            write_png(files["overlay"], overlay(rgb, prediction.mask))
-            record = {
-                "image": str(path),
-                "expression": expression,
-                **files,
-                "area": round(float(prediction.mask.mean()), 6),
-                "box": prediction.box,
-                "score": round(prediction.score, 6),
-                "warnings": prediction.warnings,
-            }
-            print(json.dumps(record), flush=True)
+    results = Results(output, _identity(config, checkpoint, predictor), probability)
+    total = sum(map(len, requests.values()))
+    batch_size = min(config.evaluation.eval_batch_size, total)
+    records, failed = [], 0
+    with tqdm(total=total, unit="mask", disable=None) as bar:
+        for record in _complete(_find(requests, results), predictor, results, batch_size):
+            tqdm.write(json.dumps({name: each for name, each in record.items() if name not in _SILENT}), sys.stdout)
+            sys.stdout.flush()
+            if "error" in record:
+                failed += 1
+                bar.update(len(requests[Path(record["image"])]))
+            else:
+                records.append(record)
+                bar.update()
+    write_coco(Path(output).expanduser() / "predictions.json", records)
     return failed
 
 
-def find_images(path: str | os.PathLike) -> list[Path]:
-    """A file, or the files of a directory with the suffix of an image, sorted by name. Raises: UserError."""
-    path = find_file(path)
-    found = [path]
-    if path.is_dir():
-        found = sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file())
-    if not found:
-        raise UserError(f"directory {path} has no images ({' '.join(IMAGE_SUFFIXES)}): check its path")
-    return found
+class _Missing(NamedTuple):
+    """A prediction that no earlier run has made; the arguments of ``Results.write``."""
+
+    image: Path
+    content: bytes
+    rgb: np.ndarray
+    expression: str
 
 
-def file_stem(image: str | os.PathLike, expression: str) -> str:
-    """The start of the names of a prediction's files: readable, and different for each image path and expression."""
-    digest = hashlib.sha256(os.fsencode(os.path.abspath(image)) + b"\0" + os.fsencode(expression)).hexdigest()
-    return f"{slug(Path(image).stem)}-{slug(expression)}-{digest[:10]}"
+def _find(requests: Requests, results: Results) -> Iterator[dict[str, Any] | _Missing]:
+    """Yields what is known of each prediction, and an error for each damaged image."""
+    for path, texts in requests.items():
+        try:
+            content = read_content(path, f"image {path}")
+            rgb = decode_image(content, path)
+        except UserError as error:
+            yield {"image": str(path), "error": str(error)}
+            continue
+        for text in texts:
+            yield results.find(path, content, text) or _Missing(path, content, rgb, text)
 
 
-def slug(text: str) -> str:
-    """Letters and digits of `text` in lower case, in any script, joined by hyphens; at most 60 bytes of UTF-8."""
-    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).lower())
-    return "-".join(words).encode("utf-8", "ignore")[:60].decode("utf-8", "ignore").strip("-") or "x"
+def _complete(
+    found: Iterator[dict[str, Any] | _Missing], predictor: Predictor, results: Results, batch_size: int
+) -> Iterator[dict[str, Any]]:
+    """Yields the records in order. Missing ones are made in batches."""
+    queue: list[dict[str, Any] | _Missing] = []
+    missing: list[_Missing] = []
+    for each in chain(found, [None]):
+        if each is not None:
+            queue.append(each)
+        if isinstance(each, _Missing):
+            missing.append(each)
+        if each is None or len(missing) in (0, batch_size):
+            pixels, texts = [one.rgb for one in missing], [one.expression for one in missing]
+            made = iter(predictor.predict_batch(pixels, texts, batch_size))
+            for one in queue:
+                yield results.write(*one, next(made)) if isinstance(one, _Missing) else one
+            queue, missing = [], []
+
+
+def _identity(config: Config, checkpoint: str | os.PathLike, predictor: Predictor) -> str:
+    """A text that differs where the predictions of an image and an expression may differ."""
+    settings = {**asdict(config.model), **asdict(config.evaluation), "eval_batch_size": None}
+    parts = [
+        coupalign.__version__,
+        sha256(find_checkpoint(checkpoint)),
+        predictor.tokenizer.vocabulary_sha256,
+        settings,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
