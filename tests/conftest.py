@@ -212,6 +212,17 @@ def refshapes(tmp_path_factory):
     return Files(directory)
 
 
+@pytest.fixture(scope="session")
+def generalised(tmp_path_factory):
+    """As `refshapes`, of the same seed, with expressions that name several objects or none."""
+    from coupalign.refshapes import RefShapesSettings, write_refshapes
+    from tests.refshapes_files import Files
+
+    directory = tmp_path_factory.mktemp("generalised") / "source"
+    write_refshapes(directory, RefShapesSettings(expressions=400, seed=11, generalised=True))
+    return Files(directory)
+
+
 @pytest.fixture
 def handmade(tmp_path):
     """A REFER data set made by hand in tmp_path/source; ``write`` writes its annotations."""

@@ -93,6 +93,23 @@ _FORMS = {
     }.items()
 }
 
+_NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5}
+_SEVERAL = re.compile(
+    f"(?:all |(?:the )?(?:(?P<number>{_any(_NUMBERS)}) )?)(?P<np>{_NP})"
+    f"(?: (?P<way>{_any(_RELATIONS)}) the (?P<anchor>{_RANKED})|"
+    f" (?:of any colour but|without) (?P<no>{_any(_LOOKS)})|"
+    f" neither (?P<no2>{_any(_LOOKS)}) nor (?P<or>{_any(_LOOKS)}))?"
+)
+# Words that say the same factor, in the same part of speech.
+_GROUPS = [
+    ("small", "little", "tiny", "large", "big"),
+    ("solid", "plain", "striped", "dotted", "spotted"),
+    ("with stripes", "with dots", "with spots", "without a pattern"),
+    [word for word, (factor, _) in _ADJECTIVES.items() if factor == "colour"],
+    [noun for noun, shape in _NOUNS.items() if shape],
+    ["crosses" if noun == "cross" else f"{noun}s" for noun, shape in _NOUNS.items() if shape],
+]
+
 
 def read(expression: str, items: Sequence[Item]) -> list[tuple[str, list[Item]]]:
     """All readings of an expression: (form, items it names)."""
@@ -102,8 +119,43 @@ def read(expression: str, items: Sequence[Item]) -> list[tuple[str, list[Item]]]
         match = pattern.fullmatch(text)
         if match:
             parts = {name.rstrip("23"): value for name, value in match.groupdict().items() if value}
-            readings.append((form, _NAMED[form](parts, list(items))))
+            try:
+                named = _NAMED[form](parts, list(items))
+            except Nothing:
+                named = []
+            readings.append((form, named))
     return readings
+
+
+def read_several(expression: str, items: Sequence[Item]) -> list[tuple[str, list[Item]]]:
+    """All readings of an expression in the plural: (form, items it names). A number that it says must be theirs."""
+    match = _SEVERAL.fullmatch(expression)
+    parts = {name.rstrip("2"): value for name, value in match.groupdict().items() if value} if match else {}
+    if not parts or not re.search("crosses|(?!cross)(?:" + "|".join(f"{noun}s" for noun in _NOUNS) + ")", parts["np"]):
+        return []
+    form = next((form for part, form in {"way": "relation", "no": "negation"}.items() if part in parts), "plain")
+    try:
+        named = _NAMED[form](parts, list(items))
+    except Nothing:
+        named = []
+    if "number" in parts and named:
+        assert len(named) == _NUMBERS[parts["number"]], f"{expression!r} names {len(named)}"
+    return [(form, named)]
+
+
+def with_one_look_changed(expression: str) -> list[str]:
+    """The expression with one of its words about looks replaced by each other one of its kind."""
+    changed = []
+    for group in _GROUPS:
+        for phrase in group:
+            for match in re.finditer(rf"(?<!\w){re.escape(phrase)}(?!\w)", expression):
+                start, end = match.span()
+                changed += [expression[:start] + other + expression[end:] for other in group if other != phrase]
+    return changed
+
+
+class Nothing(Exception):
+    """An anchor that is not there."""
 
 
 def _described(phrase: str, items: list[Item]) -> list[Item]:
@@ -137,6 +189,8 @@ def _nth(items: list[Item], way: str, rank: int) -> list[Item]:
 
 def _one(readings: list[tuple[str, list[Item]]]) -> Item:
     ((_, named),) = readings
+    if not named:
+        raise Nothing
     (item,) = named
     return item
 
@@ -157,8 +211,8 @@ def _closest(parts: dict, items: list[Item]) -> list[Item]:
 
 def _ranked_relation(parts: dict, items: list[Item]) -> list[Item]:
     beyond = _beyond(parts, items)
-    assert len(beyond) > 1, "a rank among one"
     if "extreme" in parts:
+        assert len(beyond) != 1, "a rank among one"
         return _nth(beyond, _EXTREMES[parts["extreme"]], 1)
     return _nth(beyond, parts["from"], _RANKS[parts["rank"]])
 
@@ -168,7 +222,8 @@ def _negated(parts: dict, items: list[Item]) -> list[Item]:
         if part in parts:
             factor, value = _LOOKS[parts[part]]
             left = [item for item in items if item.looks[factor] != value]
-            assert len(_described(parts["np"], left)) < len(_described(parts["np"], items)), "excludes nothing"
+            before, after = (len(_described(parts["np"], each)) for each in (items, left))
+            assert after < before or not before, "excludes nothing"
             items = left
     return _described(parts["np"], items)
 

@@ -75,6 +75,25 @@ class Handmade:
             ],
         }
 
+    def generalise(self) -> None:
+        """Makes it a gRefCOCO: 20 names annotations 1 and 5, which overlap, and the crowd 3; 21 nothing; 22 one object.
+
+        Annotation 5 consists of two polygons that overlap.
+        """
+        runs = np.flatnonzero(np.diff(np.r_[0, self.masks[3].T.ravel(), 0])).tolist()  # column by column
+        crowd = {"size": [40, 60], "counts": np.diff([0, *runs, 40 * 60]).tolist()}
+        self.instances["annotations"][2].update(iscrowd=1, segmentation=crowd)
+        parts = [rectangle(20, 10, 40, 20), rectangle(30, 15, 50, 25)]
+        self.instances["annotations"].append({"id": 5, "image_id": 7, "category_id": 1, "segmentation": parts})
+        self.masks[5] = np.zeros((40, 60), bool)
+        self.masks[5][10:20, 20:40] = self.masks[5][15:25, 30:50] = True
+        for ref, ann_id, category_id in zip(self.refs, ([1, 5, 3], [-1], [4]), ([1, 1, 2], [-1], [2])):
+            ref.update(ann_id=ann_id, category_id=category_id, no_target=ann_id == [-1])
+
+    def write_generalised(self) -> None:
+        (self.annotations / "grefs(unc).json").write_text(json.dumps(self.refs))
+        (self.annotations / "instances.json").write_text(json.dumps(self.instances))
+
     def write(self, split_by: str = "unc") -> None:
         (self.annotations / f"refs({split_by}).p").write_bytes(pickle.dumps(self.refs, protocol=2))
         (self.annotations / "instances.json").write_text(json.dumps(self.instances))

@@ -72,18 +72,18 @@ def _ends_well(read: Callable[[], ReferDataset]) -> None:
     assert dataset.referents
     assert len({referent.ref_id for referent in dataset.referents}) == len(dataset.referents)
     for referent in dataset.referents:
-        for number in (referent.ref_id, referent.ann_id, referent.image_id, *(s.sent_id for s in referent.sentences)):
+        for number in (referent.ref_id, *referent.ann_ids, referent.image_id, *(s.sent_id for s in referent.sentences)):
             np.int64(number)
         for text in (referent.category, referent.split, *(s.text for s in referent.sentences)):
             text.encode()
         assert "/" not in referent.split
         assert referent.sentences
         assert all(sentence.text for sentence in referent.sentences)
-        assert referent.ann_id in dataset.annotations_of[referent.image_id]
+        assert set(referent.ann_ids) <= set(dataset.annotations_of[referent.image_id])
         image = dataset.images[referent.image_id]
-        if image.height * image.width < 10**6:
+        for ann_id in referent.ann_ids if image.height * image.width < 10**6 else ():
             try:
-                mask = dataset.mask(referent.ann_id)
+                mask = dataset.mask(ann_id)
             except UserError as error:
                 assert "\n" not in str(error)
             else:

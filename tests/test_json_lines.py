@@ -50,14 +50,14 @@ def test_ids_are_line_numbers(directory):
         CUP | {"image": "room.png"},
     )
     assert [
-        (r.ref_id, r.ann_id, r.image_id, r.category, r.split, [(s.sent_id, s.text, s.family) for s in r.sentences])
+        (r.ref_id, r.ann_ids, r.image_id, r.category, r.split, [(s.sent_id, s.text, s.family) for s in r.sentences])
         for r in dataset.referents
     ] == [
-        (1, 1, 1, "", "train", [(1, "the lamp", "")]),
-        (3, 3, 1, "", "train", [(3, "the left cup", ""), (5, "cup", "short")]),
-        (4, 1, 1, "", "val", [(4, "the lamp", "")]),
-        (6, 3, 1, "cup", "train", [(6, "the left cup", "")]),
-        (7, 7, 7, "", "train", [(7, "the left cup", "")]),
+        (1, (1,), 1, "", "train", [(1, "the lamp", "")]),
+        (3, (3,), 1, "", "train", [(3, "the left cup", ""), (5, "cup", "short")]),
+        (4, (1,), 1, "", "val", [(4, "the lamp", "")]),
+        (6, (3,), 1, "cup", "train", [(6, "the left cup", "")]),
+        (7, (7,), 7, "", "train", [(7, "the left cup", "")]),
     ]
     assert dataset.annotations_of == {1: [1, 3], 7: [7]}
     assert dataset.splits == ["train", "val"]
@@ -110,6 +110,32 @@ def test_spellings_of_one_path_are_one_file(directory):
     assert dataset.counts("train") == {"images": 1, "referents": 1, "expressions": 3}
 
 
+def test_several_masks_are_united_and_none_is_a_sample(directory):
+    runs = {"size": [40, 60], "counts": [0, 400, 2000]}
+    several = CUP | {"mask": [CUP["mask"], LAMP["mask"], runs]}
+    dataset = _read(
+        directory, several, LAMP, CUP | {"mask": []}, several | {"expression": "all"}, CUP | {"mask": []}, CUP
+    )
+    assert [(r.ref_id, r.ann_ids, [s.sent_id for s in r.sentences]) for r in dataset.referents] == [
+        (1, (1, 7, 8), [1, 4]),
+        (2, (7,), [2]),
+        (3, (), [3]),
+        (5, (), [5]),
+        (6, (1,), [6]),
+    ]
+    assert dataset.counts("train") == {"images": 1, "referents": 5, "expressions": 6, "several": 2, "none": 2}
+    np.testing.assert_array_equal(dataset.mask(1), _drawn(10, 5, 30, 15))
+    np.testing.assert_array_equal(dataset.mask(7), _drawn(40, 5, 55, 35))
+    np.testing.assert_array_equal(dataset.mask(8), _drawn(0, 0, 10, 40))
+
+
+def test_a_mask_without_a_pixel_does_not_mean_none(directory):
+    Image.new("L", (60, 40)).save(directory / "black.png")
+    dataset = _read(directory, CUP | {"mask": {"png": "black.png"}})
+    with pytest.raises(UserError, match=r"line 1 covers no pixel of its image: .*write \[\]"):
+        dataset.mask(1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -123,6 +149,11 @@ def test_spellings_of_one_path_are_one_file(directory):
         (CUP | {"split": "../x"}, r"has the split '\.\./x': use letters"),
         (CUP | {"mask": "cup.png"}, "has an invalid mask: give"),
         (CUP | {"mask": {"png": 5}}, "has an invalid mask"),
+        (CUP | {"mask": None}, r"has an invalid mask: .* or \[\] if nothing"),
+        (CUP | {"mask": [CUP["mask"], []]}, "has an invalid mask"),
+        (CUP | {"mask": [CUP["mask"], CUP["mask"]]}, "lists a mask twice"),
+        (CUP | {"mask": [CUP["mask"], {"png": "no.png"}]}, r"line 2: the mask .*no\.png is missing: check its path"),
+        ({"image": "desk.jpg", "expression": "the left cup"}, "has no mask: image, expression and mask are required"),
         (CUP | {"ref_id": 7}, "unknown field 'ref_id'"),
         (CUP | {"mask": {"png": "no.png"}}, r"line 2: the mask .*no\.png is missing: check its path"),
     ],

@@ -25,7 +25,7 @@ def test_every_referent_and_every_sentence_is_kept(handmade):
         (ref["ref_id"], said["sent_id"]): said["sent"] for ref in handmade.refs for said in ref["sentences"]
     }
     # Referents may share an annotation.
-    assert [(r.ref_id, r.ann_id) for r in dataset.referents] == [(20, 1), (21, 1), (22, 4)]
+    assert [(r.ref_id, r.ann_ids) for r in dataset.referents] == [(20, (1,)), (21, (1,)), (22, (4,))]
     assert dataset.splits == ["train", "val"]
     assert [r.ref_id for r in dataset.of_split("val")] == [22]
     assert [r.category for r in dataset.referents] == ["cup", "cup", "dog"]
@@ -200,7 +200,7 @@ def test_ids_of_annotations_that_are_text_become_places(handmade):
     for ref in handmade.refs:
         ref["ann_id"] = f"{ref['image_id']}_{ref['ann_id']}"
     dataset = _read(handmade)
-    assert [referent.ann_id for referent in dataset.referents] == [0, 0, 3]
+    assert [referent.ann_ids for referent in dataset.referents] == [(0,), (0,), (3,)]
     assert dataset.annotations_of == {7: [0, 1, 2], 9: [3]}
     for place, ann_id in enumerate((1, 2, 3, 4)):
         np.testing.assert_array_equal(dataset.mask(place), handmade.masks[ann_id])

@@ -9,9 +9,9 @@ import pytest
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.refshapes.dice import Dice
 from coupalign.refshapes.meaning import Closest, Described, Ranked, Related, Unclear, refers_to
-from coupalign.refshapes.scene import Kind, Thing
+from coupalign.refshapes.scene import HELD_OUT, Kind, Thing
 from coupalign.refshapes.wording import word
-from tests.expression_reader import read
+from tests.expression_reader import read, read_several, with_one_look_changed
 
 _FORMS = {
     "attribute": {"plain"},
@@ -33,6 +33,73 @@ def test_every_expression_names_its_referent_and_nothing_else(refshapes):
             form, named = readings[0]
             assert form in _FORMS[sentence["family"]], f"{where}: read as {form}"
             assert [item.ann_id for item in named] == [ref["ann_id"]], where
+
+
+def _named(sentence: dict, items: list) -> tuple[str, list]:
+    """Form and items of the one reading of an expression, in the singular or, if it has none, in the plural."""
+    readings = read(sentence["sent"], items) or read_several(sentence["sent"], items)
+    assert len(readings) == 1, f"{sentence['sent']!r}: read as {[form for form, _ in readings]}"
+    return readings[0]
+
+
+def _sentences(refs, family):
+    return [(ref, said) for ref in refs for said in ref["sentences"] if said["family"] == family]
+
+
+def test_several_names_exactly_its_objects_which_are_two_or_more(generalised):
+    forms = Counter()
+    for ref, said in _sentences(generalised.refs, "several"):
+        readings = read_several(said["sent"], generalised.items(ref["image_id"]))
+        ((form, named),) = readings
+        where = f"{said['sent']!r} ({ref['file_name']})"
+        assert [item.ann_id for item in named] == ref["ann_id"], where
+        assert 2 <= len(named) < len(generalised.items(ref["image_id"])), where
+        assert not ref["no_target"]
+        shapes = {generalised.categories[category] for category in ref["category_id"]}
+        assert shapes == {item.looks["shape"] for item in named}
+        forms[form] += 1
+    assert all(forms[form] > 0.1 * forms.total() for form in ("plain", "relation", "negation")), forms
+
+
+def test_none_names_no_object_but_would_with_one_look_changed(generalised):
+    forms = Counter()
+    for ref, said in _sentences(generalised.refs, "none"):
+        items = generalised.items(ref["image_id"])
+        form, named = _named(said, items)
+        assert named == [], f"{said['sent']!r} ({ref['file_name']})"
+        assert ref["ann_id"] == [-1] and ref["no_target"] and len(ref["category_id"]) == 1
+        assert any(_names_something(text, items) for text in with_one_look_changed(said["sent"])), said["sent"]
+        forms[form] += 1
+    assert {"plain", "relation", "negation", "ordinal", "extreme"} <= set(forms), forms
+
+
+def _names_something(text: str, items: list) -> bool:
+    try:
+        return any(named for _, named in read(text, items) + read_several(text, items))
+    except (AssertionError, ValueError):  # an anchor of several objects, another number, a rank among one
+        return False
+
+
+def test_generalised_shares_are_those_of_grefcoco_and_the_rest_is_as_without(generalised, refshapes):
+    for split, count in (("train", 400), ("val", 40), ("testA", 40), ("testB", 40)):
+        refs = [ref for ref in generalised.refs if ref["split"] == split]
+        families = Counter(said["family"] for ref in refs for said in ref["sentences"])
+        assert families.total() == count
+        assert families["several"] == round(count * 80_022 / 278_232)
+        assert families["none"] == round(count * 32_202 / 278_232)
+        plain = [text for ref in refs if isinstance(ref["ann_id"], int) for text in _texts(ref)]
+        assert plain == [text for ref in refshapes.refs if ref["split"] == split for text in _texts(ref)][: len(plain)]
+
+
+def _texts(ref: dict) -> list[str]:
+    return [said["sent"] for said in ref["sentences"]]
+
+
+def test_pairs_that_training_never_shows_are_never_named_there(generalised):
+    for ref in generalised.refs:
+        if ref["split"] != "testA":
+            for text in _texts(ref):
+                assert not any(f"{colour} {shape}" in text for colour, shape in HELD_OUT), text
 
 
 def test_the_class_alone_never_tells_and_a_near_twin_is_there(refshapes):

@@ -29,7 +29,7 @@ def test_it_finds_the_object_of_the_readme():
     record = draw_record(
         "val", 28, load_config().run.seed
     )  # of the examples, whatever the seed of the model's training
-    (thing,) = [thing for thing, said in record["refs"] if EXPRESSION in [text for _, text in said]]
+    (thing,) = [ref.things[0] for ref in record["refs"] if EXPRESSION in [text for _, text in ref.expressions]]
     target = rle.decode(record["annotations"][thing]["segmentation"]).astype(bool)
     mask = Predictor(MODEL / "best.ckpt").predict(REPOSITORY / "assets/examples" / IMAGE, EXPRESSION).mask
     assert np.sum(mask & target) > 0.6 * np.sum(mask | target)

@@ -18,10 +18,14 @@ from coupalign.files import check_directory, find_file
 KEYS = ["dataset", "data_dir", "vocab_file", "max_tokens", "seed"]
 OPTIONS = [
     option("--output DIR", "directory of the files (default: data_dir)"),
-    option("--annotations PATH", "directory of refs(<split_by>).p and instances.json, or a file of JSON Lines"),
+    option(
+        "--annotations PATH",
+        "directory of refs(<split_by>).p, or of grefs(<split_by>).json, and instances.json; or a file of JSON Lines",
+    ),
     option("--images DIR", "directory of the images (default for JSON Lines: the directory of the file)"),
     option("--split_by TEXT", "unc, umd, google or berkeley (default: the data set's own)"),
     option("--expressions INT", "size of RefShapes' train split; each other split has a tenth", default=20000),
+    option("--generalised", "RefShapes: also expressions that name several objects or none, in gRefCOCO's shares"),
     option("--on_error stop|skip", "at unusable input stop, or skip it and list it in skipped.jsonl", default="stop"),
     option("--workers INT", "processes", default=os.cpu_count()),
     option("--check", "only report what exists, what is missing, and how the counts compare with the published ones"),
@@ -38,6 +42,8 @@ def main(argv: Argv = None) -> int:
     name, skip, workers = config.data.dataset, args.on_error == "skip", max(args.workers, 1)
     if name == "refshapes" and (annotations or images or args.split_by):
         raise UserError("RefShapes is made, not read: leave out --annotations, --images and --split_by")
+    if name != "refshapes" and args.generalised:
+        raise UserError(f"--generalised is for RefShapes, the expressions of {name} are read: leave it out")
     check_vocabulary(config)
     output = Path(args.output or config.data.data_dir).expanduser()
     if not args.check:
@@ -54,7 +60,8 @@ def main(argv: Argv = None) -> int:
         return 0 if complete else 1
     tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
     if name == "refshapes":
-        prepared = prepare_refshapes(output, RefShapesSettings(args.expressions, config.run.seed), tokenizer, workers)
+        settings = RefShapesSettings(args.expressions, config.run.seed, args.generalised)
+        prepared = prepare_refshapes(output, settings, tokenizer, workers)
     else:
         prepared = prepare(read_dataset(name, source), name, output, tokenizer, skip, workers)
     print(prepared.table())

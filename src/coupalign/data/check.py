@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from coupalign.data.prepare import Prepared, Source, is_json_lines, read_dataset, split_by
 from coupalign.data.published import compare, where_to_get
-from coupalign.data.refer import read_refer
 from coupalign.data.referents import EMPTY, ReferDataset
 from coupalign.errors import UserError
 
@@ -19,12 +20,12 @@ def check(name: str, source: Source) -> tuple[str, bool]:
     Raises: UserError if there is no such data set.
     """
     if is_json_lines(source.annotations):
-        return check_dataset(read_dataset(name, Source(source.annotations, source.images, source.split_by, skip=True)))
+        return check_dataset(read_dataset(name, replace(source, skip=True)))
     whose = split_by(name, source.split_by)
     if source.annotations is None or source.images is None:
         return f"give --annotations and --images, the directories of:\n{where_to_get(name)}", False
     try:
-        dataset = read_refer(source.annotations, source.images, whose, skip=True)
+        dataset = read_dataset(name, replace(source, skip=True))
     except UserError as error:
         return f"{error}\n{where_to_get(name)}", False
     counts = {split: dataset.counts(split) for split in dataset.splits}

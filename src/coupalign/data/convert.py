@@ -136,16 +136,24 @@ def _draw(scene: Scene, skip: bool) -> Pixels:
             masks[ann_id] = np.packbits(annotation_mask(annotation, image.height, image.width))
         except UserError as error:
             wrong[ann_id] = str(error)
+    targets: dict[int, np.ndarray] = {}
+    empty = np.packbits(np.zeros(image.height * image.width, bool))
     for ref in scene.referents:
-        if ref.ann_id in wrong:
-            problems.add(Problem("mask", f"annotation {ref.ann_id}", wrong[ref.ann_id], 1, len(ref.sentences)))
-    kept = [referent for referent in scene.referents if referent.ann_id in masks]
+        damaged = next((ann_id for ann_id in ref.ann_ids if ann_id in wrong), None)
+        if damaged is None:
+            targets[ref.ref_id] = np.bitwise_or.reduce([empty, *(masks[ann_id] for ann_id in ref.ann_ids)])
+        else:
+            problems.add(Problem("mask", f"annotation {damaged}", wrong[damaged], 1, len(ref.sentences)))
     return Pixels(
         b"" if record is content else record,
         len(record),
         objects_png(masks.values(), image.height, image.width),
-        {referent.ref_id: _png(masks[referent.ann_id], image) for referent in kept},
-        {referent.ref_id: _baselines(referent.ann_id, scene.annotations, masks) for referent in kept},
+        {ref_id: _png(target, image) for ref_id, target in targets.items()},
+        {
+            referent.ref_id: _baselines(referent, targets[referent.ref_id], scene.annotations, masks)
+            for referent in scene.referents
+            if referent.ref_id in targets
+        },
         problems.found,
     )
 
@@ -175,12 +183,16 @@ def _area(mask: np.ndarray) -> int:
     return int(np.unpackbits(mask).sum())
 
 
-def _baselines(ann_id: int, annotations: Mapping[int, Mapping[str, Any]], masks: Mapping[int, np.ndarray]) -> list[int]:
-    target, category = masks[ann_id], annotations[ann_id]["category_id"]
+def _baselines(
+    referent: Referent,
+    target: np.ndarray,
+    annotations: Mapping[int, Mapping[str, Any]],
+    masks: Mapping[int, np.ndarray],
+) -> list[int]:
     of_class = np.zeros_like(target)
-    largest = target
+    largest = max((masks[ann_id] for ann_id in referent.ann_ids), key=_area, default=of_class)
     for other, mask in masks.items():
-        if annotations[other]["category_id"] == category:
+        if annotations[other]["category_id"] in referent.category_ids:
             of_class |= mask
         if _area(mask) > _area(largest):
             largest = mask

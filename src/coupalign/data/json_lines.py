@@ -8,7 +8,7 @@ import os
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ from coupalign.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line that is valid by itself; `image` is a normalised path, `mask` a digest."""
+    """A line that is valid by itself; `image` is a normalised path, `masks` are digests."""
 
     number: int
     image: str
-    mask: bytes
+    masks: tuple[bytes, ...]
     text: str
     split: str
     category: str
@@ -44,7 +44,8 @@ class _Line:
 
     @property
     def referent(self) -> Hashable:
-        return self.image, self.mask, self.split, self.category
+        # Expressions that name nothing have nothing in common.
+        return self.image, self.masks or self.number, self.split, self.category
 
 
 _TEXTS = ("image", "expression", "split", "category", "family")
@@ -55,9 +56,11 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
     """Reads and checks a data set. Of images only the headers are read; mask files are only looked for.
 
     A line is an object with image (path relative to `images`), expression, mask ({"png": path relative to the file},
-    {"size": [h, w], "counts": run lengths} or a list of polygons) and, optionally, split (default train), category and
-    family. Masks are drawn on the upright image. Lines with the same image, mask, split and category are expressions of
-    one referent. The id of an image, annotation, referent or sentence is the number of the first line that has it.
+    {"size": [h, w], "counts": run lengths} or a list of polygons; or a list of these, of which the union counts, and
+    which is empty if nothing is meant) and, optionally, split (default train), category and family. Masks are drawn on
+    the upright image. Lines with the same image, masks, split and category are expressions of one referent. The id of an
+    image, annotation, referent or sentence is the number of the first line that has it; annotations of the second and
+    further masks of a line are numbered after the last line.
 
     Args:
         skip: Leave out lines and images that cannot be used, instead of raising the first problem.
@@ -68,8 +71,9 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
     problems = Problems(skip)
     masks: dict[tuple[str, bytes], Any] = {}
     by_image: dict[str, list[_Line]] = {}
-    for line, mask in _lines(file, images, problems):
-        masks.setdefault((line.image, line.mask), mask)
+    for line, segmentations in _lines(file, images, problems):
+        for digest, segmentation in zip(line.masks, segmentations, strict=True):
+            masks.setdefault((line.image, digest), segmentation)
         by_image.setdefault(line.image, []).append(line)
     lost: set[object] = set()  # images and (image, mask) pairs
     found: dict[str, Image] = {}
@@ -81,7 +85,7 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
             lost.add(name)
     for key, mask in masks.items():
         if isinstance(mask, dict) and "png" in mask and key[0] not in lost and not os.path.isfile(mask["png"]):
-            concerned = [line for line in by_image[key[0]] if line.mask == key[1]]
+            concerned = [line for line in by_image[key[0]] if key[1] in line.masks]
             message = f"{file}: line {concerned[0].number}: the mask {mask['png']} is missing: check its path"
             problems.add(_problem("mask", mask["png"], message, concerned))
             lost.add(key)
@@ -91,16 +95,19 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
     annotations: dict[int, dict[str, Any]] = {}
     annotations_of: dict[int, list[int]] = {}
     said: dict[Hashable, list[_Line]] = {}
+    further = count(max((line.number for line in lines), default=0) + 1)
     for line in lines:
-        key = (line.image, line.mask)
-        if line.image in lost or key in lost:
+        keys = [(line.image, digest) for digest in line.masks]
+        if line.image in lost or lost.intersection(keys):
             continue
-        image_id, ann_id = used.setdefault(line.image, line.number), ann_ids.setdefault(key, line.number)
-        if ann_id not in annotations:
-            annotations_of.setdefault(image_id, []).append(ann_id)
-            name = f"{file}: line {ann_id}"
-            annotations[ann_id] = {"id": ann_id, "name": name, "image_id": image_id, "category_id": line.category}
-            annotations[ann_id]["segmentation"] = masks[key]
+        image_id = used.setdefault(line.image, line.number)
+        annotations_of.setdefault(image_id, [])
+        for place, key in enumerate(keys):
+            if key not in ann_ids:
+                ann_id = ann_ids[key] = next(further) if place else line.number
+                annotations_of[image_id].append(ann_id)
+                about = {"id": ann_id, "name": f"{file}: line {line.number}", "image_id": image_id}
+                annotations[ann_id] = {**about, "category_id": line.category, "segmentation": masks[key]}
         said.setdefault(line.referent, []).append(line)
     if not said:
         why = f"; the first problem: {problems.found[0].message}" if problems.found else ""
@@ -111,8 +118,9 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
     referents = tuple(
         Referent(
             first.number,
-            ann_ids[first.image, first.mask],
+            tuple(ann_ids[first.image, digest] for digest in first.masks),
             used[first.image],
+            (first.category,),
             first.category,
             first.split,
             tuple(Sentence(line.number, line.text, line.family) for line in (first, *others)),
@@ -123,19 +131,19 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
     return ReferDataset((file,), referents, pictures, annotations, annotations_of, tuple(problems.found))
 
 
-def _lines(file: Path, images: Path, problems: Problems) -> Iterator[tuple[_Line, Any]]:
+def _lines(file: Path, images: Path, problems: Problems) -> Iterator[tuple[_Line, list[Any]]]:
     """Yields the lines that are valid by themselves, with the segmentations of their masks."""
     for number, content in enumerate(_content(file), 1):
         if not content.strip():
             continue
         where = f"{file}: line {number}"
         try:
-            line, mask = _parse(content, number, file.parent, images)
+            line, segmentations = _parse(content, number, file.parent, images)
         except UserError as error:
             problems.add(Problem("expression", f"line {number}", f"{where} {error}", 0, 1))
             continue
         if has_word(line.text):
-            yield line, mask
+            yield line, segmentations
         else:
             problems.add(Problem(EMPTY, f"line {number}", f"{where} has an expression without a word", 0, 1))
 
@@ -149,7 +157,7 @@ def _content(file: Path) -> Iterator[bytes]:
         raise UserError(f"{file} cannot be read ({error.strerror}): give a file of JSON Lines") from error
 
 
-def _parse(content: bytes, number: int, directory: Path, images: Path) -> tuple[_Line, Any]:
+def _parse(content: bytes, number: int, directory: Path, images: Path) -> tuple[_Line, list[Any]]:
     try:
         entry = json.loads(content)
     except UnicodeDecodeError as error:
@@ -170,21 +178,35 @@ def _parse(content: bytes, number: int, directory: Path, images: Path) -> tuple[
     split = entry.get("split", "train")
     if not is_split(split):
         raise UserError(f"has the split {shown(split)}: use letters, digits, _ and -")
-    mask = entry["mask"]
-    if isinstance(mask, dict) and isinstance(mask.get("png"), str):
-        mask = {"png": os.path.normpath(directory / mask["png"])}
-    elif not (isinstance(mask, dict) and {"size", "counts"} <= set(mask)) and not (isinstance(mask, list) and mask):
-        raise UserError(f"has an invalid mask: give {FORMS}")
+    masks = [_mask(mask, directory) for mask in (entry["mask"] if _are_masks(entry["mask"]) else [entry["mask"]])]
+    digests = tuple(sha256(json.dumps(mask, sort_keys=True).encode()).digest() for mask in masks)
+    if len(set(digests)) < len(digests):
+        raise UserError("lists a mask twice: list each mask once")
     line = _Line(
         number,
         os.path.normpath(images / entry["image"]),
-        sha256(json.dumps(mask, sort_keys=True).encode()).digest(),
+        digests,
         as_text(entry["expression"]),
         split,
         as_text(entry.get("category")),
         as_text(entry.get("family")),
     )
-    return line, packed(mask)
+    return line, [packed(mask) for mask in masks]
+
+
+def _are_masks(mask: Any) -> bool:
+    """Whether a field `mask` is a list of masks: empty, or with one that is not a polygon, a list of numbers."""
+    return isinstance(mask, list) and not (
+        mask and all(isinstance(each, list) and not any(isinstance(part, list) for part in each) for each in mask)
+    )
+
+
+def _mask(mask: Any, directory: Path) -> Any:
+    if isinstance(mask, dict) and isinstance(mask.get("png"), str):
+        return {"png": os.path.normpath(directory / mask["png"])}
+    if not (isinstance(mask, dict) and {"size", "counts"} <= set(mask)) and not (isinstance(mask, list) and mask):
+        raise UserError(f"has an invalid mask: give {FORMS}, a list of these, or [] if nothing in the image is meant")
+    return mask
 
 
 def _problem(kind: str, name: str, message: str, lost: list[_Line]) -> Problem:

@@ -48,7 +48,10 @@ def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> n
             remedy = f"give {FORMS}, or leave it out with --on_error skip"
             raise UserError(f"{where} has an invalid mask ({error}): {remedy}") from error
     if not mask.any():
-        raise UserError(f"{where} covers no pixel of its image: correct its mask, or leave it out with --on_error skip")
+        raise UserError(
+            f"{where} covers no pixel of its image: correct its mask, write [] for it in JSON Lines if nothing in the image "
+            "is meant, or leave it out with --on_error skip"
+        )
     return mask
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mindspore.mindrecord import FileWriter, MindRecordException
 
 from coupalign.data.images import read_content
-from coupalign.data.referents import EMPTY, Problem, Referent
+from coupalign.data.referents import EMPTY, Problem, Referent, target_kind
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
 from coupalign.files import use_umask
@@ -74,7 +74,8 @@ def write_split(
     The size of the largest image, in bytes, sets the page size.
 
     Returns: The numbers of images, referents, expressions, truncated expressions and expressions with unknown words, with
-        the most frequent unknown words; and what was left out.
+        the most frequent unknown words, and of expressions that name several objects or none, where there are any; and
+        what was left out.
 
     Raises: UserError if the files cannot be written.
     """
@@ -109,6 +110,8 @@ def write_split(
                     rows[MASKS].append({"mask": pixels.masks[referent.ref_id]})
                     rows[EXPRESSIONS] += [{**row, **shared} for row in expressions]
                     counts.update(referents=1, expressions=len(expressions))
+                    if (kind := target_kind(referent)) != "one":
+                        counts[kind] += len(expressions)
             for name, writer in writers.items():
                 if rows[name]:
                     writer.write_raw_data(rows[name])
@@ -143,7 +146,7 @@ def _expressions(
             "width": scene.image.width,
             "image_id": referent.image_id,
             "ref_id": referent.ref_id,
-            "ann_id": referent.ann_id,
+            "ann_id": referent.ann_ids[0] if referent.ann_ids else -1,
             "sent_id": sentence.sent_id,
             "expression": sentence.text,
             "family": sentence.family,

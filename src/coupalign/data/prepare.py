@@ -27,7 +27,13 @@ from coupalign.errors import UserError
 from coupalign.files import make_directory, write_text
 
 SKIPPED_FILE = "skipped.jsonl"
-SPLIT_BY = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google"), "referit": ("berkeley",)}
+SPLIT_BY = {
+    "refcoco": ("unc", "google"),
+    "refcoco+": ("unc",),
+    "refcocog": ("umd", "google"),
+    "referit": ("berkeley",),
+    "grefcoco": ("unc",),
+}
 _UNFINISHED = ".unfinished-"
 
 
@@ -35,7 +41,8 @@ _UNFINISHED = ".unfinished-"
 class Source:
     """Where a data set is read from."""
 
-    annotations: Path | None = None  # directory of refs(<split_by>).p and instances.json, or a file of JSON Lines
+    # Directory of refs(<split_by>).p (for gRefCOCO grefs(<split_by>).json) and instances.json, or a file of JSON Lines.
+    annotations: Path | None = None
     images: Path | None = None  # directory of the images; None is that of the JSON Lines file
     split_by: str | None = None  # author of the splits; None is the data set's first
     skip: bool = False  # leave out what cannot be used, instead of stopping
@@ -51,11 +58,11 @@ class Prepared:
 
     def table(self) -> str:
         """Returns the counts, one line per split, and lines about what was left out or truncated."""
-        lines = [f"{'split':<8}{'images':>9}{'referents':>11}{'expressions':>13}"]
-        lines += [
-            f"{split:<8}{count['images']:>9,}{count['referents']:>11,}{count['expressions']:>13,}"
-            for split, count in self.counts.items()
-        ]
+        kinds = ["images", "referents", "expressions"]
+        kinds += [kind for kind in ("several", "none") if any(count.get(kind) for count in self.counts.values())]
+        lines = [f"{'split':<8}" + "".join(f"{kind:>13}" for kind in kinds)]
+        for split, count in self.counts.items():
+            lines.append(f"{split:<8}" + "".join(f"{count.get(kind, 0):>13,}" for kind in kinds))
         total, words = Counter[str](), Counter[str]()
         for count in self.counts.values():
             total.update({name: count.get(name, 0) for name in ("truncated", "unknown")})
@@ -140,7 +147,8 @@ def read_dataset(name: str, source: Source) -> ReferDataset:
         return read_json_lines(source.annotations, source.images or source.annotations.parent, source.skip)
     if not source.images:
         raise UserError(f"the data set {name} is read from disk: give --images, the directory of its images")
-    return read_refer(source.annotations, source.images, split_by(name, source.split_by), source.skip)
+    whose, generalised = split_by(name, source.split_by), name == "grefcoco"
+    return read_refer(source.annotations, source.images, whose, source.skip, generalised)
 
 
 def is_json_lines(annotations: Path | None) -> bool:

@@ -45,16 +45,22 @@ PAPER: Mapping[str, tuple[int, int | None, int]] = {
     "refcocog": (26_711, 54_822, 85_474),
     "referit": (19_894, None, 130_525),
 }
+# All splits together, as the authors of gRefCOCO say (GRES, CVPR 2023); counts per split have no second source.
+AUTHORS: Mapping[str, Mapping[str, int]] = {"grefcoco": {"expressions": 278_232, "several": 80_022, "none": 32_202}}
 _ARCHIVE = {"refcoco": "refcoco.zip", "refcoco+": "refcoco+.zip", "refcocog": "refcocog.zip", "referit": "refclef.zip"}
 _REFER = "the REFER tool (github.com/lichengunc/refer)"
 
 
 def where_to_get(dataset: str) -> str:
     """Names the sources of the annotations and images of a published data set."""
+    if dataset == "grefcoco":
+        annotations = "grefs(unc).json and instances.json of gRefCOCO (github.com/henghuiding/gRefCOCO)"
+    else:
+        annotations = f"{_ARCHIVE[dataset]} of {_REFER}"
     images = f"saiapr_tc-12.zip (19,997 images) of {_REFER}"
     if dataset != "referit":
         images = "2014 Train images (train2014.zip, 13 GB, 82,783 files) of COCO (cocodataset.org)"
-    return f"annotations: {_ARCHIVE[dataset]} of {_REFER}\nimages: {images}"
+    return f"annotations: {annotations}\nimages: {images}"
 
 
 def compare(
@@ -63,7 +69,7 @@ def compare(
     """Compares counts with the published ones.
 
     Args:
-        counts: By split, the numbers of images, referents and expressions.
+        counts: By split, the numbers of images, referents and expressions; of `several` and `none` where there are any.
         left_out: Number of expressions without a word, which may be missing from `counts`.
 
     Returns:
@@ -79,9 +85,14 @@ def compare(
             number is None or found[kind] + left_out * (kind == "expressions") >= number
             for kind, number in expected.items()
         )
-    for kind, paper in zip(KINDS[1:], PAPER[dataset][1:]):
-        total = sum(count[kind] for count in counts.values())
-        lines.append(f"all splits: {total:,} {kind}" + (f"; the CoupAlign paper says {paper:,}" if paper else ""))
+    if dataset in PAPER:
+        who, said = "the CoupAlign paper says", dict(zip(KINDS[1:], PAPER[dataset][1:]))
+    else:
+        who, said = "its authors say", {"referents": None, **AUTHORS[dataset]}
+    for kind, number in said.items():
+        total = sum(count.get(kind, 0) for count in counts.values())
+        what = f"expressions that name {kind}" if kind in ("several", "none") else kind
+        lines.append(f"all splits: {total:,} {what}" + (f"; {who} {number:,}" if number else ""))
     return "\n".join(lines), complete
 
 

@@ -1,9 +1,14 @@
-"""Data sets in the layout of the REFER tool: refs(<splitBy>).p, instances.json and a directory of images."""
+"""Data sets in the layout of the REFER tool: refs(<splitBy>).p, instances.json and a directory of images.
+
+gRefCOCO's grefs(<splitBy>).json differs in that ``ann_id`` and ``category_id`` may be lists, and ``no_target`` may be true.
+Both files are read by the same rules.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -30,25 +35,29 @@ from coupalign.data.referents import (
 from coupalign.data.tokenizer import has_word
 from coupalign.errors import UserError
 
-_OWN_FILE = "use the REFER tool's own file"
+_OWN_FILE = "use the data set's own file"
+_NOTHING = [-1]  # gRefCOCO's ann_id and category_id where no_target is true
 # The fields of instances.json that are read; the others are dropped while parsing.
 _WHOLE = ("id", "image_id", "category_id", "height", "width")  # some tools write 120.0
 _KEPT = {*_WHOLE, "images", "annotations", "categories", "file_name", "name", "segmentation", "size", "counts"}
 
 
-def read_refer(annotations: Path, images: Path, split_by: str, skip: bool = False) -> ReferDataset:
+def read_refer(
+    annotations: Path, images: Path, split_by: str, skip: bool = False, generalised: bool = False
+) -> ReferDataset:
     """Reads and checks a data set. Images are only looked for, not opened.
 
     An ann_id that is text, as in ReferIt, becomes the annotation's index in instances.json.
 
     Args:
-        annotations: Directory with refs(<split_by>).p and instances.json.
+        annotations: Directory with refs(<split_by>).p, or grefs(<split_by>).json, and instances.json.
         images: Directory of the images, or its parent (``_finder``).
         skip: Leave out referents and expressions that cannot be used, instead of raising the first problem.
+        generalised: Read grefs(<split_by>).json.
 
     Raises: UserError if something is missing or inconsistent.
     """
-    refs_file, instances_file = _files(annotations, split_by)
+    refs_file, instances_file = _files(annotations, f"grefs({split_by}).json" if generalised else f"refs({split_by}).p")
     instances = _read_instances(instances_file)
     by_id = _keyed(instances["annotations"], f"{instances_file}: annotation", image_id=is_id)
     image_entries = _keyed(instances["images"], f"{instances_file}: image")
@@ -56,7 +65,7 @@ def read_refer(annotations: Path, images: Path, split_by: str, skip: bool = Fals
         key: as_text(entry["name"])
         for key, entry in _keyed(instances["categories"], f"{instances_file}: category", name=as_text).items()
     }
-    refs = load_plain_pickle(refs_file)
+    refs = _read_json(refs_file) if generalised else load_plain_pickle(refs_file)
     if not isinstance(refs, list) or not refs:
         raise UserError(f"{refs_file} is not a list of referents: {_OWN_FILE}")
     problems, referents = Problems(skip), []
@@ -68,7 +77,7 @@ def read_refer(annotations: Path, images: Path, split_by: str, skip: bool = Fals
         name = f"referent {ref_id}" if is_id(ref_id) else f"entry {place}"
         where = f"{refs_file}: {name}"
         try:
-            _check(ref, where, by_id, image_entries, categories)
+            ann_ids, category_ids = _check(ref, where, by_id, image_entries, categories)
             if times[ref_id] > 1:
                 raise UserError(f"{where}: ref_id {ref_id} occurs twice: use different ids")
         except UserError as error:
@@ -76,8 +85,8 @@ def read_refer(annotations: Path, images: Path, split_by: str, skip: bool = Fals
             problems.add(Problem("referent", name, str(error), 1, len(said) if isinstance(said, list) else 0))
             continue
         if sentences := _sentences(ref["sentences"], where, name, problems):
-            ann_id, category = numbers[ref["ann_id"]], categories[ref["category_id"]]
-            referents.append(Referent(ref_id, ann_id, ref["image_id"], category, ref["split"], sentences))
+            objects, names = tuple(numbers[key] for key in ann_ids), ", ".join(categories[key] for key in category_ids)
+            referents.append(Referent(ref_id, objects, ref["image_id"], category_ids, names, ref["split"], sentences))
     used = _images(referents, image_entries, images, instances_file, problems)
     usable = tuple(referent for referent in referents if referent.image_id in used)
     if not usable:
@@ -93,11 +102,12 @@ def read_refer(annotations: Path, images: Path, split_by: str, skip: bool = Fals
     return ReferDataset((refs_file, instances_file), usable, used, kept, annotations_of, tuple(problems.found))
 
 
-def _files(annotations: Path, split_by: str) -> tuple[Path, Path]:
-    files = annotations / f"refs({split_by}).p", annotations / "instances.json"
+def _files(annotations: Path, refs_name: str) -> tuple[Path, Path]:
+    files = annotations / refs_name, annotations / "instances.json"
+    pattern = re.sub(r"\(.*\)", "(*)", refs_name)
     for file in files:
         if not file.is_file():
-            others = {*annotations.glob("refs(*).p"), *annotations.glob("*/refs(*).p")} - {files[0]}
+            others = {*annotations.glob(pattern), *annotations.glob(f"*/{pattern}")} - {files[0]}
             raise UserError(
                 f"{file} is missing{', but there is ' * bool(others)}{', '.join(sorted(map(str, others)))}: give the "
                 f"directory of {files[0].name} and instances.json with --annotations, and the author of the splits "
@@ -107,14 +117,18 @@ def _files(annotations: Path, split_by: str) -> tuple[Path, Path]:
 
 
 def _read_instances(path: Path) -> dict[str, Any]:
-    try:
-        instances = json.loads(path.read_bytes(), object_hook=_kept)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): download it again") from error
+    instances = _read_json(path, _kept)
     for part in ("images", "annotations", "categories"):
         if not isinstance(instances, dict) or not isinstance(instances.get(part), list):
             raise UserError(f"{path} has no list of {part}: {_OWN_FILE}")
     return instances
+
+
+def _read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    try:
+        return json.loads(path.read_bytes(), object_hook=object_hook)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): download it again") from error
 
 
 def _kept(entry: dict[str, Any]) -> dict[str, Any]:
@@ -155,11 +169,15 @@ def _is_key(value: object) -> bool:
     return isinstance(value, str) or is_id(value)
 
 
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 _REFERENT: dict[str, Callable[[object], bool]] = {
     "ref_id": is_id,
-    "ann_id": _is_key,
+    "ann_id": lambda value: all(map(_is_key, _listed(value))),
     "image_id": is_id,
-    "category_id": _is_key,
+    "category_id": lambda value: all(map(_is_key, _listed(value))),
     "split": is_split,
     "sentences": lambda value: isinstance(value, list) and bool(value),
 }
@@ -170,17 +188,38 @@ _IMAGE: dict[str, Callable[[object], bool]] = {
 }
 
 
-def _check(ref: Any, where: str, annotations: Mapping, images: Mapping, categories: Mapping) -> None:
-    """Raises: UserError that says what is wrong with a referent."""
+def _check(
+    ref: Any, where: str, annotations: Mapping, images: Mapping, categories: Mapping
+) -> tuple[list[Any], tuple[Any, ...]]:
+    """Returns the ann_ids of a referent, and its different category_ids. Raises: UserError that says what is wrong."""
     _require(ref, where, _REFERENT)
+    no_target = ref.get("no_target", False)
+    if not isinstance(no_target, bool):
+        raise UserError(f"{where} has the no_target {shown(no_target)}: {_OWN_FILE}")
+    ann_ids, category_ids = _listed(ref["ann_id"]), _listed(ref["category_id"])
+    if no_target:
+        if ann_ids not in ([], _NOTHING):
+            listed = ", ".join(map(shown, ann_ids))
+            raise UserError(f"{where} has no_target, but also ann_id {listed}: {_OWN_FILE}")
+        ann_ids, category_ids = [], [] if category_ids == _NOTHING else category_ids
+    elif not ann_ids:
+        raise UserError(f"{where} has an empty ann_id without no_target: {_OWN_FILE}")
     remedy = "refs and instances.json belong to different data sets or versions, use files that belong together"
-    for key, known in (("ann_id", annotations), ("image_id", images), ("category_id", categories)):
-        if ref[key] not in known:
-            raise UserError(f"{where}: {key} {shown(ref[key])} is not in instances.json: {remedy}")
-    image_id = annotations[ref["ann_id"]]["image_id"]
-    if image_id != ref["image_id"]:
-        ann_id = shown(ref["ann_id"])
-        raise UserError(f"{where}: annotation {ann_id} is on image {image_id}, not on {ref['image_id']}: {remedy}")
+    known_by = [("ann_id", ann_ids, annotations), ("image_id", [ref["image_id"]], images)]
+    for key, values, known in [*known_by, ("category_id", category_ids, categories)]:
+        for value in values:
+            if value not in known:
+                raise UserError(f"{where}: {key} {shown(value)} is not in instances.json: {remedy}")
+    for ann_id in ann_ids:
+        if ann_ids.count(ann_id) > 1:
+            raise UserError(f"{where}: ann_id {shown(ann_id)} is listed twice: {_OWN_FILE}")
+        image_id = annotations[ann_id]["image_id"]
+        if image_id != ref["image_id"]:
+            shown_id = shown(ann_id)
+            raise UserError(
+                f"{where}: annotation {shown_id} is on image {image_id}, not on {ref['image_id']}: {remedy}"
+            )
+    return ann_ids, tuple(dict.fromkeys(category_ids))
 
 
 def _sentences(said: list[Any], where: str, name: str, problems: Problems) -> tuple[Sentence, ...]:

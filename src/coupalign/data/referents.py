@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,13 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Referent:
-    """An object that expressions refer to."""
+    """What expressions refer to: an object; or several, or none, as in generalised referring segmentation."""
 
     ref_id: int
-    ann_id: int
+    ann_ids: tuple[int, ...]  # the mask is their union; empty if nothing in the image is meant
     image_id: int
-    category: str
+    category_ids: tuple[int | str, ...]  # of the annotations, or what a `none` asks for; for the baseline by class
+    category: str  # their names
     split: str
     sentences: tuple[Sentence, ...]
 
@@ -94,12 +96,16 @@ class ReferDataset:
         return [referent for referent in self.referents if referent.split == split]
 
     def counts(self, split: str) -> dict[str, int]:
-        """Returns the numbers of images, referents and expressions of a split."""
+        """Returns the numbers of images, referents and expressions of a split; of `several` and `none` where there are any."""
         referents = self.of_split(split)
+        expressions = Counter[str]()
+        for referent in referents:
+            expressions[target_kind(referent)] += len(referent.sentences)
         return {
             "images": len({referent.image_id for referent in referents}),
             "referents": len(referents),
-            "expressions": sum(len(referent.sentences) for referent in referents),
+            "expressions": expressions.total(),
+            **{kind: number for kind, number in expressions.items() if kind != "one"},
         }
 
     def mask(self, ann_id: int) -> np.ndarray:
@@ -112,6 +118,11 @@ class ReferDataset:
         """Returns the mask files of the annotations."""
         segmentations = (annotation.get("segmentation") for annotation in self.annotations.values())
         return [Path(each["png"]) for each in segmentations if isinstance(each, Mapping) and "png" in each]
+
+
+def target_kind(referent: Referent) -> str:
+    """Whether expressions name "one" object, "several" or "none"."""
+    return "none" if not referent.ann_ids else "one" if len(referent.ann_ids) == 1 else "several"
 
 
 def is_id(value: object) -> bool:

@@ -22,9 +22,9 @@ from coupalign.refshapes.scene import Thing
 from coupalign.refshapes.wording import word
 
 # How often a family comes first if all are possible; some seldom are.
-_WEIGHTS = {"attribute": 60, "extreme": 11, "ordinal": 26, "relation": 44, "relation_ordinal": 50, "negation": 14}
-_TRIES = 60
-_MOST_WORDS = 17
+WEIGHTS = {"attribute": 60, "extreme": 11, "ordinal": 26, "relation": 44, "relation_ordinal": 50, "negation": 14}
+TRIES = 60
+MOST_WORDS = 17
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Expression:
 def make_expressions(things: Sequence[Thing], index: int, count: int, dice: Dice) -> list[Expression]:
     """Returns at most `count` expressions of different families; each refers to the thing `index` and nothing else."""
     made = []
-    for family in dice.weighted_order(_WEIGHTS):
-        for _ in range(_TRIES):
+    for family in dice.weighted_order(WEIGHTS):
+        for _ in range(TRIES):
             meaning = PROPOSALS[family](things, index, dice)
             if meaning is None or not refers_to(meaning, things, index):
                 continue
             text = word(meaning, dice)
-            if len(text.split()) <= _MOST_WORDS:
+            if len(text.split()) <= MOST_WORDS:
                 made.append(Expression(family, text, meaning))
                 break
         if len(made) == count:
@@ -51,26 +51,26 @@ def make_expressions(things: Sequence[Thing], index: int, count: int, dice: Dice
     return made
 
 
-def _description(thing: Thing, dice: Dice, fewest: int, most: int) -> Described:
+def description(thing: Thing, dice: Dice, fewest: int, most: int) -> Described:
     """Describes a thing by some of its looks, mostly with its shape."""
     factors = dice.some(("colour", "size", "pattern"), dice.between(fewest, most))
     return Described(looks_of(thing.kind, factors + ["shape"] * dice.chance(75)))
 
 
-def _group(things: Sequence[Thing], index: int, dice: Dice, fewest: int) -> Described | None:
+def group_of(things: Sequence[Thing], index: int, dice: Dice, fewest: int) -> Described | None:
     """Describes the thing such that at least `fewest` things fit."""
-    group = _description(things[index], dice, 0, 2)
+    group = description(things[index], dice, 0, 2)
     return group if len(group.named(things)) >= fewest else None
 
 
-def _anchor(things: Sequence[Thing], index: int, dice: Dice) -> tuple[int, Described] | None:
+def pick_anchor(things: Sequence[Thing], index: int, dice: Dice) -> tuple[int, Described] | None:
     """Picks another thing and describes it uniquely, without redundant looks."""
     other = dice.pick([i for i in range(len(things)) if i != index])
-    anchor = _description(things[other], dice, 0, 2)
-    return (other, anchor) if refers_to(anchor, things, other) and not _wordy(anchor, things) else None
+    anchor = description(things[other], dice, 0, 2)
+    return (other, anchor) if refers_to(anchor, things, other) and not wordy(anchor, things) else None
 
 
-def _wordy(meaning: Described, things: Sequence[Thing]) -> bool:
+def wordy(meaning: Described, things: Sequence[Thing]) -> bool:
     """Whether a description fits as few things if one of its looks is left out."""
     count = len(meaning.named(things))
     return any(
@@ -81,15 +81,15 @@ def _wordy(meaning: Described, things: Sequence[Thing]) -> bool:
 
 
 def _attribute(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
-    meaning = _description(things[index], dice, 1, 3)
+    meaning = description(things[index], dice, 1, 3)
     # People often say more than necessary.
-    return meaning if dice.chance(15) or not _wordy(meaning, things) else None
+    return meaning if dice.chance(15) or not wordy(meaning, things) else None
 
 
 def _negation(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
     kind = things[index].kind
     factor = dice.pick(("colour", "colour", "pattern", "size", "shape"))
-    group = _description(things[index], dice, 0, 1)
+    group = description(things[index], dice, 0, 1)
     if any(said == factor for said, _ in group.looks):
         return None
     others = sorted({getattr(things[i].kind, factor) for i in group.named(things)} - {getattr(kind, factor)})
@@ -99,12 +99,12 @@ def _negation(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None
 
 
 def _extreme(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
-    group = _group(things, index, dice, 2)
+    group = group_of(things, index, dice, 2)
     return group and Ranked(group, dice.pick(list(DIRECTIONS)), 1)
 
 
 def _ordinal(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
-    group = _group(things, index, dice, 3)
+    group = group_of(things, index, dice, 3)
     return group and _later_rank(group, things, index, dice)
 
 
@@ -116,7 +116,7 @@ def _later_rank(group: Described | Related, things: Sequence[Thing], index: int,
 
 
 def _relation(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
-    group, found = _group(things, index, dice, 2), _anchor(things, index, dice)
+    group, found = group_of(things, index, dice, 2), pick_anchor(things, index, dice)
     if not group or not found or _tells_apart(group, found[0], things):
         return None
     other, anchor = found
@@ -131,11 +131,11 @@ def _tells_apart(group: Described, anchor: int, things: Sequence[Thing]) -> bool
 
 
 def _relation_ordinal(things: Sequence[Thing], index: int, dice: Dice) -> Meaning | None:
-    group = _group(things, index, dice, 2)
+    group = group_of(things, index, dice, 2)
     if not group:
         return None
     by_rank = dice.chance(50)
-    found = _ranked_anchor(things, index, dice) if by_rank else _anchor(things, index, dice)
+    found = _ranked_anchor(things, index, dice) if by_rank else pick_anchor(things, index, dice)
     if not found or _tells_apart(group, found[0], things):
         return None
     other, anchor = found
@@ -148,7 +148,7 @@ def _relation_ordinal(things: Sequence[Thing], index: int, dice: Dice) -> Meanin
 def _ranked_anchor(things: Sequence[Thing], index: int, dice: Dice) -> tuple[int, Ranked] | None:
     """Picks another thing and refers to it by its rank among similar things."""
     other = dice.pick([i for i in range(len(things)) if i != index])
-    group = _group(things, other, dice, 2)
+    group = group_of(things, other, dice, 2)
     ranked = group and _ranked(group, things, other, dice)
     return ranked and (other, ranked)
 

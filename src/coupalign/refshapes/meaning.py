@@ -155,6 +155,18 @@ def refers_to(meaning: Meaning, things: Sequence[Thing], index: int) -> bool:
         return False
 
 
+def fits_nothing(meaning: Meaning, things: Sequence[Thing]) -> bool:
+    """Whether clearly no thing is meant, because none is like that or because an anchor does not exist."""
+    if isinstance(meaning, Described):
+        return not meaning.named(things)
+    if fits_nothing(meaning.of, things) or (not isinstance(meaning, Ranked) and fits_nothing(meaning.anchor, things)):
+        return True
+    try:
+        return not meaning.named(things)
+    except Unclear:
+        return False
+
+
 def looks_of(kind: Kind, factors: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Returns (factor, value) pairs of a kind, in the order of FACTORS."""
     return tuple((factor, getattr(kind, factor)) for factor in FACTORS if factor in factors)

@@ -34,6 +34,7 @@ _RELATION = {
     "top": ("above", "higher up than"),
     "bottom": ("below", "under", "beneath"),
 }
+_COUNTS = ("two", "three", "four", "five")
 _INVERSE = {"left": "to its right", "right": "to its left", "top": "below it", "bottom": "above it"}
 
 
@@ -41,6 +42,29 @@ def word(meaning: Meaning, dice: Dice) -> str:
     """Returns an expression in lower case, with or without an article."""
     text = _noun_phrase(meaning, dice)
     return text if dice.chance(40) else f"the {text}"
+
+
+def word_several(meaning: Described | Related, count: int, dice: Dice) -> str:
+    """Returns an expression in lower case that names `count` things, two or more; it need not say how many."""
+    if isinstance(meaning, Related):
+        relation, anchor = dice.pick(_RELATION[meaning.direction]), _noun_phrase(meaning.anchor, dice)
+        text = f"{_described(meaning.of, dice, plural=True)} {relation} the {anchor}"
+    else:
+        text = _described(Described(meaning.looks), dice, plural=True) + _excluded(meaning, dice)
+    number = dict(enumerate(_COUNTS, 2)).get(count)
+    return dice.pick(["all ", "the ", "", *([f"the {number} ", f"{number} "] if number else [])]) + text
+
+
+def _excluded(meaning: Described, dice: Dice) -> str:
+    """Says of several things what they are not: a pattern, one or two colours, or nothing."""
+    if not meaning.without:
+        return ""
+    said = [_said(value, dice) for _, value in meaning.without]
+    if len(said) == 2:
+        return f" neither {said[0]} nor {said[1]}"
+    if meaning.without[0][0] == "colour":
+        return f" of any colour but {said[0]}"
+    return " without stripes" if said[0] == "striped" else f" without {dice.pick(('dots', 'spots'))}"
 
 
 def _noun_phrase(meaning: Meaning, dice: Dice) -> str:

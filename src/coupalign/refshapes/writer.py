@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -29,12 +29,24 @@ from coupalign.files import make_directory
 from coupalign.refshapes.dice import Dice
 from coupalign.refshapes.drawing import palette
 from coupalign.refshapes.expressions import make_expressions
+from coupalign.refshapes.generalised import SHARES, make_none, make_several
 from coupalign.refshapes.scene import FACTORS, OBJECTS, make_scene
 
 _VERSION = 1  # of drawing and wording; another version is another data set
 _SETTINGS_FILE = "refshapes.json"
 _SPLITS = ("train", "val", "testA", "testB")
 _SCENES_AT_ONCE = 16
+# Expressions of a scene that name several objects, and none: more than their shares need, since few scenes have so many.
+_MOST_SEVERAL, _MOST_NONE = 6, 3
+
+
+class Target(NamedTuple):
+    """What expressions of a scene name."""
+
+    kind: str  # a key of SHARES
+    things: tuple[int, ...]  # indices
+    shapes: tuple[str, ...]
+    expressions: list[tuple[str, str]]  # (family, text)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class RefShapesSettings:
 
     expressions: int = 20000  # in train; each other split has a tenth
     seed: int = 1
+    generalised: bool = False  # also expressions that name several objects or none, in gRefCOCO's shares
 
     def __post_init__(self) -> None:
         if self.expressions < 10:
@@ -56,10 +69,12 @@ def write_refshapes(directory: Path, settings: RefShapesSettings, workers: int =
 
     Pixels, annotations and expressions are the same on every machine and with any number of workers. A complete data set
     of the same settings is kept; one of other settings is replaced; the directory appears only once it is complete.
+    Of a generalised one, the scenes and the expressions that name one object are the first of the plain one.
 
     Returns: Whether files were written. Raises: UserError if `directory` holds something else.
     """
-    recipe = _json({"version": _VERSION, **asdict(settings)})
+    about = {"version": _VERSION, "expressions": settings.expressions, "seed": settings.seed}
+    recipe = _json({**about, **({"generalised": True} if settings.generalised else {})})
     if directory.exists():
         marker = directory / _SETTINGS_FILE
         if not marker.is_file():
@@ -108,16 +123,21 @@ def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> 
             first = len(annotations) + 1
             for annotation in record["annotations"]:
                 annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
-            for thing, expressions in record["refs"]:
-                ids = list(range(sentences, sentences + len(expressions)))
+            for target in record["refs"]:
+                ids = list(range(sentences, sentences + len(target.expressions)))
                 sentences += len(ids)
                 said = [
                     {"sent_id": i, "sent": text, "raw": text, "tokens": text.split(), "family": family}
-                    for i, (family, text) in zip(ids, expressions, strict=True)
+                    for i, (family, text) in zip(ids, target.expressions, strict=True)
                 ]
-                category = record["annotations"][thing]["category_id"]
-                ref = {"ref_id": len(refs) + 1, "ann_id": first + thing, "image_id": image_id, "file_name": name}
-                refs.append({**ref, "category_id": category, "split": split, "sent_ids": ids, "sentences": said})
+                ann_ids = [first + thing for thing in target.things]
+                shapes = [FACTORS["shape"].index(shape) + 1 for shape in target.shapes]
+                # As RefCOCO writes what names one object, and gRefCOCO what names several or none.
+                is_one = target.kind == "one"
+                ann_id, category = (ann_ids[0], shapes[0]) if is_one else (ann_ids or [-1], shapes)
+                ref = {"ref_id": len(refs) + 1, "ann_id": ann_id, "image_id": image_id, "file_name": name}
+                ref |= {"category_id": category, "split": split, "sent_ids": ids, "sentences": said}
+                refs.append(ref if is_one else {**ref, "no_target": not ann_ids})
     categories = [{"id": i, "name": shape, "supercategory": "shape"} for i, shape in enumerate(FACTORS["shape"], 1)]
     info = {"description": "RefShapes, a synthetic data set"}
     instances = {"images": images, "annotations": annotations, "categories": categories, "info": info}
@@ -127,39 +147,63 @@ def _write_files(directory: Path, settings: RefShapesSettings, workers: int) -> 
 
 def _records(split: str, settings: RefShapesSettings, workers: int) -> Iterator[dict]:
     """Yields scenes until they have exactly the required number of expressions; the last may lose some."""
-    left = settings.expressions if split == "train" else settings.expressions // 10
+    wanted = _shares(settings.expressions if split == "train" else settings.expressions // 10, settings.generalised)
+    taken = dict.fromkeys(wanted, 0)
     # In chunks, because drawing a scene takes less time than sending it between processes.
-    chunks = ((split, range(start, start + _SCENES_AT_ONCE), settings.seed) for start in count(0, _SCENES_AT_ONCE))
+    chunks = ((split, range(start, start + _SCENES_AT_ONCE), settings) for start in count(0, _SCENES_AT_ONCE))
     drawn = map_in_order(_chunk, chunks, workers)
-    with closing(drawn), tqdm(total=left, desc=f"RefShapes {split}", unit=" expressions", disable=None) as progress:
+    bar = tqdm(total=sum(wanted.values()), desc=f"RefShapes {split}", unit=" expressions", disable=None)
+    with closing(drawn), bar as progress:
         for record in chain.from_iterable(drawn):
             kept = []
-            for thing, expressions in record["refs"]:
-                expressions = expressions[:left]
-                left -= len(expressions)
+            for target in record["refs"]:
+                # The others keep pace with "one", which comes first, so that all parts of a split have the same shares.
+                allowed = (
+                    -(-wanted[target.kind] * taken["one"] // wanted["one"]) if target.kind != "one" else wanted["one"]
+                )
+                expressions = target.expressions[: allowed - taken[target.kind]]
+                taken[target.kind] += len(expressions)
                 progress.update(len(expressions))
                 if expressions:
-                    kept.append((thing, expressions))
+                    kept.append(target._replace(expressions=expressions))
             if kept:
                 yield {**record, "refs": kept}
-            if not left:
+            if taken == wanted:
                 return
 
 
-def _chunk(job: tuple[str, range, int]) -> list[dict]:
-    split, numbers, seed = job
-    return [draw_record(split, number, seed) for number in numbers]
+def _shares(expressions: int, generalised: bool) -> dict[str, int]:
+    """Returns the numbers of expressions that name one object, several and none, as far as there are to be any."""
+    if not generalised:
+        return {"one": expressions}
+    several, none = (round(expressions * SHARES[kind] / sum(SHARES.values())) for kind in ("several", "none"))
+    return {"one": expressions - several - none, "several": several, "none": none}
 
 
-def draw_record(split: str, number: int, seed: int) -> dict:
-    """Returns a scene: picture, annotations, and (index of a thing, [(family, text), ...]) for its referents."""
+def _chunk(job: tuple[str, range, RefShapesSettings]) -> list[dict]:
+    split, numbers, settings = job
+    return [draw_record(split, number, settings.seed, settings.generalised) for number in numbers]
+
+
+def draw_record(split: str, number: int, seed: int, generalised: bool = False) -> dict:
+    """Returns a scene: picture, annotations, and refs, a list of `Target`."""
     dice = Dice(seed, _SPLITS.index(split), number)
-    scene = make_scene(dice, OBJECTS[split], unseen_pairs=split == "testA")
+    unseen_pairs = split == "testA"
+    scene = make_scene(dice, OBJECTS[split], unseen_pairs)
     refs = []
-    for index in dice.some(scene.referents(split == "testA"), dice.between(2, 3)):
+    for index in dice.some(scene.referents(unseen_pairs), dice.between(2, 3)):
         expressions = make_expressions(scene.things, index, dice.between(2, 4), dice)
         if expressions:
-            refs.append((index, [(expression.family, expression.text) for expression in expressions]))
+            said = [(expression.family, expression.text) for expression in expressions]
+            refs.append(Target("one", (index,), (scene.things[index].kind.shape,), said))
+    if generalised:
+        dice = Dice(seed, _SPLITS.index(split), number, 1)  # another stream, so that scenes and referents stay
+        several: dict[tuple[int, ...], Target] = {}
+        for named in make_several(scene, _MOST_SEVERAL, unseen_pairs, dice):
+            target = several.setdefault(named.things, Target("several", named.things, named.shapes, []))
+            target.expressions.append(("several", named.text))
+        none = make_none(scene, _MOST_NONE, unseen_pairs, dice)
+        refs += [*several.values(), *(Target("none", (), named.shapes, [("none", named.text)]) for named in none)]
     annotations = []
     for index, thing in enumerate(scene.things):
         mask = scene.labels == index
