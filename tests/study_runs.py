@@ -43,7 +43,7 @@ def leave_results(config: Config, attribute: list[tuple[int, int]], baseline: in
     """As train.py and eval.py leave for a split `val` with these (intersection, union) of attribute, and of ordinal (0, 10)."""
     directory = Path(config.run.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    counts = np.array([*attribute, (0, 10)])
+    counts = np.array([(*pair, 1, 1) for pair in (*attribute, (0, 10))])
     numbers = {name: np.arange(len(counts)) for name in ("image_id", "ref_id", "ann_id", "sent_id")}
     names = {
         "family": np.array(["attribute"] * len(attribute) + ["ordinal"]),

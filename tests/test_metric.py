@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from coupalign.evaluation import SegmentationMetric
+from coupalign.evaluation.metric import GeneralisedMetric
 
 PRECISIONS = [f"prec@0.{k}" for k in (5, 6, 7, 8, 9)]
 
@@ -121,3 +122,38 @@ def test_properties(arrays, random):
     for part in (slice(0, middle), slice(middle, None)):
         halves.update(predictions[part], targets[part])
     assert one_by_one.compute() == halves.compute() == found
+
+
+def test_generalised_by_hand():
+    """Targets with IoU 0.5, 0.95 and 0 without an answer; no targets with and without an answer."""
+    metric = GeneralisedMetric()
+    for pair in (masks(50, 100), masks(19, 20), masks(0, 40), masks(0, 0)):
+        metric.update(*pair)
+    metric.update(*reversed(masks(0, 10)))
+    expected = {"gIoU": (0.5 + 0.95 + 0 + 1 + 0) / 5, "cIoU": 69 / 170, "N-acc": 1 / 2, "T-acc": 2 / 3}
+    shares = {"Pr@0.5": 1 / 3, "Pr@0.6": 1 / 3, "Pr@0.7": 1 / 3, "Pr@0.8": 1 / 3, "Pr@0.9": 1 / 3}
+    assert metric.compute() == {**expected, **shares, "samples": 5, "no_target": 2}
+    together = GeneralisedMetric()
+    pairs = [masks(50, 100), masks(19, 20), masks(0, 40), masks(0, 0), masks(0, 10)[::-1]]
+    together.update(*(np.stack(each) for each in zip(*pairs)))
+    assert together.compute() == metric.compute()
+
+
+def test_generalised_without_a_kind_of_sample():
+    for pair, undefined in ((masks(0, 0), "T-acc"), (masks(3, 4), "N-acc")):
+        metric = GeneralisedMetric()
+        metric.update(*pair)
+        found = metric.compute()
+        assert found[undefined] is None and (found["Pr@0.5"] is None) == (undefined == "T-acc")
+    with pytest.raises(ValueError, match="no masks"):
+        GeneralisedMetric().compute()
+
+
+@settings(max_examples=100)
+@given(pairs())
+def test_generalised_agrees_with_the_metrics_of_the_paper(arrays):
+    metric = GeneralisedMetric()
+    metric.update(*arrays)
+    generalised, found = metric.compute(), computed(*arrays)
+    assert generalised["cIoU"] == found["oIoU"]
+    assert generalised["gIoU"] == pytest.approx(found["mIoU"], rel=1e-12)

@@ -23,6 +23,22 @@ from tests.conftest import TINY, read_csv
         ({"wpa_stages": [2, 4], "wpa_direction": "uni"}, ["wpa.[02].*", "*.image_to_text.*", "*.text_gate.*"], {}),
         ({"sma": False}, ["mask_generator.*", "sma.*"], {"mask_proj.weight": "1x12x1x1", "mask_proj.bias": "1"}),
         ({"num_queries": 20}, [], {"mask_generator.queries": "20x8"}),
+        (
+            {"existence": True},
+            [],
+            {
+                "existence.sentence_proj.weight": "12x16",
+                "existence.sentence_proj.bias": "12",
+                "existence.sentence_norm.gamma": "12",
+                "existence.sentence_norm.beta": "12",
+                "existence.pixel_norm.gamma": "12",
+                "existence.pixel_norm.beta": "12",
+                "existence.fc1.weight": "12x37",
+                "existence.fc1.bias": "12",
+                "existence.fc2.weight": "1x12",
+                "existence.fc2.bias": "1",
+            },
+        ),
     ],
 )
 def test_the_list_of_parameters_is_frozen(overrides, absent, other):

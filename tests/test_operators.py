@@ -79,7 +79,7 @@ def step_and_inputs(precision: str, pretraining: bool, **options):
 
 
 SELECTING = {"fusion_norm": True, "pixel_positions": True, "query_anchors": True}
-SELECTING |= {"object_loss_weight": 1.0, "choice_loss_weight": 0.5}
+SELECTING |= {"object_loss_weight": 1.0, "choice_loss_weight": 0.5, "existence": True}
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_every_operator_of_a_training_step(precision, ranks, options, tmp_path, 
 @pytest.mark.slow
 def test_every_operator_of_a_prediction(tmp_path):
     """With the N masks and the word-pixel attention."""
-    config = load_config(overrides={**SMALLEST, "device_target": "Ascend"})
+    config = load_config(overrides={**SMALLEST, "device_target": "Ascend", "existence": True})
     size, words = config.model.image_size, Tensor(np.ones((2, config.model.max_tokens), np.int32))
     model = PredictAll(build_model(config)).set_train(False)
     found = operators(model, [Tensor(np.zeros((2, 3, size, size), np.float32)), words, words], tmp_path)

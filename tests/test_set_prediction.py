@@ -40,8 +40,8 @@ def pair_losses(logits, masks):
     return bce + dice
 
 
-def reference(logits, weights, masks, anchors, referent):
-    """Mean loss of the matched pairs; mean cross entropy of the weights with the referent's proposal."""
+def reference(logits, weights, masks, anchors, targets):
+    """Mean loss of the matched pairs; mean cross entropy of the weights with the proposals of the objects `targets`."""
     losses, choices = [], []
     for x, w, objects in zip(logits, weights, masks):
         pairs = pair_losses(x, objects)
@@ -53,14 +53,14 @@ def reference(logits, weights, masks, anchors, referent):
                 cost[k] += np.abs(anchors - [y, x_]).sum(1)
             else:
                 cost[k] = np.inf
-        choice = 0.0
+        choice = []
         while np.isfinite(cost).any():
             k, n = np.unravel_index(cost.argmin(), cost.shape)
             losses.append(pairs[k, n])
-            if k == referent:
-                choice = -np.log(w[n])
+            if k in targets:
+                choice.append(-np.log(w[n]))
             cost[k], cost[:, n] = np.inf, np.inf
-        choices.append(choice)
+        choices.append(np.mean(choice) if choice else 0.0)
     return np.mean(losses), np.mean(choices)
 
 
@@ -69,7 +69,7 @@ def test_losses_of_matched_pairs(seed):
     logits, weights, masks, mask = case(seed)
     anchors = anchor_points(5)
     found = ObjectLoss(anchors, 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, mask)))
-    expected = reference(logits, weights, masks, anchors, referent=1)
+    expected = reference(logits, weights, masks, anchors, targets={1})
     np.testing.assert_allclose([float(each.asnumpy()) for each in found], expected, rtol=1e-4)
 
 
@@ -89,11 +89,34 @@ def test_a_referent_that_is_no_object_asks_for_no_choice():
     assert float(choice.asnumpy()) == 0
 
 
+def test_several_targets_share_the_choice_evenly_and_none_asks_for_none():
+    logits, weights, masks, _ = case(6, objects=4, size=16)
+    masks[1, 0, :12] = 1  # three quarters of the mask, so that it alone has an IoU above 0.5 with the mask
+    masks[1, 1:, :12] = 0
+    anchors = anchor_points(5)
+    for targets in ({0, 2}, {0, 1, 2}, set()):
+        mask = masks[:, sorted(targets)].sum(1).repeat(4, 1).repeat(4, 2)
+        found = ObjectLoss(anchors, 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, mask)))
+        expected = reference(logits, weights, masks, anchors, targets)
+        np.testing.assert_allclose([float(each.asnumpy()) for each in found], expected, rtol=1e-4)
+
+
+def test_an_object_within_the_referent_is_not_named():
+    """Such as a tie: the mask is exactly the person's."""
+    logits, weights, masks, _ = case(7)
+    masks[:, 2] = masks[:, 1]
+    masks[:, 2, :4] = 0
+    mask = masks[:, 1].repeat(4, 1).repeat(4, 2)
+    anchors = anchor_points(5)
+    choice = ObjectLoss(anchors, 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, mask)))[1]
+    np.testing.assert_allclose(float(choice.asnumpy()), reference(logits, weights, masks, anchors, {1})[1], rtol=1e-4)
+
+
 def test_more_objects_than_proposals():
     logits, weights, masks, mask = case(5, proposals=2)
     anchors = anchor_points(2)
     found = ObjectLoss(anchors, 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, mask)))
-    expected = reference(logits, weights, masks, anchors, referent=1)
+    expected = reference(logits, weights, masks, anchors, targets={1})
     np.testing.assert_allclose([float(each.asnumpy()) for each in found], expected, rtol=1e-4)
 
 

@@ -81,6 +81,7 @@ class Step:
 class Result:
     def __init__(self, step):
         self.metrics = {"oIoU": SCORES[step], "mIoU": 0.5 * SCORES[step], "prec@0.5": 0.0}
+        self.generalised = {}
 
 
 @pytest.fixture(scope="module")

@@ -147,6 +147,7 @@ class EvaluationConfig(_Section):
     eval_limit: Natural
     sentences: Literal["all", "first", "random"]
     threshold: Fraction
+    existence_threshold: Fraction
     eval_every: Count = field(metadata=MAY_CHANGE)
     eval_batch_size: Count = field(metadata=MAY_CHANGE)
     eval_splits: tuple[Name, ...] = field(metadata=MAY_CHANGE)
@@ -193,6 +194,7 @@ class ModelConfig(_Section):
     batch_norm: Literal["synchronised", "local", "frozen"]
     sma: bool
     sma_temperature: Positive
+    existence: bool
     linear_init_std: NotNegative
 
     def checks(self) -> Iterator[tuple[object, str]]:
@@ -224,7 +226,7 @@ class ModelConfig(_Section):
 
 @dataclass(frozen=True)
 class LossConfig(_Section):
-    """The auxiliary pixel contrastive loss, and set prediction."""
+    """The auxiliary pixel contrastive loss, set prediction, and the existence output."""
 
     aux_loss_weight: NotNegative
     aux_temperature: Positive
@@ -233,6 +235,7 @@ class LossConfig(_Section):
     object_loss_weight: NotNegative
     choice_loss_weight: NotNegative
     max_objects: Count
+    existence_loss_weight: Positive
 
     def checks(self) -> Iterator[tuple[object, str]]:
         most, choice = self.max_objects, self.choice_loss_weight

@@ -14,8 +14,19 @@ from coupalign.files import atomic_path, find_checkpoint
 # First parts of the names of all parameters that a model can have. Other names in a checkpoint, such as the state of
 # an optimizer, are ignored. A name with one of these prefixes that the model lacks means another configuration.
 MODEL_PREFIXES = frozenset(
-    {"image_encoder", "text_encoder", "wpa", "cross_attention", "mask_generator", "seg_head", "sma", "mask_proj"}
+    {
+        "image_encoder",
+        "text_encoder",
+        "wpa",
+        "cross_attention",
+        "mask_generator",
+        "seg_head",
+        "sma",
+        "mask_proj",
+        "existence",
+    }
 )
+ADDED = "existence"  # the part that a training may add to a checkpoint without it
 # A parameter that only checkpoints of convert_weights.py have.
 CONVERTED = "converted_encoders"
 _OTHER_CONFIGURATION = "it was made with another configuration: pass its config.yaml with --config"
@@ -52,18 +63,22 @@ def load_checkpoint(path: str | os.PathLike, model: nn.Cell) -> None:
 def start_from(path: str | os.PathLike, model: nn.Cell) -> str:
     """Sets the initial parameters of a training: all, or the encoders that a converted checkpoint holds.
 
-    An encoder is loaded completely or, if the file has none of it, keeps its random weights. Returns a line that says so.
+    An encoder, or the existence output, is loaded completely or, if the file has none of it, keeps its random weights.
+    Returns a line that says so.
 
     Raises: UserError as ``load_checkpoint``, except that converted checkpoints are accepted.
     """
     saved = read_checkpoint(path)
     wanted = model.parameters_dict()
-    if CONVERTED not in saved:
-        set_parameters(path, saved, wanted, _OTHER_CONFIGURATION)
+    is_converted, modules = CONVERTED in saved, set(map(_module, saved))
+    loaded = {
+        name: parameter
+        for name, parameter in wanted.items()
+        if _module(name) in modules or not is_converted and _module(name) != ADDED
+    }
+    set_parameters(path, saved, loaded, _CONVERT_AGAIN if is_converted else _OTHER_CONFIGURATION)
+    if len(loaded) == len(wanted):
         return f"starting from {path}: all {len(wanted)} parameters loaded"
-    modules = set(map(_module, saved))
-    loaded = {name: parameter for name, parameter in wanted.items() if _module(name) in modules}
-    set_parameters(path, saved, loaded, _CONVERT_AGAIN)
     random = ", ".join(dict.fromkeys(_module(name) for name in wanted if name not in loaded))
     return f"starting from {path}: {len(loaded)} of {len(wanted)} parameters loaded, random weights in {random}"
 

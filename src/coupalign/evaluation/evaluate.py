@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Union
 
 import numpy as np
 from mindspore import Tensor
@@ -18,13 +19,16 @@ from coupalign.data.dataset import Split
 from coupalign.data.transform import probability_at
 from coupalign.errors import UserError
 from coupalign.evaluation.metric import intersection_and_union
-from coupalign.evaluation.result import SAMPLE_COLUMNS, Result
+from coupalign.evaluation.result import COUNTS, SAMPLE_COLUMNS, Result
 from coupalign.files import find_file, sha256
 from coupalign.kernels import use_kernels
 from coupalign.model import build_model
 
 WORDS = ("token_ids", "token_mask")
-Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+ModelOutputs = Union[
+    Tensor, tuple[Tensor, Tensor]
+]  # logits (B, S, S), and of a target (B,) if the model has `existence`
+Forward = Callable[[Tensor, Tensor, Tensor], ModelOutputs]
 OnSample = Callable[[int, dict[str, np.ndarray], np.ndarray], None]
 
 
@@ -69,14 +73,14 @@ def evaluate_split(
     and each sample counts once.
 
     Args:
-        forward: Function (image, token_ids, token_mask) -> logits, such as a model in evaluation mode. Its batches
+        forward: Function (image, token_ids, token_mask) -> ModelOutputs, such as a model in evaluation mode. Its batches
             always have ``eval_batch_size`` samples.
         limit: Maximum number of samples, the first ones; 0 for all.
         progress: Whether to show a progress bar on stderr.
         shuffled: Whether to evaluate each image with the expression of another one too, which doubles the time.
         on_batch_end: Called between batches, equally often on every rank.
         on_sample: Called with each sample of this rank: its row of the split, its entry of ``Split.samples`` and its
-            probability map (S, S).
+            probability map (S, S), 0 everywhere if the model says that nothing fits.
 
     Returns: The result of the whole split, the same on every rank.
 
@@ -86,8 +90,9 @@ def evaluate_split(
     indices = evaluated_rows(config, split, name, limit)
     columns = {column: split.records[column][indices] for column in (*SAMPLE_COLUMNS, "baselines", *WORDS)}
     other = derangement(columns["image_id"], config.run.seed) if shuffled else None
-    counts = np.zeros((len(indices), 2), np.int64)
-    shuffled_counts = np.zeros_like(counts)
+    counts = np.zeros((len(indices), len(COUNTS)), np.int64)
+    mask_counts, shuffled_counts = np.zeros_like(counts), np.zeros_like(counts)
+    settings, judges = config.evaluation, config.model.existence
     positions = np.arange(len(indices))
     mine = positions[positions // size % devices.rank_count() == devices.rank()]
     full_rounds = len(indices) // (size * devices.rank_count())  # batches that every rank has
@@ -96,20 +101,31 @@ def evaluate_split(
         read = split.samples(indices[mine], config.data.num_workers) if len(mine) else ()
         for number, samples in enumerate(_batches(read, size)):
             rows = mine[number * size :][: len(samples)]
-            predicted = _predict(forward, samples, [columns[name][rows] for name in WORDS], size)
-            counts[rows] = [pixel_counts(config.evaluation, *pair) for pair in zip(predicted, samples)]
+            maps, exists = _predict(forward, samples, [columns[name][rows] for name in WORDS], size)
+            predicted = answers(settings, maps, exists)
+            counts[rows] = [pixel_counts(settings, *pair) for pair in zip(predicted, samples)]
+            if judges:
+                mask_counts[rows] = [pixel_counts(settings, *pair) for pair in zip(maps, samples)]
             if on_sample:
                 for sample in zip(indices[rows], samples, predicted):
                     on_sample(*sample)
             if other is not None:
-                predicted = _predict(forward, samples, [columns[name][other[rows]] for name in WORDS], size)
-                shuffled_counts[rows] = [pixel_counts(config.evaluation, *pair) for pair in zip(predicted, samples)]
+                maps, exists = _predict(forward, samples, [columns[name][other[rows]] for name in WORDS], size)
+                predicted = answers(settings, maps, exists)
+                shuffled_counts[rows] = [pixel_counts(settings, *pair) for pair in zip(predicted, samples)]
             bar.update(len(samples))
             if on_batch_end and number < full_rounds:
                 on_batch_end()
     # A sample's counts are 0 on all ranks but its own.
-    counts, shuffled_counts = (devices.all_reduce_sum(each) for each in (counts, shuffled_counts))
-    return Result(config, name, columns, counts, shuffled_counts if other is not None else None)
+    counts, mask_counts, shuffled_counts = map(devices.all_reduce_sum, (counts, mask_counts, shuffled_counts))
+    return Result(
+        config,
+        name,
+        columns,
+        counts,
+        shuffled_counts if other is not None else None,
+        mask_counts if judges else None,
+    )
 
 
 def evaluated_rows(config: Config, split: Split, name: str, limit: int) -> np.ndarray:
@@ -135,30 +151,46 @@ def derangement(image_ids: np.ndarray, seed: int) -> np.ndarray | None:
     return rotated
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Sigmoid of a model's logits, float32. Raises UserError if a logit is not finite."""
-    if not np.isfinite(logits).all():
+def probabilities(outputs: ModelOutputs) -> tuple[np.ndarray, np.ndarray]:
+    """Sigmoid of a model's outputs, float32. Raises UserError if a logit is not finite.
+
+    Returns: maps (B, S, S); of a target (B,), 1 for a model without ``existence``.
+    """
+    logits = [each.asnumpy().astype(np.float32) for each in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    if not all(np.isfinite(each).all() for each in logits):
         raise UserError("the model's output is not finite because its training diverged: use another checkpoint")
-    return expit(logits.astype(np.float32))
+    maps, *exists = map(expit, logits)
+    return maps, exists[0] if exists else np.ones(len(maps), np.float32)
 
 
-def pixel_counts(settings: EvaluationConfig, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, int]:
-    """Intersection and union in pixels of a probability map (S, S) and the target of its entry of ``Split.samples``.
+def answers(settings: EvaluationConfig, probability: np.ndarray, exists: np.ndarray) -> np.ndarray:
+    """Probability maps (B, S, S) of which those with a probability of a target (B,) below the threshold become 0."""
+    return probability * (exists >= settings.existence_threshold)[:, None, None]
 
-    They are compared at the size of ``eval_resolution``.
+
+def pixel_counts(settings: EvaluationConfig, probability: np.ndarray, sample: dict[str, np.ndarray]) -> tuple[int, ...]:
+    """COUNTS of a probability map (S, S) and the target of its entry of ``Split.samples``.
+
+    Masks are compared at the size of ``eval_resolution``. Whether there is a target is decided at the image's own size.
     """
     target = sample["target" if settings.eval_resolution == "original" else "input_target"]
     if settings.eval_resolution == "original":
         probability = probability_at(probability, *target.shape)
-    intersection, union = intersection_and_union(probability > settings.threshold, target)
-    return int(intersection[0]), int(union[0])
+    mask = probability > settings.threshold
+    intersection, union = intersection_and_union(mask, target)
+    return int(intersection[0]), int(union[0]), int(mask.any()), int(sample["target"].any())
 
 
-def _predict(forward: Forward, samples: list[dict], words: list[np.ndarray], size: int) -> np.ndarray:
-    """Probability maps (len(samples), S, S) of the samples' images with the given words, in a batch of `size`."""
+def _predict(
+    forward: Forward, samples: list[dict], words: list[np.ndarray], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of the samples' images with the given words, in a batch of `size`.
+
+    Returns: maps (len(samples), S, S); of a target (len(samples),), 1 for a model without this output.
+    """
     images = np.stack([sample["image"] for sample in samples])
-    logits = forward(*(Tensor(_padded(column, size)) for column in (images, *words))).asnumpy()
-    return probabilities(logits[: len(samples)])
+    maps, exists = probabilities(forward(*(Tensor(_padded(column, size)) for column in (images, *words))))
+    return maps[: len(samples)], exists[: len(samples)]
 
 
 def _batches(samples: Iterable[dict], size: int) -> Iterator[list[dict]]:

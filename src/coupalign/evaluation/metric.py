@@ -1,4 +1,4 @@
-"""oIoU, mIoU, prec@X and the failure histogram (paper, 4.1 and Table 2). NumPy only."""
+"""oIoU, mIoU, prec@X and the failure histogram (paper, 4.1 and Table 2); metrics of generalised RES. NumPy only."""
 
 from __future__ import annotations
 
@@ -71,3 +71,50 @@ class SegmentationMetric:
         metrics["histogram"] = [bins.count(k) for k in range(HISTOGRAM_BINS)]
         metrics["samples"] = samples
         return metrics
+
+
+class GeneralisedMetric:
+    """Collects masks of which targets may be empty, and computes the metrics of gRefCOCO (Liu et al., GRES, CVPR 2023).
+
+    A sample is a no-target sample if its target mask is empty. A mask is an answer if it is not empty.
+    """
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[int, int, bool, bool]] = []
+
+    def update(self, prediction: np.ndarray, target: np.ndarray) -> None:
+        """Adds samples; arguments and errors as of ``intersection_and_union``."""
+        counts = intersection_and_union(prediction, target)
+        answered, exists = (np.reshape(mask, (len(counts[0]), -1)).any(1) for mask in (prediction, target))
+        self.update_counts(*counts, answered, exists)
+
+    def update_counts(
+        self, intersections: np.ndarray, unions: np.ndarray, answered: np.ndarray, exists: np.ndarray
+    ) -> None:
+        """Adds samples by their pixel counts, and by whether the prediction and the target are not empty, all (B,)."""
+        samples = zip(intersections, unions, answered, exists)
+        self._samples += [(int(i), int(u), bool(a), bool(e)) for i, u, a, e in samples]
+
+    def compute(self) -> dict[str, Any]:
+        """The metrics of all samples so far, from 0 to 1; None where no sample counts. Raises: ValueError without samples.
+
+        ``gIoU``, mean IoU, in which a no-target sample counts 1 without an answer and else 0; ``cIoU``, Σ intersection /
+        Σ union; ``N-acc``, share of the no-target samples without an answer; ``T-acc``, share of the target samples with
+        one; ``Pr@0.5`` … ``Pr@0.9``, share of the target samples with a strictly larger IoU; ``samples``; ``no_target``,
+        the number of no-target samples.
+        """
+        if not self._samples:
+            raise ValueError("no masks to compare: call update first")
+        targets = [(i, u, answered) for i, u, answered, exists in self._samples if exists]
+        silent = [not answered for *_, answered, exists in self._samples if not exists]
+        union = sum(u for _, u, *_ in self._samples)
+        metrics: dict[str, Any] = {
+            "gIoU": (fsum(i / u if u else 1.0 for i, u, _ in targets) + sum(silent)) / len(self._samples),
+            "cIoU": sum(i for i, *_ in self._samples) / union if union else 1.0,
+            "N-acc": sum(silent) / len(silent) if silent else None,
+            "T-acc": sum(answered for *_, answered in targets) / len(targets) if targets else None,
+        }
+        for tenths in PRECISIONS:
+            above = sum(10 * i > tenths * u or not u for i, u, _ in targets)
+            metrics[f"Pr@0.{tenths}"] = above / len(targets) if targets else None
+        return {**metrics, "samples": len(self._samples), "no_target": len(silent)}

@@ -15,7 +15,7 @@ from coupalign.data.dataset import Split
 from coupalign.data.transform import image_transforms
 from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluated_rows, pixel_counts
-from coupalign.evaluation.result import SAMPLE_COLUMNS, Result
+from coupalign.evaluation.result import COUNTS, SAMPLE_COLUMNS, Result
 from coupalign.files import find_file, make_directory
 
 INPUTS = ("00_image", "01_token_ids", "02_token_mask")
@@ -82,7 +82,7 @@ def score(
     split = Split(config, split_name)
     rows = evaluated_rows(config, split, split_name, config.evaluation.eval_limit)
     files = [Path(results) / f"{number:06d}_0.bin" for number in range(len(rows))]
-    counts, numbers = np.full((len(rows), 2), -1, np.int64), list(range(len(rows)))
+    counts, numbers = np.full((len(rows), len(COUNTS)), -1, np.int64), list(range(len(rows)))
     if counts_file:
         counts = np.load(counts_file) if Path(counts_file).exists() else counts
         numbers = [number for number in numbers if files[number].exists()]

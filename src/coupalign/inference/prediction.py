@@ -33,10 +33,12 @@ class Details:
 class Prediction:
     """The result for one image of height H and width W and one expression."""
 
-    mask: np.ndarray  # (H, W) bool, true where the probability is above the configured threshold
+    mask: np.ndarray  # (H, W) bool, true where the probability is above the configured threshold; empty if nothing fits
     probability: np.ndarray  # (H, W) float32
     details: Details | None = None  # if they were requested
     warnings: tuple[str, ...] = ()  # reasons to doubt the mask, such as words that are not in the vocabulary
+    existence: float | None = None  # probability that something fits the expression; None without this output
+    nothing_fits: bool = False  # whether that probability is below the configured existence_threshold
 
     @cached_property
     def box(self) -> tuple[int, int, int, int] | None:

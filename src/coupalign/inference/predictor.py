@@ -79,14 +79,18 @@ class Predictor:
         """
         from mindspore import Tensor
 
+        from coupalign.evaluation.evaluate import probabilities
         from coupalign.model import Outputs
 
         own_size, _, arrays = next(self._samples([image], [[expression]]))
         inputs, size = [Tensor(array[None]) for array in arrays], size or own_size
         if not details:
-            return self._prediction(self.model(*inputs).asnumpy(), expression, size)
+            (probability,), (exists,) = probabilities(self.model(*inputs))
+            return self._prediction(probability, exists, expression, size)
         outputs = Outputs.from_tuple(self._predict_all(*inputs))
-        return self._prediction(outputs.logits.asnumpy(), expression, size, self._details(outputs, expression))
+        judged = outputs.logits if outputs.existence is None else (outputs.logits, outputs.existence)
+        (probability,), (exists,) = probabilities(judged)
+        return self._prediction(probability, exists, expression, size, self._details(outputs, expression))
 
     @overload
     def predict_batch(
@@ -117,6 +121,8 @@ class Predictor:
         import numpy as np
         from mindspore import Tensor
 
+        from coupalign.evaluation.evaluate import probabilities
+
         if not isinstance(images, (list, tuple)) or not isinstance(expressions, (list, tuple)):
             raise UserError("images and expressions must be lists: use predict for a single pair")
         if len(images) != len(expressions):
@@ -133,8 +139,8 @@ class Predictor:
         while batch := list(islice(samples, batch_size)):
             inputs = [each for _, _, each in batch]
             inputs += inputs[-1:] * (batch_size - len(inputs))
-            logits = self.model(*(Tensor(np.stack(arrays)) for arrays in zip(*inputs))).asnumpy()
-            found += [self._prediction(row[None], text, size) for row, (size, text, _) in zip(logits, batch)]
+            outputs = probabilities(self.model(*(Tensor(np.stack(arrays)) for arrays in zip(*inputs))))
+            found += [self._prediction(*row, text, size) for *row, (size, text, _) in zip(*outputs, batch)]
         remaining = iter(found)
         results = [list(islice(remaining, len(several))) for several in texts]
         return [each if isinstance(given, (list, tuple)) else each[0] for each, given in zip(results, expressions)]  # type: ignore[return-value]
@@ -180,14 +186,26 @@ class Predictor:
         )
 
     def _prediction(
-        self, logits: np.ndarray, expression: str, size: tuple[int, int], details: Details | None = None
+        self,
+        probability: np.ndarray,
+        exists: np.floating,
+        expression: str,
+        size: tuple[int, int],
+        details: Details | None = None,
     ) -> Prediction:
         from coupalign.data.transform import probability_at
-        from coupalign.evaluation.evaluate import probabilities
 
-        probability = probability_at(probabilities(logits)[0], *size)
-        mask = probability > self.config.evaluation.threshold
-        return Prediction(mask, probability, details, self.tokenizer.warnings(expression))
+        settings = self.config.evaluation
+        probability = probability_at(probability, *size)
+        nothing_fits = bool(exists < settings.existence_threshold)
+        return Prediction(
+            mask=(probability > settings.threshold) & (not nothing_fits),
+            probability=probability,
+            details=details,
+            warnings=self.tokenizer.warnings(expression),
+            existence=float(exists) if self.config.model.existence else None,
+            nothing_fits=nothing_fits,
+        )
 
 
 def _pixels(image: ImageInput) -> np.ndarray:

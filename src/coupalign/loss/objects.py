@@ -11,11 +11,11 @@ TAKEN = 1e4  # added to the cost of pairs that can no longer be matched
 
 
 class ObjectLoss(nn.Cell):
-    """Matches each object with one proposal and compares their masks; also the cross entropy of Q_w with the referent's.
+    """Matches each object with one proposal and compares their masks; also the cross entropy of Q_w with the targets'.
 
     The cost of a pair is the loss of its masks, mean binary cross entropy plus Dice, plus the distance of the
     proposal's anchor from the object's centre. Pairs are taken by lowest cost first, in the graph. Proposals without an
-    object are free.
+    object are free. Q_w should be spread evenly over the proposals of the targets; an empty mask asks nothing of it.
 
     Args:
         anchors: Point (y, x) of each proposal, 0 to 1, (N, 2).
@@ -23,7 +23,7 @@ class ObjectLoss(nn.Cell):
         choice_weight: Factor of the cross entropy.
 
     Inputs: proposals Y_N (B, N, h, w), logits; weights Q_w (B, N); objects (B, K, h, w), 0 or 1, empty for none; mask of
-    the referent (B, H, W), 0 or 1. Outputs: the weighted sum of both losses, a float32 scalar.
+    the targets (B, H, W), their union, 0 or 1. Outputs: the weighted sum of both losses, a float32 scalar.
     """
 
     def __init__(self, anchors: np.ndarray, weight: float, choice_weight: float):
@@ -36,7 +36,7 @@ class ObjectLoss(nn.Cell):
         return self.weight * masks + self.choice_weight * choice
 
     def parts(self, proposals: Tensor, weights: Tensor, objects: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of the masks; cross entropy of Q_w, 0 where no object has an IoU above 0.5 with the referent; scalars."""
+        """Loss of the masks; cross entropy of Q_w, 0 where no object or set has an IoU above 0.5 with the mask; scalars."""
         batch, count, height, width = proposals.shape
         logits = proposals.astype("float32").reshape(batch, count, -1)
         targets = objects.astype("float32").reshape(batch, objects.shape[1], -1)
@@ -51,16 +51,28 @@ class ObjectLoss(nn.Cell):
         pairs = matched.sum(2)
         masks = ((error + dice) * pairs).sum() / ops.maximum(pairs.sum(), 1.0)
         named = ops.expand_dims(self._named(targets, areas, nearest(mask, height, width)), 1)
-        wanted = ops.matmul(named, matched).squeeze(1)  # (B, N)
+        wanted = ops.matmul(named, matched).squeeze(1)  # (B, N), 1 for each proposal of a target
+        wanted = wanted / ops.maximum(wanted.sum(1, keepdims=True), 1.0)
         return masks, -(wanted * ops.log(weights + 1e-9)).sum(1).mean()
 
     def _named(self, targets: Tensor, areas: Tensor, mask: Tensor) -> Tensor:
-        """1.0 for the object that is the referent, (B, K): the one of the largest IoU, if it is above 0.5."""
+        """1.0 for each object that is a target, (B, K).
+
+        It is the object of the largest IoU with the mask, or all objects that lie in the mask by more than half if together
+        they fit it better; nothing if that IoU is not above 0.5.
+        """
         referent = mask.reshape(mask.shape[0], -1, 1)
         shared = ops.matmul(targets, referent).squeeze(-1)
         iou = shared / ops.maximum(areas + referent.sum(1) - shared, 1.0)
         best = ops.one_hot(ops.argmax(iou, 1).astype("int32"), iou.shape[1], 1.0, 0.0)
-        return best * (iou > 0.5).astype("float32")
+        inside = (shared > 0.5 * areas).astype("float32")
+        union = ops.minimum(ops.matmul(ops.expand_dims(inside, 1), targets), 1.0)  # (B, 1, P)
+        both = ops.matmul(union, referent).squeeze(-1)  # (B, 1)
+        union_iou = both / ops.maximum(union.sum(-1) + referent.sum(1) - both, 1.0)
+        best_iou = (iou * best).sum(1, keepdims=True)
+        together = (union_iou > best_iou).astype("float32")
+        named = together * inside + (1 - together) * best
+        return named * (ops.maximum(union_iou, best_iou) > 0.5).astype("float32")
 
     def _costs(self, logits: Tensor, targets: Tensor, areas: Tensor, height: int, width: int) -> Tensor:
         """Cost of each object with each proposal, (B, K, N)."""

@@ -13,6 +13,7 @@ from coupalign.config import Config
 from coupalign.model.bert import BertModel
 from coupalign.model.coup_align import CoupAlign
 from coupalign.model.cross_attention import CrossAttention
+from coupalign.model.existence import Existence
 from coupalign.model.gate import Gate
 from coupalign.model.layers import INIT_STD
 from coupalign.model.mask_generator import MaskGenerator
@@ -88,6 +89,7 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
             image_dims=image_dims, dim=keys.seg_head_dim, size=keys.image_size // 4, statistics=keys.batch_norm
         ),
         sma=sma,
+        existence=Existence(pixel_dim=keys.seg_head_dim, text_dim=text_dim) if keys.existence else None,
         seg_head_dim=keys.seg_head_dim,
         image_size=keys.image_size,
         positioned=keys.swin_embed_dim if keys.pixel_positions else 0,
@@ -107,12 +109,12 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
 
 
 def compute_in(cell: nn.Cell, dtype: mindspore.dtype) -> nn.Cell:
-    """Makes matrix products and convolutions in ``cell`` compute in ``dtype``, except in Sentence-Mask Alignment.
+    """Makes matrix products and convolutions in ``cell`` compute in ``dtype``, except in Sentence-Mask Alignment and Existence.
 
     Parameters, normalisation and residual sums stay float32. Softmax and other float32 steps cast in their own code.
     Returns the cell.
     """
-    if isinstance(cell, (nn.LayerNorm, nn.BatchNorm2d, SentenceMaskAlignment)):
+    if isinstance(cell, (nn.LayerNorm, nn.BatchNorm2d, SentenceMaskAlignment, Existence)):
         cell.to_float(mindspore.float32)
     elif isinstance(cell, (nn.Dense, nn.Conv2d, nn.Identity)):
         cell.to_float(dtype)

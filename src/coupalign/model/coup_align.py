@@ -10,6 +10,7 @@ from mindspore.common.initializer import TruncatedNormal
 
 from coupalign.model.bert import BertModel
 from coupalign.model.cross_attention import CrossAttention
+from coupalign.model.existence import Existence
 from coupalign.model.layers import INIT_STD, conv, padding_bias
 from coupalign.model.mask_generator import MaskGenerator
 from coupalign.model.positions import grid_points, sine_encoding
@@ -29,6 +30,7 @@ class Outputs(NamedTuple):
         proposals: Y_N, logits of the N mask proposals, (B, N, H/4, W/4). Without SMA the mask is the only one.
         weights: Q_w, weight of each proposal, (B, N). Without SMA it is 1.
         alignments: One for each stage that has Word-Pixel Alignment, first stage first.
+        existence: Logit of "something fits the expression", (B,); None for a model without this output.
     """
 
     logits: Tensor
@@ -36,13 +38,14 @@ class Outputs(NamedTuple):
     proposals: Tensor
     weights: Tensor
     alignments: list[Alignment]
+    existence: Tensor | None = None
 
     @classmethod
     def from_tuple(cls, outputs: tuple) -> Outputs:
         """Names what ``CoupAlign.all_outputs`` returned; alignments in one direction come without their None."""
         alignments = [each if len(each) == 4 else (each[0], None, each[1], None) for each in outputs[4]]
         logits, pixels, proposals, weights = outputs[:4]
-        return cls(logits, pixels, proposals, weights, [Alignment(*each) for each in alignments])
+        return cls(logits, pixels, proposals, weights, [Alignment(*each) for each in alignments], *outputs[5:])
 
 
 class CoupAlign(nn.Cell):
@@ -54,12 +57,14 @@ class CoupAlign(nn.Cell):
         wpa: Word-Pixel Alignment before each of the four stages; None for a stage without it.
         mask_generator: None without ``sma``.
         sma: Sentence-Mask Alignment; None makes the mask a 1x1 convolution of Y_1.
+        existence: Output of whether anything fits the expression; None as printed.
         seg_head_dim: d_s, width of Y_1.
         image_size: Height and width of the image, H = W.
         positioned: Width of V_1, to which sine encodings of the places are added (docs/sma.md); 0 as printed.
 
     Inputs: image (B, 3, H, W) float32, normalised RGB; token_ids (B, T) int32; token_mask (B, T) int32, 1 for a
-    real token. Outputs: logits (B, H, W) float32, before the sigmoid.
+    real token. Outputs: logits (B, H, W) float32, before the sigmoid; with ``existence`` a pair of them and the logit of
+    "something fits the expression", (B,) float32.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class CoupAlign(nn.Cell):
         mask_generator: MaskGenerator | None,
         seg_head: SegHead,
         sma: SentenceMaskAlignment | None,
+        existence: Existence | None = None,
         seg_head_dim: int,
         image_size: int,
         positioned: int = 0,
@@ -93,6 +99,9 @@ class CoupAlign(nn.Cell):
         else:
             # Initialised as W^Y is. He initialisation, meant for a following ReLU, would give large first logits.
             self.mask_proj = conv(seg_head_dim, 1, 1, weight_init=TruncatedNormal(INIT_STD))
+        self.has_existence = existence is not None
+        if self.has_existence:
+            self.existence = existence
         self.upsample = Upsample(size=image_size // 4, factor=4)
         self.sizes = [image_size // 4 // 2**i for i in range(4)]
 
@@ -104,27 +113,32 @@ class CoupAlign(nn.Cell):
         for layer in self.text_encoder.encoder.layer:
             layer.recompute()
 
-    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        return self.training_outputs(image, token_ids, token_mask)[0]
+    def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        outputs = self.training_outputs(image, token_ids, token_mask)
+        if self.has_existence:
+            return outputs[0], outputs[-1]
+        return outputs[0]
 
-    def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The inputs of the losses: logits (B, H, W) float32; Y_1 (B, d_s, H/4, W/4)."""
+    def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, ...]:
+        """The inputs of the losses: logits (B, H, W) float32; Y_1 (B, d_s, H/4, W/4); with ``existence`` its logit (B,)."""
         stages, fused, words, _ = self.encode(image, token_ids, token_mask)
         mask, pixels, _, _ = self.decode(stages, fused, words[-1])
-        return self.upsample(mask).squeeze(1), pixels
+        return self._with_existence((self.upsample(mask).squeeze(1), pixels), mask, pixels, words[-1])
 
     def all_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
         """The values of ``Outputs`` as plain tuples, which graph mode and MindIR support; see ``Outputs.from_tuple``."""
         stages, fused, words, alignments = self.encode(image, token_ids, token_mask)
         mask, pixels, weights, embeddings = self.decode(stages, fused, words[-1])
         proposals = self.sma.masks(embeddings, pixels) if self.has_sma else mask
-        return self.upsample(mask).squeeze(1), pixels, proposals, weights, alignments
+        outputs = (self.upsample(mask).squeeze(1), pixels, proposals, weights, alignments)
+        return self._with_existence(outputs, mask, pixels, words[-1])
 
     def proposal_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
-        """The inputs of the losses with set prediction: logits (B, H, W); Y_1; Y_N (B, N, H/4, W/4); Q_w (B, N)."""
+        """As ``training_outputs``, with Y_N (B, N, H/4, W/4) and Q_w (B, N) after Y_1, for set prediction."""
         stages, fused, words, _ = self.encode(image, token_ids, token_mask)
         mask, pixels, weights, embeddings = self.decode(stages, fused, words[-1])
-        return self.upsample(mask).squeeze(1), pixels, self.sma.masks(embeddings, pixels), weights
+        outputs = (self.upsample(mask).squeeze(1), pixels, self.sma.masks(embeddings, pixels), weights)
+        return self._with_existence(outputs, mask, pixels, words[-1])
 
     def encode(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
         """Encoder (3.2), Eq 1 to 8.
@@ -167,6 +181,12 @@ class CoupAlign(nn.Cell):
             return mask.expand_dims(1), pixels, weights, embeddings
         one = ops.ones((pixels.shape[0], 1), mindspore.float32)
         return self.mask_proj(pixels).astype("float32"), pixels, one, one
+
+    def _with_existence(self, outputs: tuple, mask: Tensor, pixels: Tensor, words: Tensor) -> tuple:
+        """`outputs`, with the existence logit (B,) at the end if the model has one."""
+        if self.has_existence:
+            return (*outputs, self.existence(mask, pixels, words[:, 0]))  # type: ignore[misc]
+        return outputs
 
 
 def _to_map(tokens: Tensor, size: int) -> Tensor:

@@ -43,7 +43,8 @@ def build_step(
     if losses.object_loss_weight:
         anchors = anchor_points(config.model.num_queries)
         object_loss = ObjectLoss(anchors, losses.object_loss_weight, losses.choice_loss_weight)
-    objective = extend(Objective(model, contrast, losses.aux_loss_weight, object_loss))
+    existence_weight = losses.existence_loss_weight if config.model.existence else 0.0
+    objective = extend(Objective(model, contrast, losses.aux_loss_weight, object_loss, existence_weight))
     freeze(model, settings.frozen)
     use_kernels(model, config.run)
     if settings.recompute:

@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from coupalign.training.step_timer import TIME_COLUMNS
 
+GENERALISED = ("gIoU", "N-acc", "T-acc")  # shown where validation has them
+
 
 def progress_bar(steps: int, done: int, name: str, shown: bool) -> tqdm:
     """A bar on stderr over all `steps` of a training; its remaining time is that of the whole training."""
@@ -37,4 +39,5 @@ def epoch_line(figures: Mapping[str, float], epochs: int, val_split: str, is_bes
         line += f", {figures['skipped']} steps not finite and skipped"
     if "oIoU" in figures:
         line += f", {val_split} oIoU {figures['oIoU']:.4f}, mIoU {figures['mIoU']:.4f}"
+    line += "".join(f", {name} {figures[name]:.4f}" for name in GENERALISED if figures.get(name) is not None)
     return line + (" (best so far)" if is_best else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -135,6 +135,8 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
         UserError: An ``init_checkpoint`` that does not fit, an `output` that cannot be written, or
             ``max_skipped_steps`` steps in a row that were not finite.
     """
+    # Something fits every description, so a training has to teach the existence output.
+    config = replace(config, model=replace(config.model, existence=False))
     settings, writes = config.training, devices.rank() == 0
     steps = count // settings.batch_size
     micro_batch = check_batch_size(config, devices.rank_count())

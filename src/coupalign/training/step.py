@@ -10,7 +10,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, mutable, nn, ops
 from mindspore.amp import DynamicLossScaler
 
 from coupalign import devices
-from coupalign.loss import ObjectLoss, PixelContrastiveLoss, SegmentationLoss
+from coupalign.loss import ExistenceLoss, ObjectLoss, PixelContrastiveLoss, SegmentationLoss
 from coupalign.model import CoupAlign
 from coupalign.model.dropout import connect_dropout, draw
 from coupalign.training.update import STATISTICS, Update, for_each
@@ -29,13 +29,14 @@ class StepResult(NamedTuple):
 
 
 class Objective(nn.Cell):
-    """``L = L_seg + lambda L_aux`` (paper, Eq 17), and the losses of set prediction, which the paper does not have.
+    """``L = L_seg + lambda L_aux`` (paper, Eq 17), and the losses of set prediction and existence, which are ours.
 
     Args:
         model: The model to train.
         aux_loss: The auxiliary loss.
         aux_loss_weight: lambda. With 0 the auxiliary loss is not computed.
         object_loss: Set prediction, added to L; None as printed.
+        existence_loss_weight: Factor of the existence loss, added to L; 0 for a model without this output.
 
     Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S), 0 or 1; with ``object_loss`` also objects
     (B, K, S/4, S/4), 0 or 1. Outputs: L; L_seg; L_aux (0 if not computed); float32 scalars.
@@ -47,6 +48,7 @@ class Objective(nn.Cell):
         aux_loss: PixelContrastiveLoss,
         aux_loss_weight: float,
         object_loss: ObjectLoss | None = None,
+        existence_loss_weight: float = 0.0,
     ):
         super().__init__(auto_prefix=False)  # so that checkpoints keep the model's parameter names
         self.model = model
@@ -56,6 +58,8 @@ class Objective(nn.Cell):
         self.has_objects = object_loss is not None
         if self.has_objects:
             self.object_loss = object_loss
+        self.existence_loss = ExistenceLoss()
+        self.existence_loss_weight = existence_loss_weight
 
     def construct(
         self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor, objects: Tensor | None = None
@@ -64,13 +68,16 @@ class Objective(nn.Cell):
 
     def with_features(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor, objects: Tensor | None):
         """The outputs; Y_1 (B, d_s, S/4, S/4). Arguments are the inputs."""
-        if not self.has_objects:
-            logits, pixels = self.model.training_outputs(image, token_ids, token_mask)
-            return self._eq_17(logits, pixels, mask), pixels
-        logits, pixels, proposals, weights = self.model.proposal_outputs(image, token_ids, token_mask)
-        total, segmentation, auxiliary = self._eq_17(logits, pixels, mask)
-        total = total + self.object_loss(proposals, weights, objects, mask)  # type: ignore[misc]
-        return (total, segmentation, auxiliary), pixels
+        if self.has_objects:
+            outputs = self.model.proposal_outputs(image, token_ids, token_mask)
+        else:
+            outputs = self.model.training_outputs(image, token_ids, token_mask)
+        total, segmentation, auxiliary = self._eq_17(outputs[0], outputs[1], mask)
+        if self.has_objects:
+            total = total + self.object_loss(outputs[2], outputs[3], objects, mask)  # type: ignore[misc]
+        if self.existence_loss_weight > 0.0:
+            total = total + self.existence_loss_weight * self.existence_loss(outputs[-1], mask)
+        return (total, segmentation, auxiliary), outputs[1]
 
     def _eq_17(self, logits: Tensor, pixels: Tensor, mask: Tensor):
         """L of Eq 17, L_seg and L_aux from the model's logits (B, S, S) and Y_1 (B, d_s, S/4, S/4)."""

@@ -26,7 +26,7 @@ from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.model import build_model
 from coupalign.training.build import build_step
-from coupalign.training.console import epoch_line, losses_line, progress_bar
+from coupalign.training.console import GENERALISED, epoch_line, losses_line, progress_bar
 from coupalign.training.order import epoch_order, first_samples, rank_share
 from coupalign.training.pictures import Pictures
 from coupalign.training.profiler import StepProfiler
@@ -45,7 +45,7 @@ def train(config: Config, progress: bool = True) -> Path:
 
 
 class Validation(NamedTuple):
-    """Result of a validation: metrics by VALIDATION_COLUMNS, whether the oIoU is the best so far, and pictures."""
+    """Result of a validation: metrics by VALIDATION_COLUMNS and GENERALISED, whether the oIoU is the best so far, and pictures."""
 
     metrics: dict[str, float]
     is_best: bool
@@ -180,7 +180,10 @@ class Trainer:
             if is_best:
                 self.progress.best = result.metrics["oIoU"]
                 self.directory.save_best(self._weights)
-        return Validation({name: result.metrics[name] for name in VALIDATION_COLUMNS}, is_best, pictures.drawn)
+        metrics = {name: result.metrics[name] for name in VALIDATION_COLUMNS}
+        generalised = result.generalised.get("all", {})
+        metrics |= {name: generalised[name] for name in GENERALISED if name in generalised}
+        return Validation(metrics, is_best, pictures.drawn)
 
     def save(self) -> None:
         """Saves the present state to last.ckpt. All ranks must call this at the same step."""

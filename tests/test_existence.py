@@ -1,0 +1,114 @@
+"""The existence output and its loss against NumPy in float64, and trainings that add it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from coupalign.checkpoints.loading import load_checkpoint, save_weights, start_from
+from coupalign.config import load_config
+from coupalign.errors import UserError
+from coupalign.loss import ExistenceLoss, PixelContrastiveLoss, SegmentationLoss
+from coupalign.model import Outputs, build_model
+from coupalign.model.existence import Existence
+from coupalign.training.step import Objective
+from tests.conftest import SMALLEST, assert_close
+from tests.equations import layer_norm, linear, softmax
+
+
+def reference(mask, pixels, sentence, w):
+    places = softmax(mask.reshape(len(mask), -1))
+    v = layer_norm((pixels.reshape(*pixels.shape[:2], -1) * places[:, None]).sum(-1), w, "pixel_norm")
+    s = layer_norm(linear(sentence, w, "sentence_proj"), w, "sentence_norm")
+    m = (places * mask.reshape(len(mask), -1)).sum(-1, keepdims=True)
+    hidden = np.maximum(linear(np.concatenate([s, v, s * v, m], -1), w, "fc1"), 0)
+    return linear(hidden, w, "fc2")[:, 0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+def test_logit(random_cell, scale):
+    """With masks whose exponentials are beyond float32, too."""
+    shapes = [(3, 1, 4, 4), (3, 6, 4, 4), (3, 8)]
+    cell, weights, (mask, pixels, sentence) = random_cell(Existence(pixel_dim=6, text_dim=8), inputs=shapes)
+    mask *= scale
+    assert_close(cell(mask, pixels, sentence), reference(mask, pixels, sentence, weights), relative=1e-5)
+
+
+def test_the_mask_learns_nothing_from_the_logit(random_cell):
+    shapes = [(2, 1, 4, 4), (2, 6, 4, 4), (2, 8)]
+    cell, _, inputs = random_cell(Existence(pixel_dim=6, text_dim=8), inputs=shapes)
+    gradients = ops.grad(cell.cell, (0, 1, 2))(*(Tensor(each.astype(np.float32)) for each in inputs))
+    largest = [np.abs(each.asnumpy()).max() for each in gradients]
+    assert largest[0] == 0 and min(largest[1:]) > 1e-4
+
+
+def test_loss():
+    logit = np.array([2.0, -3.0, 0.5, -50.0])
+    mask = np.zeros((4, 5, 5))
+    mask[0, 4, 4] = mask[3, 1:3, 2] = 1
+    expected = np.mean(np.logaddexp(0, [-2.0, -3.0, 0.5, 50.0]))
+    found = ExistenceLoss()(Tensor(logit.astype(np.float32)), Tensor(mask.astype(np.float32)))
+    assert_close(found, expected, relative=1e-6)
+
+
+class Predicted(nn.Cell):
+    """A model whose outputs are its parameters."""
+
+    def __init__(self, logits: np.ndarray, pixels: np.ndarray, existence: np.ndarray):
+        super().__init__()
+        self.outputs = [Tensor(each.astype(np.float32)) for each in (logits, pixels, existence)]
+
+    def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
+        return tuple(self.outputs)
+
+
+def test_the_objective_adds_the_weighted_loss_for_empty_single_and_union_masks():
+    random = np.random.default_rng(0)
+    logits, pixels, existence = (random.standard_normal(shape) for shape in ((3, 8, 8), (3, 4, 2, 2), (3,)))
+    mask = np.zeros((3, 8, 8))
+    mask[1, :4, :4] = mask[2, :4] = mask[2, 4:, 4:] = 1
+    tensors = [Tensor(each.astype(np.float32)) for each in (logits, pixels, mask)]
+    segmentation = np.mean(np.logaddexp(0, logits) - logits * mask)
+    auxiliary = PixelContrastiveLoss()(*tensors[1:]).asnumpy()
+    of_targets = PixelContrastiveLoss()(*(each[1:] for each in tensors[1:])).asnumpy()
+    np.testing.assert_allclose(auxiliary, of_targets * 2 / 3, rtol=1e-6)  # an empty mask contributes 0
+    assert_close(SegmentationLoss()(tensors[0], tensors[2]), segmentation, relative=1e-6)
+    binary = np.mean(np.logaddexp(0, existence) - existence * [0, 1, 1])
+    objective = Objective(Predicted(logits, pixels, existence), PixelContrastiveLoss(), 0.1, existence_loss_weight=0.3)
+    losses = objective(tensors[0], tensors[0], tensors[0], tensors[2])
+    expected = (segmentation + 0.1 * auxiliary + 0.3 * binary, segmentation, auxiliary)
+    np.testing.assert_allclose([float(each.asnumpy()) for each in losses], expected, rtol=1e-5)
+
+
+def smallest(**overrides):
+    return load_config(overrides={**SMALLEST, **overrides})
+
+
+def inputs(config):
+    size, words = config.model.image_size, np.ones((2, config.model.max_tokens), np.int32)
+    image = np.random.default_rng(0).standard_normal((2, 3, size, size)).astype(np.float32)
+    return [Tensor(each) for each in (image, words, words)]
+
+
+@pytest.mark.parametrize("sma", [True, False])
+def test_the_model_gives_the_same_masks_with_the_logit_beside_them(tmp_path, sma):
+    """Also for a checkpoint from before it had the output, which a training may start from but no prediction."""
+    plain, judging = (smallest(existence=existence, sma=sma) for existence in (False, True))
+    model = build_model(plain)
+    save_weights(tmp_path / "plain.ckpt", model.parameters_dict())
+    with_existence = build_model(judging)
+    with pytest.raises(UserError, match="lacks existence"):
+        load_checkpoint(tmp_path / "plain.ckpt", with_existence)
+    line = start_from(tmp_path / "plain.ckpt", with_existence)
+    loaded = len(model.parameters_dict())
+    assert line.endswith(f"{loaded} of {loaded + 10} parameters loaded, random weights in existence")
+    expected = model.set_train(False)(*inputs(plain))
+    logits, existence = with_existence.set_train(False)(*inputs(judging))
+    np.testing.assert_array_equal(logits.asnumpy(), expected.asnumpy())
+    outputs = Outputs.from_tuple(with_existence.all_outputs(*inputs(judging)))
+    np.testing.assert_allclose(outputs.existence.asnumpy(), existence.asnumpy(), rtol=1e-5)
+    save_weights(tmp_path / "judging.ckpt", with_existence.parameters_dict())
+    assert "all" in start_from(tmp_path / "judging.ckpt", build_model(judging))
+    with pytest.raises(UserError, match="has unexpected existence"):
+        start_from(tmp_path / "judging.ckpt", model)
