@@ -71,7 +71,7 @@ def _left_out(output: Path) -> list[tuple[str, str]]:
 
 def _masks(output: Path) -> list[np.ndarray]:
     dataset = read_json_lines(output / "annotations.jsonl", output)
-    return [dataset.mask(referent.ann_id) for referent in dataset.referents]
+    return [np.logical_or.reduce([dataset.mask(ann_id) for ann_id in each.ann_ids]) for each in dataset.referents]
 
 
 def _inputs(dataset, directory: Path) -> list[tuple]:

@@ -59,7 +59,7 @@ def test_own_data_as_documented(tmp_path, monkeypatch, capsys):
     words = next(each.words for each in commands(page) if each.words[1:4] == ("prepare_data.py", "--dataset", "mine"))
     assert prepare_data.main(list(words[2:])) == 0
     assert re.findall(r"^(\w+) +(\d+) +(\d+) +(\d+)", capsys.readouterr().out, re.MULTILINE) == [
-        ("train", "1", "2", "3"),
+        ("train", "1", "4", "5"),
         ("val", "1", "1", "1"),
     ]
 

@@ -178,20 +178,20 @@ def _parse(content: bytes, number: int, directory: Path, images: Path) -> tuple[
     split = entry.get("split", "train")
     if not is_split(split):
         raise UserError(f"has the split {shown(split)}: use letters, digits, _ and -")
-    masks = [_mask(mask, directory) for mask in (entry["mask"] if _are_masks(entry["mask"]) else [entry["mask"]])]
-    digests = tuple(sha256(json.dumps(mask, sort_keys=True).encode()).digest() for mask in masks)
-    if len(set(digests)) < len(digests):
-        raise UserError("lists a mask twice: list each mask once")
+    listed = entry["mask"] if _are_masks(entry["mask"]) else [entry["mask"]]
+    masks = {}  # by digest: a mask that is listed twice is one
+    for mask in (_mask(each, directory) for each in listed):
+        masks[sha256(json.dumps(mask, sort_keys=True).encode()).digest()] = mask
     line = _Line(
         number,
         os.path.normpath(images / entry["image"]),
-        digests,
+        tuple(masks),
         as_text(entry["expression"]),
         split,
         as_text(entry.get("category")),
         as_text(entry.get("family")),
     )
-    return line, [packed(mask) for mask in masks]
+    return line, [packed(mask) for mask in masks.values()]
 
 
 def _are_masks(mask: Any) -> bool:
