@@ -37,6 +37,7 @@ PACKAGE_FILES = {
 }
 RESOURCES = {"default_config.yaml", "configs/refshapes_tiny.yaml"}
 RESOURCES |= {"assets/bert-base-uncased-vocab.txt", "assets/refshapes-vocab.txt"}
+RESOURCES |= {"assets/refshapes/best.ckpt", "assets/refshapes/config.yaml"}
 
 
 @pytest.fixture(scope="module")

@@ -203,7 +203,7 @@ def test_a_checkpoint_needs_its_configuration(checkpoint, tmp_path):
         Predictor(tmp_path / "best.ckpt")
     with pytest.raises(UserError, match="no checkpoint"):
         Predictor(tmp_path / "none.ckpt")
-    with pytest.raises(UserError, match="path of a .ckpt file"):
+    with pytest.raises(UserError, match="path of a file"):
         Predictor(["best.ckpt"])
 
 

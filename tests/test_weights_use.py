@@ -227,7 +227,7 @@ def test_arguments_that_are_refused(tmp_path, sources, capsys, make_checkpoint):
         (["--swin", swin, "--output", str(tmp_path / "file/a.ckpt")], "file is a file"),
         (["--swin", swin, "--checkpoint", str(trained), "--output", out], "give either"),
         (["--checkpoint", start, "--output", out], "holds encoders only"),
-        (["--checkpoint", swin, "--output", out], "not a MindSpore checkpoint"),
+        (["--checkpoint", swin, "--output", out], "no parameters of CoupAlign"),
         (["--checkpoint", str(trained), "--output", str(trained)], "is the file to convert"),
         (["--checkpoint", str(trained), "--num_queries", "7", "--output", out], "mask_generator.queries"),
         (["--checkpoint", str(trained), "--wpa_direction", "uni", "--output", out], "has wpa.0.image_to_text"),

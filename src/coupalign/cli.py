@@ -48,7 +48,7 @@ def option(usage: str, help_text: str, **settings: Any) -> Option:
     return name, settings
 
 
-CHECKPOINT = option("--checkpoint FILE", "trained model (.ckpt)", required=True)
+CHECKPOINT = option("--checkpoint FILE", "trained model, .ckpt or .safetensors", required=True)
 
 
 def parse_arguments(

@@ -16,6 +16,10 @@ _PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = _PACKAGE / "resources" if (_PACKAGE / "resources").is_dir() else _PACKAGE.parent.parent
 
 
+SAFETENSORS = ".safetensors"
+CHECKPOINTS = (".ckpt", SAFETENSORS)  # suffixes of the files that hold weights
+
+
 def find_file(path: str | os.PathLike) -> Path:
     """The file or directory that an input path means; ``~`` is the home directory.
 
@@ -29,15 +33,16 @@ def find_file(path: str | os.PathLike) -> Path:
 
 
 def find_checkpoint(path: str | os.PathLike) -> Path:
-    """The checkpoint file that `path` means. Raises: UserError if it is missing, unreadable or not a .ckpt."""
+    """The checkpoint file that `path` means. Raises: UserError if it is missing, unreadable or another file."""
     path = find_file(path)
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: check the path (train.py writes checkpoints to output_dir)")
     if not os.access(path, os.R_OK):
         raise UserError(f"checkpoint {path} cannot be read: check its permissions")
-    if path.suffix != ".ckpt":
+    if path.suffix not in CHECKPOINTS:
         raise UserError(
-            f"{path} is not a MindSpore checkpoint (.ckpt): convert weights of other frameworks with convert_weights.py"
+            f"{path} is not a checkpoint (.ckpt or .safetensors): convert weights of other frameworks with "
+            "convert_weights.py"
         )
     return path
 

@@ -18,7 +18,7 @@ from coupalign.checkpoints.naming import Naming, bert_naming, own_naming, swin_n
 from coupalign.checkpoints.source import Source, read_own_checkpoint, read_weights
 from coupalign.config import Config
 from coupalign.errors import UserError
-from coupalign.files import atomic_path, find_file, sha256
+from coupalign.files import CHECKPOINTS, atomic_path, find_file, sha256
 from coupalign.model import build_model
 
 _KEYS = {
@@ -97,7 +97,7 @@ def convert(
 
     Args:
         config: Configuration of the model that will start from the checkpoint.
-        output: The .ckpt file to write.
+        output: The .ckpt or .safetensors file to write.
         swin, bert: PyTorch or safetensors files (``swin_naming``, ``bert_naming``).
         checkpoint: Instead of both, a checkpoint of CoupAlign trained with another image_size or window.
 
@@ -105,8 +105,8 @@ def convert(
         has no tensor. Nothing is written then.
     """
     output = Path(output).expanduser()
-    if output.suffix != ".ckpt":
-        raise UserError(f"--output {output} must end in .ckpt")
+    if output.suffix not in CHECKPOINTS:
+        raise UserError(f"--output {output} must end in .ckpt or .safetensors")
     if checkpoint and (swin or bert):
         raise UserError("--checkpoint is a whole model: give either --checkpoint, or --swin and --bert")
     if not (checkpoint or swin or bert):

@@ -9,7 +9,7 @@ import mindspore
 from mindspore import Parameter, Tensor, nn
 
 from coupalign.errors import UserError
-from coupalign.files import atomic_path, find_checkpoint
+from coupalign.files import SAFETENSORS, atomic_path, find_checkpoint
 
 # First parts of the names of all parameters that a model can have. Other names in a checkpoint, such as the state of
 # an optimizer, are ignored. A name with one of these prefixes that the model lacks means another configuration.
@@ -34,8 +34,20 @@ _CONVERT_AGAIN = "it was converted for another configuration: run convert_weight
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Parameter]:
-    """All parameters of a checkpoint file by name. Raises: UserError if it is missing, incomplete or another file."""
+    """All parameters of a .ckpt or .safetensors file by name.
+
+    Raises: UserError if it is missing, incomplete or another file.
+    """
     path = find_checkpoint(path)
+    if path.suffix == SAFETENSORS:
+        # Here, because the environment of MindSpore 2.0, which exports models, lacks the package.
+        from coupalign.checkpoints.safetensors_file import read_safetensors
+
+        tensors = read_safetensors(path)
+        if not any(_module(name) in MODEL_PREFIXES for name in tensors):
+            remedy = "convert pretrained encoders with convert_weights.py --swin or --bert"
+            raise UserError(f"{path} has no parameters of CoupAlign, but {first_few(tensors)}: {remedy}")
+        return {name: Parameter(Tensor(each), name=name) for name, each in tensors.items()}
     try:
         return mindspore.load_checkpoint(str(path))
     except (ValueError, TypeError, RuntimeError) as error:
@@ -43,8 +55,15 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Parameter]:
 
 
 def save_weights(path: str | os.PathLike, weights: Mapping[str, Parameter | Tensor]) -> None:
-    """Writes weights by name as a MindSpore checkpoint, atomically. Raises: UserError if that fails."""
+    """Writes weights by name atomically: safetensors if the name of the file says so, else MindSpore's format.
+
+    Raises: UserError if that fails.
+    """
     with atomic_path(path) as temporary:
+        if temporary.suffix == SAFETENSORS:
+            from coupalign.checkpoints.safetensors_file import write_safetensors
+
+            return write_safetensors(temporary, {name: value.asnumpy() for name, value in weights.items()})
         mindspore.save_checkpoint([{"name": name, "data": value} for name, value in weights.items()], str(temporary))
 
 

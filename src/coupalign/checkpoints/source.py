@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
 
 from coupalign.checkpoints.loading import CONVERTED, read_checkpoint
+from coupalign.checkpoints.safetensors_file import read_safetensors
 from coupalign.errors import UserError
 from coupalign.files import find_file
 
 _TORCH_STARTS = b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # PyTorch from 1.6 on, and before
-_SAFETENSORS_TYPES = {
-    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"},
-    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"},
-}
 _NOT_WEIGHTS = {
     b"<": "is a web page: download the file itself",
     b"version https://git-lfs": "is a Git LFS pointer: fetch the file itself (git lfs pull, or download it)",
@@ -49,7 +45,7 @@ def read_weights(path: str | os.PathLike) -> Source:
     if start.startswith(_TORCH_STARTS):
         return Source(path, _read_torch(path))
     if start[8:9] == b"{":
-        return Source(path, _read_safetensors(path))
+        return Source(path, read_safetensors(path))
     for beginning, message in _NOT_WEIGHTS.items():
         if start.lstrip().startswith(beginning):
             raise UserError(f"{path} {message}")
@@ -95,22 +91,4 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a PyTorch file, or is damaged ({reason}): download it again") from error
     if not tensors:
         raise UserError(f"{path} holds no tensors by name, or more than tensors: save the state_dict() of the model")
-    return tensors
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        entries = deserialize(path.read_bytes())
-    except SafetensorError as error:
-        raise UserError(f"{path} is a damaged safetensors file ({error}): download it again") from error
-    tensors = {}
-    for name, entry in sorted(entries):
-        if entry["dtype"] not in _SAFETENSORS_TYPES:
-            raise UserError(f"{path} holds {name} as {entry['dtype']}, which is not supported: save it as float32")
-        values = np.frombuffer(entry["data"], _SAFETENSORS_TYPES[entry["dtype"]])
-        if entry["dtype"] == "BF16":  # its bits are the upper half of a float32
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        tensors[name] = values.reshape(entry["shape"])
-    if not tensors:
-        raise UserError(f"{path} holds no tensors: choose another file")
     return tensors

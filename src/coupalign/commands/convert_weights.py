@@ -6,9 +6,11 @@ result with --init_checkpoint. <output>.report.txt lists what became of every te
 
     python convert_weights.py --swin swin_base_patch4_window7_224_22k.pth --bert model.safetensors --output start.ckpt
 
-With --checkpoint instead, a checkpoint of CoupAlign is adapted to another image_size or swin_window_size:
+With --checkpoint instead, a checkpoint of CoupAlign is adapted to another image_size or swin_window_size, or written in
+the other format, safetensors or MindSpore's:
 
     python convert_weights.py --checkpoint runs/refcoco/best.ckpt --image_size 480 --output start-480.ckpt
+    python convert_weights.py --checkpoint runs/refcoco/best.ckpt --output best.safetensors
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from coupalign.files import check_writable
 OPTIONS = [
     option("--swin FILE", "Swin, .pth or .safetensors"),
     option("--bert FILE", "BERT, .bin or .safetensors"),
-    option("--checkpoint FILE", "CoupAlign trained at another size (.ckpt), instead of both"),
-    option("--output FILE", "checkpoint to write (.ckpt)", required=True),
+    option("--checkpoint FILE", "CoupAlign, .ckpt or .safetensors, instead of both"),
+    option("--output FILE", "checkpoint to write, .ckpt or .safetensors", required=True),
 ]
 
 

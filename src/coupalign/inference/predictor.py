@@ -28,7 +28,8 @@ class Predictor:
     """Predicts masks with a trained model, in MindSpore's graph mode; the first prediction compiles the model.
 
     Args:
-        checkpoint: path of a .ckpt file. The config.yaml in its directory describes the model and names the vocabulary.
+        checkpoint: path of a .ckpt or .safetensors file. The config.yaml in its directory describes the model and names
+            the vocabulary, which is taken from that directory if it is there.
         device: CPU, GPU or Ascend. On the CPU the model computes in float32, whatever its configured precision.
         config: a configuration to use instead of the config.yaml and `device`.
 
@@ -45,8 +46,9 @@ class Predictor:
         from coupalign.model import build_model
 
         if not isinstance(checkpoint, (str, os.PathLike)):
-            raise UserError(f"checkpoint must be the path of a .ckpt file, but is of type {type(checkpoint).__name__}")
+            raise UserError(f"checkpoint must be the path of a file, but is of type {type(checkpoint).__name__}")
         path = find_checkpoint(checkpoint)
+        own_config = config is None
         if config is None:
             file = path.with_name("config.yaml")
             if not file.is_file():
@@ -55,13 +57,28 @@ class Predictor:
         use_device(config.run)
         self.config = config
         vocabulary = find_file(config.data.vocab_file)
-        if not vocabulary.is_file() and path.with_name(vocabulary.name).is_file():
-            vocabulary = path.with_name(vocabulary.name)  # copied with the checkpoint
+        copied = path.with_name(vocabulary.name)
+        if copied.is_file() and (own_config or not vocabulary.is_file()):
+            vocabulary = copied
         self.tokenizer = Tokenizer(vocabulary, config.model.max_tokens)
         self.model = use_kernels(build_model(config), config.run)
         load_checkpoint(path, self.model)
         self.model.set_train(False)
         self._predict_all = PredictAll(self.model)
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, device: str = "CPU") -> Predictor:
+        """A predictor with a model by name ("refshapes", a synthetic example) or in a directory.
+
+        Args:
+            source: see ``coupalign.inference.pretrained.find_model``; ``download_model`` beside it makes a directory.
+            device: CPU, GPU or Ascend.
+
+        Raises: UserError, as the constructor, or if there is no such model.
+        """
+        from coupalign.inference.pretrained import find_model
+
+        return cls(find_model(source), device)
 
     def predict(
         self, image: ImageInput, expression: str, details: bool = False, size: tuple[int, int] | None = None
