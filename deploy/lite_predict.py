@@ -5,7 +5,8 @@
 
 A line of requests is {"image": PATH, "expression": TEXT}; paths are relative to the file. For each request the program
 writes a .mask.png and an .overlay.png and prints a line of JSON that names them, or {"error": …} if the request fails.
-The exit status is then 2. export.py writes the .mindir and the .json beside it.
+The exit status is then 2. A model with an existence output adds the probability that something fits; if it is too low,
+the mask is empty. export.py writes the .mindir and the .json beside it.
 """
 
 import argparse
@@ -99,6 +100,19 @@ class LiteModel:
                 raise RequestError(f"the model's input is {tensor.shape}, not {array.shape}: export it with batch 1")
             tensor.set_data_from_numpy(np.ascontiguousarray(array[None]))
         return [output.get_data_to_numpy()[0] for output in self._model.predict(tensors)]
+
+    def answer(self, rgb, expression):
+        """Returns what the model finds in an image (H, W, 3) uint8.
+
+        These are the probability map (S, S) float32, the probability that something fits the expression, or None for a
+        model without this output, and whether that is below the threshold of the export.
+        """
+        outputs = self.outputs(self.prepare(rgb), *self.encode(expression))
+        threshold = self.description["existence_threshold"]
+        if threshold is None:
+            return outputs[0], None, False
+        existence = float(outputs[1])
+        return outputs[0], existence, existence < threshold
 
     def _encoding(self, expression):
         try:
@@ -229,6 +243,10 @@ def main(argv=None):
                 found, status = {"error": str(error)}, 2
             for warning in found.get("warnings", ()):
                 print(f"warning: {ascii(expression)}: {warning}", file=sys.stderr)
+            if found.get("nothing_fits"):
+                sure = f"probability {found['existence']:.2f} that something does"
+                line = f"nothing in this image fits the expression ({sure})"
+                print(f"warning: {ascii(str(path))}, {ascii(expression)}: {line}", file=sys.stderr)
             print(json.dumps({"image": str(path), "expression": expression, **found}), flush=True)
     except (RequestError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
@@ -238,13 +256,15 @@ def main(argv=None):
 
 def _predict_file(model, path, expression, stem):
     rgb = load_image(path)
-    probability = model.outputs(model.prepare(rgb), *model.encode(expression))[0]
+    probability, existence, nothing_fits = model.answer(rgb, expression)
     probability = cv2.resize(probability, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    mask = probability > model.description["threshold"]
+    mask = (probability > model.description["threshold"]) & (not nothing_fits)
     files = {"mask": f"{stem}.mask.png", "overlay": f"{stem}.overlay.png"}
     Image.fromarray(mask.astype(np.uint8) * 255).save(files["mask"])
     Image.fromarray(overlay(rgb, mask)).save(files["overlay"])
     figures = {"area": round(float(mask.mean()), 6), "score": round(float(probability.max()), 6)}
+    if existence is not None:
+        figures.update(existence=round(existence, 6), nothing_fits=nothing_fits)
     return {**files, **figures, "warnings": model.warnings(expression)}
 
 
@@ -283,7 +303,10 @@ def _description(model):
     try:
         description = json.loads(_read(path, "description of the model").decode("utf-8"))
         description["versions"]["mindspore"].split(".")
-        return {key: description[key] for key in ("device", "image", "text", "threshold", "versions")}
+        description.setdefault("existence_threshold", None)  # of a model without an existence output
+        return {
+            key: description[key] for key in ("device", "existence_threshold", "image", "text", "threshold", "versions")
+        }
     except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{path} does not describe a model: export the model again") from error
 

@@ -1,8 +1,9 @@
 """MindSpore Lite behind a pipe, for demo.py, which runs in another Python. Arguments: MODEL.mindir VOCAB.
 
 It writes {"threshold": …, "max_tokens": …} when the model is loaded. A request on standard input is a line
-{"shape": [H, W, 3], "expression": TEXT} followed by the RGB bytes. The answer is a line {"side": S} followed by the
-probability at the model's size, S x S float32, or a line {"error": TEXT}. It exits when its input ends.
+{"shape": [H, W, 3], "expression": TEXT} followed by the RGB bytes. The answer is a line {"side": S, "existence": …,
+"nothing_fits": …}, as LiteModel.answer returns them, followed by the probability at the model's size, S x S float32, or a
+line {"error": TEXT}. It exits when its input ends.
 """
 
 import json
@@ -35,12 +36,13 @@ def main(model, vocab):
         shape = request["shape"]
         rgb = np.frombuffer(sys.stdin.buffer.read(shape[0] * shape[1] * 3), np.uint8).reshape(shape)
         try:
-            probability = lite.outputs(lite.prepare(rgb), *lite.encode(request["expression"]))[0]
+            probability, existence, nothing_fits = lite.answer(rgb, request["expression"])
         except RequestError as error:
             send({"error": str(error)})
             continue
         probability = np.ascontiguousarray(probability, np.float32)
-        send({"side": len(probability)}, probability.tobytes())
+        head = {"side": len(probability), "existence": existence, "nothing_fits": nothing_fits}
+        send(head, probability.tobytes())
     return 0
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from coupalign.demo.serve import served
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
 from coupalign.inference.predictor import Predictor
-from coupalign.overlay import write_png
+from coupalign.overlay import spotlight, write_png
 from tests.conftest import SMALLEST
 from tests.test_alignment import made_up
 from tests.test_demo_parts import PNG, picture
@@ -97,6 +98,26 @@ def test_a_result_is_what_predict_writes(make_checkpoint, tmp_path):
             assert (mask == (expected > CONFIG.evaluation.threshold))[~unsure].all() and 0 < mask.mean() < 1
     assert found.mask_name(1) == "long-one-2-the-wall.mask.png"
     assert max(found.picture.shape) == 1024
+
+
+@pytest.mark.parametrize("nothing_fits", [True, False])
+def test_the_page_says_that_nothing_fits_instead_of_showing_a_mask(engine, image, nothing_fits):
+    import gradio as gr
+
+    from coupalign.demo.page import Row
+
+    class Judging(StandIn):
+        def answer(self, rgb, expression):
+            return replace(super().answer(rgb, expression), existence=0.17, nothing_fits=nothing_fits)
+
+    found = ask(Judging(), image, "the cup")
+    mask, shown = found.mask(0, 0.3), found.spotlight(0, 0.3)
+    assert mask.any() != nothing_fits
+    assert (shown == spotlight(found.picture, np.zeros(found.picture.shape[:2], bool))).all() == nothing_fits
+    with gr.Blocks():
+        heading = Row(0, explains=False).change(found, 0.3)[0]
+    assert ("nothing in this image fits" in heading and "0.17" in heading) == nothing_fits
+    assert ("of the image" in heading) != nothing_fits
 
 
 # The server

@@ -70,15 +70,19 @@ class Port:
 
 
 class Lite:
-    """A graph whose probability is the sigmoid of the image's red."""
+    """A graph whose probability is the sigmoid of the image's red; `existence` is its second output, if it has one."""
+
+    def __init__(self, existence=None):
+        self.existence = existence
 
     def get_inputs(self):
         return [Port([1, 3, 64, 64]), Port([1, 8]), Port([1, 8])]
 
     def predict(self, inputs):
-        output = Port(None)
-        output.array = expit(inputs[0].array[:, 0])
-        return [output]
+        probability, existence = Port(None), Port(None)
+        probability.array = expit(inputs[0].array[:, 0])
+        existence.array = np.array([self.existence], np.float32)
+        return [probability] if self.existence is None else [probability, existence]
 
 
 @pytest.fixture
@@ -139,6 +143,18 @@ def test_lite_answers_requests_and_reports_failures(lite, tmp_path, capsys):
     assert all(warning in err for warning in unknown["warnings"])
 
 
+@pytest.mark.parametrize(("existence", "nothing_fits"), [(0.21, True), (0.75, False)])
+def test_lite_empties_the_mask_of_what_does_not_exist(tmp_path, monkeypatch, capsys, existence, nothing_fits):
+    monkeypatch.setattr(lite_predict, "_build", lambda *_: Lite(existence))
+    describe(tmp_path, existence_threshold=0.6)
+    assert run_lite(tmp_path, image=_picture(tmp_path / "a.png"), expression="the dog") == 0
+    out, err = capsys.readouterr()
+    line = json.loads(out)
+    assert (line["existence"], line["nothing_fits"]) == (pytest.approx(existence), nothing_fits)
+    assert cv2.imread(line["mask"]).any() != nothing_fits and (line["area"] == 0) == nothing_fits
+    assert line["score"] > 0.5 and ("nothing in this image fits" in err and "0.21" in err) == nothing_fits
+
+
 def test_lite_prints_names_that_are_not_utf8(lite, tmp_path, capfd):
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
     shutil.copy(_picture(tmp_path / "a.png"), path)
@@ -196,8 +212,9 @@ def test_lite_says_why_it_cannot_load_a_model(exporter, device, message):
     assert re.search(message, lite_predict.load_failure(exporter, "2.0.0", device))
 
 
-def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp_path, capfd):
-    config = refshapes_config(tiny_data, threshold=0.4, eval_limit=20)
+@pytest.mark.parametrize("existence", [False, True])
+def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp_path, capfd, existence):
+    config = refshapes_config(tiny_data, threshold=0.4, eval_limit=20, existence=existence)
 
     def program(image, token_ids, token_mask):
         return image[..., 0, :, :] * 3 + np.sin(token_ids * token_mask).sum(-1)[..., None, None] / 4
@@ -209,8 +226,16 @@ def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp
         def asnumpy(self):
             return self.values.astype(np.float32)
 
+    def judgement(token_ids):
+        return np.cos(token_ids.sum(-1))
+
+    def forward(*inputs):
+        arrays = [each.asnumpy() for each in inputs]
+        logits = Logits(program(*arrays))
+        return (logits, Logits(judgement(arrays[1]))) if existence else logits
+
     expected = evaluate_split(
-        lambda *inputs: Logits(program(*(each.asnumpy() for each in inputs))),
+        forward,
         config,
         Split(config, "val"),
         "val",
@@ -230,13 +255,19 @@ def test_a_program_that_reads_the_files_scores_as_evaluation_does(tiny_data, tmp
         )
         probability = expit(program(image.reshape(3, 64, 64), token_ids, token_mask).astype(np.float32))
         probability.tofile(tmp_path / "results" / f"{file.stem}_0.bin")
+        if existence:
+            expit(judgement(token_ids).astype(np.float32)).tofile(tmp_path / "results" / f"{file.stem}_1.bin")
     arguments += ["--result_path", str(tmp_path / "results"), "--output", str(tmp_path / "scores")]
     assert postprocess.main(arguments) == 0
-    assert json.loads((tmp_path / "scores/val.json").read_text())["metrics"] == expected.metrics
+    found = json.loads((tmp_path / "scores/val.json").read_text())
+    assert found["metrics"] == expected.metrics
+    assert found.get("generalised", {}).get("all") == expected.generalised.get("all")
+    assert not existence or 0 < found["generalised"]["all"]["T-acc"] < 1
     assert 0 < expected.metrics["oIoU"] < 1 and "20 samples" in capfd.readouterr().out
 
     counts, results = tmp_path / "counts.npy", sorted((tmp_path / "results").iterdir())
-    for part, files in (("first", results[:7]), ("second", results[7:])):
+    half = 14 if existence else 7
+    for part, files in (("first", results[:half]), ("second", results[half:])):
         (tmp_path / part).mkdir()
         for file in files:
             shutil.copy(file, tmp_path / part)

@@ -71,6 +71,28 @@ def test_the_whole_model_from_the_command_line(make_checkpoint, tmp_path, capfd)
     assert target.stat().st_mode & 0o777 == target.with_suffix(".json").stat().st_mode & 0o777
 
 
+@pytest.mark.slow
+def test_a_graph_with_the_existence_output(make_checkpoint, tmp_path, capfd):
+    config = load_config(overrides={**SMALLEST, "existence": True, "existence_threshold": 0.3})
+    checkpoint = make_checkpoint(config)
+    target = tmp_path / "graph.mindir"
+    assert program.main(["--checkpoint", str(checkpoint), "--file_name", str(target), "--export_raw_image"]) == 0
+    described = json.loads(target.with_suffix(".json").read_text())
+    assert described["existence_threshold"] == 0.3
+    assert described["outputs"] == [
+        {"name": "probability", "shape": [1, 64, 64], "dtype": "float32"},
+        {"name": "existence", "shape": [1], "dtype": "float32"},
+    ]
+    rgb = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    predictor = Predictor(checkpoint, config=config)
+    graph = nn.GraphCell(mindspore.load(str(target)))
+    for expression in ("a blue square", "cup"):
+        expected = predictor.predict(rgb, expression)
+        found = graph(*(Tensor(array[None]) for array in (rgb, *predictor.encode(expression))))
+        assert_close(found[0].asnumpy()[0], expected.probability, relative=1e-5)
+        assert found[1].asnumpy()[0] == pytest.approx(expected.existence, abs=1e-5)
+
+
 def test_the_description_of_a_graph(stand_in):
     assert program.main(["--checkpoint", str(stand_in), "--export_batch_size", "2", "--export_for", "Ascend"]) == 0
     found = json.loads(stand_in.with_suffix(".json").read_text())

@@ -115,6 +115,33 @@ def test_the_program_writes_what_the_predictor_finds(one_predictor, checkpoint, 
         assert tuple(annotation["bbox"]) == expected.box and annotation["score"] == line["score"]
 
 
+def test_what_does_not_exist_has_an_empty_mask_and_is_said(one_predictor, checkpoint, tmp_path, capfd):
+    def predict_batch(images, expressions, batch_size):
+        nothing = [len(text) > 3 for text in expressions]
+        return [
+            Prediction(
+                probability=rgb.mean(2, dtype=np.float32) / 255,
+                mask=np.full(rgb.shape[:2], not empty),
+                existence=0.123 if empty else 0.9,
+                nothing_fits=empty,
+            )
+            for rgb, empty in zip(images, nothing)
+        ]
+
+    one_predictor.predict_batch = predict_batch
+    write_png(tmp_path / "a.png", noise(20, 30))
+    options = ["--checkpoint", checkpoint, "--image", tmp_path / "a.png", "--output", tmp_path / "out"]
+    for _ in range(2):  # the second run finds the results of the first
+        assert run(*options, "--expression", "cup", "--expression", "the dog") == 0
+        out, err = capfd.readouterr()
+        fits, fits_not = map(json.loads, out.splitlines())
+        assert (fits["existence"], fits["nothing_fits"], fits["area"]) == (0.9, False, 1)
+        assert (fits_not["existence"], fits_not["nothing_fits"], fits_not["area"]) == (0.123, True, 0)
+        assert fits_not["box"] is None and not cv2.imread(fits_not["mask"]).any()
+        np.testing.assert_array_equal(cv2.imread(fits_not["overlay"])[..., ::-1], noise(20, 30))
+        assert err.count("\n") == 1 and "'the dog': nothing in this image fits" in err and "0.12" in err
+
+
 def test_directories_and_several_images(one_predictor, checkpoint, tmp_path, monkeypatch, capfd):
     """Two directories with images of one name, one image of another format, one that is damaged, and a text file."""
     for name in ("one/a.png", "one/a.bmp", "two/a.png"):

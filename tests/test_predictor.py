@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 from PIL import Image
+from scipy.special import expit
 
 from coupalign.config import load_config
 from coupalign.data.tokenizer import Tokenizer
@@ -27,6 +28,13 @@ EXPRESSION = "the red circle"
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
     return Predictor(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def judging(make_checkpoint):
+    """A configuration with an existence output, and its predictor."""
+    config = load_config(overrides={**SMALLEST, "existence": True})
+    return config, Predictor(make_checkpoint(config), config=config)
 
 
 def resized(map_: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -91,6 +99,25 @@ def test_a_batch_equals_single_predictions(predictor):
         assert_close(found.probability, expected.probability, relative=1e-5)
         assert found.mask.shape == expected.mask.shape and found.warnings == expected.warnings
     assert predictor.predict_batch([], []) == []
+
+
+@pytest.mark.parametrize("method", ["predict", "with details", "predict_batch"])
+def test_the_mask_is_empty_where_the_model_says_that_nothing_fits(judging, method):
+    config, predictor = judging
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # compiling takes longer
+    rgb = noise(50, 90)
+    inputs = [Tensor(array[None]) for array in (prepare_image(rgb, 64), *predictor.encode(EXPRESSION))]
+    existence = expit(predictor.model(*inputs)[1].asnumpy()[0].astype(np.float64))
+    for threshold, nothing_fits in ((existence - 1e-3, False), (existence + 1e-3, True)):
+        predictor.config = load_config(overrides={**config.as_dict(), "existence_threshold": float(threshold)})
+        if method == "predict_batch":
+            (found,) = predictor.predict_batch([rgb], [EXPRESSION], batch_size=1)
+        else:
+            found = predictor.predict(rgb, EXPRESSION, details=method == "with details")
+        assert found.existence == pytest.approx(existence, abs=1e-5) and found.nothing_fits == nothing_fits
+        expected = np.zeros((50, 90), bool) if nothing_fits else found.probability > 0.5
+        np.testing.assert_array_equal(found.mask, expected)
+        assert (found.box is None) == nothing_fits and found.score > 0.5
 
 
 @pytest.mark.parametrize(

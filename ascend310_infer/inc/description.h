@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "picture.h"
@@ -14,6 +15,7 @@ struct Description {
   int max_tokens = 0;
   int vocabulary_size = 0;
   float threshold = 0;
+  std::optional<float> existence_threshold;  // of a model that also returns whether something fits
   std::string device;    // for which it was exported
   std::string exporter;  // version of the MindSpore that exported it
 

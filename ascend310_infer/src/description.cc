@@ -34,6 +34,9 @@ Description Description::beside(std::filesystem::path mindir) {
     made.device = file["device"].string();
     made.exporter = file["versions"]["mindspore"].string();
     made.threshold = static_cast<float>(number(file["threshold"]));
+    if (!file["existence_threshold"].empty()) {
+      made.existence_threshold = static_cast<float>(number(file["existence_threshold"]));
+    }
   } catch (const std::exception&) {  // OpenCV's for invalid JSON, ours for missing numbers
     throw Error(path.string() + " does not describe a model: export the model again");
   }

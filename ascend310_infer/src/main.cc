@@ -165,9 +165,20 @@ void run_image(const Options& options) {
   if (outputs.empty() || outputs[0].size() != sizeof(float) * size * size) {
     throw Error("the model's first output is not a probability map: export it with export.py");
   }
+  std::optional<float> existence;
+  if (description.existence_threshold) {
+    if (outputs.size() < 2 || outputs[1].size() != sizeof(float)) {
+      throw Error("the model's second output is not a probability: export it with export.py");
+    }
+    float value = 0;
+    std::memcpy(&value, outputs[1].data(), sizeof(float));
+    existence = value;
+  }
+  const bool nothing_fits = existence && *existence < *description.existence_threshold;
   cv::Mat probability, mask;
   cv::resize(cv::Mat(size, size, CV_32F, outputs[0].data()), probability, picture.size(), 0, 0, cv::INTER_LINEAR);
   mask = probability > description.threshold;
+  if (nothing_fits) mask.setTo(0);
   double largest = 0;
   cv::minMaxLoc(probability, nullptr, &largest);
 
@@ -179,12 +190,20 @@ void run_image(const Options& options) {
             << quoted(options.text("expression")) << ", \"mask\": " << quoted(stem + ".mask.png")
             << ", \"overlay\": " << quoted(stem + ".overlay.png")
             << ", \"area\": " << static_cast<double>(cv::countNonZero(mask)) / mask.total()
-            << ", \"score\": " << largest << ", \"milliseconds\": " << time << ", \"warnings\": [";
+            << ", \"score\": " << largest;
+  if (existence) {
+    std::cout << ", \"existence\": " << *existence << ", \"nothing_fits\": " << (nothing_fits ? "true" : "false");
+  }
+  std::cout << ", \"milliseconds\": " << time << ", \"warnings\": [";
   for (std::size_t i = 0; i < words.warnings.size(); ++i) {
     std::cout << (i > 0 ? ", " : "") << quoted(words.warnings[i]);
     std::cerr << "warning: " << words.warnings[i] << '\n';
   }
   std::cout << "]}\n";
+  if (nothing_fits) {
+    std::cerr << "warning: nothing in this image fits the expression (probability " << *existence
+              << " that something does)\n";
+  }
 }
 
 /// Turns off Lite's log, in which our error line would be lost, unless the user has set it. Its libraries read the

@@ -97,6 +97,7 @@ def _alignment(argv: Argv) -> None:
     output, image = _png(args.output), check_exists(args.image, "--image")
     check_model(config, args.checkpoint)
     from coupalign.data.images import load_image
+    from coupalign.inference.prediction import nothing_fits_line
     from coupalign.inference.predictor import Predictor
     from coupalign.visual.alignment import draw_alignment
     from coupalign.visual.figures import save
@@ -105,6 +106,8 @@ def _alignment(argv: Argv) -> None:
     prediction = Predictor(args.checkpoint, config=config).predict(rgb, args.expression, details=True)
     size, threshold = f"{rgb.shape[1]}×{rgb.shape[0]} pixels", config.evaluation.threshold
     about = f"{image.name}, {size}; {args.checkpoint}; threshold {threshold}"
+    if prediction.nothing_fits:
+        about += f"; {nothing_fits_line(prediction.existence)}"
     save(draw_alignment(rgb, args.expression, prediction, about), output)
     print(output)
 

@@ -29,6 +29,8 @@ class Answer:
     details: Details | None  # intermediate results; None from Lite
     seconds: float  # of the forward pass
     warnings: tuple[str, ...] = ()  # reasons to doubt the result, such as unknown words
+    existence: float | None = None  # probability that something fits; None for a model without this output
+    nothing_fits: bool = False  # whether it is below the model's existence_threshold
 
 
 class MindSporeEngine:
@@ -59,7 +61,8 @@ class MindSporeEngine:
         start = time.perf_counter()
         # Always with details: one compiled graph serves the mask and the alignment picture.
         found = self._predictor.predict(rgb, expression, details=True, size=(self._size, self._size))
-        return Answer(found.probability, found.details, time.perf_counter() - start, found.warnings)
+        seconds = time.perf_counter() - start
+        return Answer(found.probability, found.details, seconds, found.warnings, found.existence, found.nothing_fits)
 
 
 class LiteEngine:
@@ -93,16 +96,18 @@ class LiteEngine:
             if self._child.poll() is not None:
                 self._start()
             start = time.perf_counter()
-            head = json.dumps({"shape": rgb.shape, "expression": expression}).encode()
+            request = json.dumps({"shape": rgb.shape, "expression": expression}).encode()
             try:
-                self._child.stdin.write(head + b"\n" + np.ascontiguousarray(rgb).tobytes())
+                self._child.stdin.write(request + b"\n" + np.ascontiguousarray(rgb).tobytes())
                 self._child.stdin.flush()
             except BrokenPipeError as error:
                 raise UserError("the process of MindSpore Lite has ended") from error
-            side = self._read()["side"]
+            head = self._read()
+            side = head["side"]
             probability = np.frombuffer(self._child.stdout.read(4 * side**2), np.float32).reshape(side, side)
             seconds = time.perf_counter() - start
-            return Answer(probability, None, seconds, self.tokenizer.warnings(expression))
+            warnings = self.tokenizer.warnings(expression)
+            return Answer(probability, None, seconds, warnings, head["existence"], head["nothing_fits"])
 
     def close(self) -> None:
         self._child.stdin.close()

@@ -18,7 +18,7 @@ from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import probability_at
 from coupalign.demo.engines import Answer, LiteEngine, MindSporeEngine
 from coupalign.errors import UserError
-from coupalign.inference.prediction import Prediction
+from coupalign.inference.prediction import Prediction, nothing_fits_line
 from coupalign.inference.results import slug
 from coupalign.overlay import spotlight
 from coupalign.visual.alignment import draw_alignment
@@ -49,13 +49,13 @@ class Result:
 
     def mask(self, number: int, threshold: float) -> np.ndarray:
         """The mask at the image's own size, (H, W) bool."""
-        return probability_at(self.answers[number].probability, *self.size) > threshold
+        return self._mask(number, probability_at(self.answers[number].probability, *self.size), threshold)
 
     def mask_name(self, number: int) -> str:
         return f"{slug(self.stem)}-{number + 1}-{slug(self.expressions[number])}.mask.png"
 
     def spotlight(self, number: int, threshold: float) -> np.ndarray:
-        return spotlight(self.picture, self._probability(number) > threshold)
+        return spotlight(self.picture, self._mask(number, self._probability(number), threshold))
 
     def heat(self, number: int) -> np.ndarray:
         """The probability in colours from 0 to 1, shaded by the image."""
@@ -63,10 +63,16 @@ class Result:
 
     def alignment(self, number: int, threshold: float) -> np.ndarray:
         """The picture of ``coupalign.visual.alignment``; for answers with details."""
-        probability = self._probability(number)
-        prediction = Prediction(probability > threshold, probability, self.answers[number].details)
+        probability, answer = self._probability(number), self.answers[number]
+        mask = self._mask(number, probability, threshold)
+        prediction = Prediction(mask, probability, answer.details)
         about = f"{self.size[1]}×{self.size[0]} pixels; threshold {threshold:g}"
+        if answer.nothing_fits:
+            about += f"; {nothing_fits_line(answer.existence)}"
         return pixels(draw_alignment(self.picture, self.expressions[number], prediction, about))
+
+    def _mask(self, number: int, probability: np.ndarray, threshold: float) -> np.ndarray:
+        return (probability > threshold) & (not self.answers[number].nothing_fits)
 
     def _probability(self, number: int) -> np.ndarray:
         return probability_at(self.answers[number].probability, *self.picture.shape[:2])

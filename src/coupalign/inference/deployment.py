@@ -14,7 +14,7 @@ from coupalign.config import Config
 from coupalign.data.dataset import Split
 from coupalign.data.transform import image_transforms
 from coupalign.errors import UserError
-from coupalign.evaluation.evaluate import evaluated_rows, pixel_counts
+from coupalign.evaluation.evaluate import answers, evaluated_rows, pixel_counts
 from coupalign.evaluation.result import COUNTS, SAMPLE_COLUMNS, Result
 from coupalign.files import find_file, make_directory
 
@@ -71,7 +71,8 @@ def score(
     """Scores the probabilities that a program wrote for the files of ``write_inputs``.
 
     Args:
-        results: Directory with ``<number>_0.bin``, (S, S) float32, for each sample.
+        results: Directory with ``<number>_0.bin``, (S, S) float32, for each sample; with ``existence`` also
+            ``<number>_1.bin``, one float32.
         counts_file: Keeps the counts of pixels (.npy) if the samples are run in parts. Each call adds those of the
             samples in `results`. Without it, `results` must hold all samples.
 
@@ -86,10 +87,15 @@ def score(
     if counts_file:
         counts = np.load(counts_file) if Path(counts_file).exists() else counts
         numbers = [number for number in numbers if files[number].exists()]
-        if not numbers or len(counts) != len(rows):
+        if not numbers or counts.shape != (len(rows), len(COUNTS)):
             raise UserError(f"{results} has no results for {split_name}, or {counts_file} belongs to another split")
+    side = config.model.image_size
     for number, sample in zip(numbers, split.samples(rows[numbers], config.data.num_workers)):
-        counts[number] = pixel_counts(config.evaluation, _probability(files[number], config.model.image_size), sample)
+        probability = _values(files[number], side * side, f"probability map of {side} x {side}").reshape(1, side, side)
+        if config.model.existence:
+            exists = _values(files[number].with_name(f"{number:06d}_1.bin"), 1, "probability of a target")
+            probability = answers(config.evaluation, probability, exists)
+        counts[number] = pixel_counts(config.evaluation, probability[0], sample)
     if counts_file:
         np.save(counts_file, counts)
     if (counts < 0).any():
@@ -108,8 +114,8 @@ def read_description(mindir: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path} does not describe a graph ({error}): run export.py again, which writes it") from error
 
 
-def _probability(path: Path, size: int) -> np.ndarray:
+def _values(path: Path, count: int, what: str) -> np.ndarray:
     values = np.fromfile(path, np.float32) if path.is_file() else np.empty(0)
-    if values.size != size * size or not np.isfinite(values).all():
-        raise UserError(f"{path} is no probability map of {size} x {size}: run the program on all files of this split")
-    return values.reshape(size, size)
+    if values.size != count or not np.isfinite(values).all():
+        raise UserError(f"{path} is no {what}: run the program on all files of this split")
+    return values

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from coupalign.model import build_model
 TOLERANCE = 1e-5
 EXPRESSION = "the red circle left of the square"
 INPUT_NAMES = ("image", "token_ids", "token_mask")
+OUTPUT_NAMES = ("probability", "existence")  # the second if the model has this output
 
 
 def export(
@@ -58,11 +60,12 @@ def export(
     load_checkpoint(checkpoint, model)
     tokenizer = Tokenizer(find_file(config.data.vocab_file), config.model.max_tokens)
     inputs = comparison_inputs(config, *tokenizer.encode(EXPRESSION), batch_size, raw_image)
-    network = ExportGraph(model, raw_image).set_train(False)
-    expected = [network(*each).asnumpy() for each in inputs]
+    existence = config.model.existence
+    network = ExportGraph(model, raw_image, existence).set_train(False)
+    expected = [_arrays(network(*each)) for each in inputs]
     if device == "CPU":
         use_plain_operators(model)
-        network = ExportGraph(model, raw_image).set_train(False)
+        network = ExportGraph(model, raw_image, existence).set_train(False)
     target = Path(file_name).expanduser().absolute()
     with atomic_path(target) as temporary, atomic_path(target.with_suffix(".json")) as description_file:
         with _empty_working_directory(target.parent):
@@ -70,10 +73,11 @@ def export(
             if not os.path.exists("graph.mindir"):
                 raise UserError(f"{file_name}: MindSpore splits models above 1 GB into files: use a smaller one")
             exported = nn.GraphCell(mindspore.load("graph.mindir"))
-            found = [exported(*each).asnumpy() for each in inputs]
+            found = [_arrays(exported(*each)) for each in inputs]
             # A copy of the contents has the usual permissions; MindSpore's file is readable by its owner only.
             shutil.copyfile("graph.mindir", temporary)
-        difference = float(np.abs(np.subtract(found, expected)).max())
+        pairs = zip(chain.from_iterable(found), chain.from_iterable(expected))
+        difference = float(np.max([np.abs(one - other).max() for one, other in pairs]))  # np.max keeps NaN
         if not difference <= TOLERANCE:  # true for NaN
             off = f"{difference:.1e}, more than {TOLERANCE:.0e}"
             raise UserError(f"{file_name} was not written: its outputs differ from the model's by {off}")
@@ -88,9 +92,10 @@ def export(
                 "vocabulary_sha256": tokenizer.vocabulary_sha256,
             },
             "threshold": config.evaluation.threshold,
+            **({"existence_threshold": config.evaluation.existence_threshold} if existence else {}),
             "versions": {"python": platform.python_version(), "mindspore": version("mindspore")},
             "inputs": _ports(INPUT_NAMES, [each.asnumpy() for each in inputs[0]]),
-            "outputs": _ports(["probability"], expected[:1]),
+            "outputs": _ports(OUTPUT_NAMES, expected[0]),
             "checkpoint_sha256": sha256(find_file(checkpoint)),
             "mindir_sha256": sha256(temporary),
         }
@@ -108,6 +113,10 @@ def _empty_working_directory(parent: Path) -> Iterator[None]:
             yield
         finally:
             os.chdir(before)
+
+
+def _arrays(outputs: Tensor | tuple[Tensor, ...]) -> list[np.ndarray]:
+    return [each.asnumpy() for each in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
 
 
 def _ports(names: Sequence[str], arrays: Sequence[np.ndarray]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from coupalign.config import Config
 from coupalign.data.images import decode_image, load_image, read_content
 from coupalign.errors import UserError
 from coupalign.files import find_checkpoint, sha256
+from coupalign.inference.prediction import nothing_fits_line
 from coupalign.inference.predictor import Predictor
 from coupalign.inference.request_file import Requests
 from coupalign.inference.results import Results, write_coco
@@ -39,7 +40,8 @@ def predict(
     """Writes the files of ``Results`` for each image and expression to `output`, and prints a line of JSON.
 
     A line holds ``image``, ``expression``, the files ``mask`` and ``overlay``, ``area`` (share of the image), ``box``
-    ([x, y, width, height] in pixels, or null for an empty mask), ``score`` and ``warnings``, which also go to stderr.
+    ([x, y, width, height] in pixels, or null for an empty mask), ``score`` and ``warnings``, which also go to stderr. A
+    model with an existence output adds ``existence``, its probability, and ``nothing_fits``; that goes to stderr too.
     An image that cannot be read gets a line with ``image`` and ``error`` if there are other images. Predictions that an
     earlier run made with the same model are not made again. At the end, predictions.json holds all of them (COCO).
 
@@ -70,6 +72,9 @@ def predict(
                 failed += 1
                 bar.update(len(requests[Path(record["image"])]))
             else:
+                if record.get("nothing_fits"):
+                    line = nothing_fits_line(record["existence"])
+                    _logger.warning("%s, %r: %s", record["image"], record["expression"], line)
                 records.append(record)
                 bar.update()
     write_coco(Path(output).expanduser() / "predictions.json", records)

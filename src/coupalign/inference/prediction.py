@@ -53,3 +53,8 @@ class Prediction:
     def score(self) -> float:
         """The largest probability of a pixel, from 0 to 1."""
         return float(self.probability.max())
+
+
+def nothing_fits_line(existence: float) -> str:
+    """What programs say if nothing fits; `existence` is the probability that something does."""
+    return f"nothing in this image fits the expression (probability {existence:.2f} that something does)"

@@ -59,6 +59,9 @@ class Results:
         if "probability" in files:
             with atomic_path(files["probability"]) as temporary:
                 np.save(temporary, found.probability)
+        judged = {}
+        if found.existence is not None:
+            judged = {"existence": round(found.existence, 6), "nothing_fits": found.nothing_fits}
         record = {
             "image": str(image),
             "expression": expression,
@@ -66,6 +69,7 @@ class Results:
             "area": round(float(found.mask.mean()), 6),
             "box": found.box,
             "score": round(found.score, 6),
+            **judged,
             "warnings": found.warnings,
             "segmentation": run_lengths(found.mask),
             "made_from": self._made_from(content),

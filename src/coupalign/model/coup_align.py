@@ -185,7 +185,7 @@ class CoupAlign(nn.Cell):
     def _with_existence(self, outputs: tuple, mask: Tensor, pixels: Tensor, words: Tensor) -> tuple:
         """`outputs`, with the existence logit (B,) at the end if the model has one."""
         if self.has_existence:
-            return (*outputs, self.existence(mask, pixels, words[:, 0]))  # type: ignore[misc]
+            return outputs + (self.existence(mask, pixels, words[:, 0]),)  # type: ignore[misc]
         return outputs
 
 
