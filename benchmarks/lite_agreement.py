@@ -141,7 +141,7 @@ def _images(config: Config, args: argparse.Namespace, mindir: Path, work: Path) 
     (work / "requests.jsonl").write_text("\n".join(map(json.dumps, requests)), encoding="utf-8")
     vocab = find_file(config.data.vocab_file).resolve()
     python = [find_file(f"{args.lite}/python/bin/python").absolute(), "deploy/lite_predict.py", "--model", mindir]
-    ours = _answers([*python, "--vocab", vocab, "--requests", work / "requests.jsonl", "--output", work / "python"])
+    ours = _answers([*python, "--vocab", vocab, "--expressions", work / "requests.jsonl", "--output", work / "python"])
     different = pixels = 0
     program = [find_file(args.program).resolve(), "--mindir_path", mindir, "--vocab", vocab, "--output", work / "c++"]
     for request, answer in zip(requests, ours):

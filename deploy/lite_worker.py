@@ -12,7 +12,8 @@ import signal
 import sys
 
 import numpy as np
-from lite_predict import LiteModel, RequestError
+from lite_predict import LiteModel
+from model_inputs import RequestError
 
 
 def main(model, vocab):
@@ -30,7 +31,7 @@ def main(model, vocab):
     except RequestError as error:
         send({"error": str(error)})
         return 2
-    send({"threshold": lite.description["threshold"], "max_tokens": lite.description["text"]["max_tokens"]})
+    send({"threshold": lite.threshold, "max_tokens": lite.description["text"]["max_tokens"]})
     for line in iter(sys.stdin.buffer.readline, b""):
         request = json.loads(line.decode())
         shape = request["shape"]

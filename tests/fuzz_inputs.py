@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
+import importlib
 import io
 import json
+import sys
 import tempfile
 import time
 import warnings
@@ -28,6 +29,7 @@ from coupalign.data.json_lines import read_json_lines
 from coupalign.data.masks import mask_from_file
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
+from coupalign.inference.request_file import read_requests
 
 Random = np.random.Generator
 # (format, mode, options): everything that phones, scanners and editors write.
@@ -50,20 +52,13 @@ def _by_prepare(path: Path) -> np.ndarray:
     return vision.Decode()(np.frombuffer(encode_record(path.read_bytes(), path), np.uint8))
 
 
-def _lite_predict():
-    """The module deploy/lite_predict.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location("lite_predict", REPOSITORY / "deploy/lite_predict.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-LITE = _lite_predict()
+sys.path.append(str(REPOSITORY / "deploy"))  # its modules are in no package
+model_inputs, predict_files = map(importlib.import_module, ("model_inputs", "predict_files"))
 # Name of a program's loader: path -> (H, W, 3) uint8; it raises an exception with a message of one line.
 LOADERS: dict[str, Callable[[Path], np.ndarray]] = {
     "predict": load_image,
     "prepare": _by_prepare,
-    "lite": LITE.load_image,
+    "deployed": model_inputs.load_image,
 }
 
 
@@ -146,7 +141,7 @@ def check_image(
     for name, load in loaders.items():
         try:
             results.append(load(path))
-        except (UserError, LITE.RequestError) as error:
+        except (UserError, model_inputs.RequestError) as error:
             assert str(path) in str(error) and "\n" not in str(error), (name, str(error))
             continue
         assert expected is not None, f"{name} reads what Pillow refuses"
@@ -233,7 +228,7 @@ def check_lines(random: Random, directory: Path) -> str:
 
 
 def check_requests(random: Random, directory: Path) -> str:
-    """Reads a file of requests to Lite, with damaged lines. Returns "read" or "refused"; raises AssertionError."""
+    """Reads a file of expressions in both programs, with damaged lines. Returns "read" or "refused"; raises AssertionError."""
     values = ["a.png", "cup", "none.png", "caf\u00e9", "\ud800", "\0", "", 5, None, ["cup"]]
     whole = [
         {key: values[random.integers(len(values))] if random.random() < 0.2 else right for key, right in line}
@@ -244,15 +239,19 @@ def check_requests(random: Random, directory: Path) -> str:
     file = directory / "requests.jsonl"
     file.write_bytes(damage(content, random))
     try:
-        for path, expression in LITE.read_requests(str(file)):
-            assert LITE.file_stem(path, expression)
-            if path != directory / "a.png":
-                with contextlib.suppress(LITE.RequestError):
-                    LITE.load_image(path)
-    except LITE.RequestError as error:
+        rows = predict_files.read_requests(str(file))
+    except model_inputs.RequestError as error:
         assert str(file) in str(error) and "\n" not in str(error), str(error)
-        return "requests refused"
-    return "requests read"
+        rows = []
+    try:
+        assert rows == read_requests(file)
+    except UserError:
+        assert not rows
+    for image, expression in rows:
+        assert predict_files.file_stem(directory / image, expression)
+        with contextlib.suppress(model_inputs.RequestError):
+            model_inputs.load_image(directory / image)
+    return "requests read" if rows else "requests refused"
 
 
 def run(count: int, seed: int, loaders: dict[str, Callable[[Path], np.ndarray]] = LOADERS) -> Counter:

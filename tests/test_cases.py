@@ -22,7 +22,7 @@ from coupalign.data.refer import read_refer
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
 from tests import fuzz_inputs
-from tests.test_deployment import lite, lite_predict, run_lite  # noqa: F401  (`lite` is a fixture)
+from tests.test_deployment import lite, model_inputs, run_lite  # noqa: F401  (`lite` is a fixture)
 
 CASES = Path(os.environ.get("COUPALIGN_CASES", REPOSITORY.parent / "shared/cases"))
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="no directory COUPALIGN_CASES")
@@ -48,7 +48,7 @@ def _split(output: Path, split: str) -> list[dict]:
 @pytest.mark.parametrize("name", ["images/motion_photo.jpg", "images/exif6.webp", "tiff/o3.tif"])
 def test_images_are_as_pillow_shows_them(name):
     expected = np.asarray(ImageOps.exif_transpose(Image.open(CASES / name)).convert("RGB"))
-    for load in (load_image, lite_predict.load_image):
+    for load in (load_image, model_inputs.load_image):
         np.testing.assert_array_equal(load(CASES / name), expected)
 
 
@@ -63,7 +63,7 @@ def test_prepared_images_are_upright(cases, tmp_path):
 @needs_cases
 def test_a_jpeg_without_end_marker_is_read():
     path = CASES / "images/no_eoi.jpg"
-    np.testing.assert_array_equal(load_image(path), lite_predict.load_image(path))
+    np.testing.assert_array_equal(load_image(path), model_inputs.load_image(path))
 
 
 @needs_cases
@@ -122,7 +122,7 @@ def test_refer_files_of_python_2_and_with_float_sizes(name):
 
 @needs_cases
 def test_requests_with_a_byte_order_mark_are_read(lite, tmp_path, capsys):  # noqa: F811
-    run_lite(tmp_path, requests=CASES / "requests/bom.jsonl")
+    run_lite(tmp_path, expressions=CASES / "requests/bom.jsonl")
     lines = capsys.readouterr().out.splitlines()
     assert lines and all("image" in json.loads(line) for line in lines)
 
@@ -139,7 +139,7 @@ def test_names_outside_ascii_get_a_file_each(tmp_path, capsys):
     ]
     assert predict.main([*arguments, "--output", str(tmp_path / "out")]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(lines) == 2 and len({line["mask"] for line in lines}) == 2 and len(os.listdir(tmp_path / "out")) == 4
+    assert len(lines) == 2 and len({line["mask"] for line in lines}) == 2 and len(os.listdir(tmp_path / "out")) == 7
 
 
 def test_random_inputs_end_well():

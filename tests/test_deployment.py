@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
+import importlib
 import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import expit
 
 import mindspore_hub_conf
 import postprocess
+import predict
 import preprocess
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
@@ -27,15 +31,17 @@ from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY, sha256
 from coupalign.inference.deployment import score, write_inputs
-from coupalign.inference.results import file_stem
+from coupalign.inference.prediction import Prediction
+from coupalign.inference.results import run_lengths
 from coupalign.model import build_model
 from coupalign.overlay import overlay
 from tests.conftest import SMALLEST, TINY, refshapes_config
 from tests.test_tokenizer import VOCABULARY, _sentences
 
-spec = importlib.util.spec_from_file_location("lite_predict", REPOSITORY / "deploy/lite_predict.py")
-lite_predict = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(lite_predict)
+sys.path.append(str(REPOSITORY / "deploy"))  # its modules are in no package
+lite_predict, model_inputs, predict_files = map(
+    importlib.import_module, ("lite_predict", "model_inputs", "predict_files")
+)
 
 
 def describe(directory: Path, **more) -> Path:
@@ -102,13 +108,13 @@ def test_lite_prepares_as_training_does(lite, tmp_path):
         rgb = load_image(_picture(tmp_path / name, shape))
         np.testing.assert_array_equal(lite.prepare(rgb), prepare_image(rgb, 64))
         mask = np.random.default_rng(1).random(rgb.shape[:2]) > 0.3
-        np.testing.assert_array_equal(lite_predict.overlay(rgb, mask), overlay(rgb, mask))
+        np.testing.assert_array_equal(predict_files.overlay(rgb, mask), overlay(rgb, mask))
     tokenizer = Tokenizer(VOCABULARY, 8)
     for sentence in [*_sentences(500), "the 龘 circle", "!!!", "bmx bike"]:
         try:
             expected = tokenizer.encode(sentence)
         except UserError:
-            with pytest.raises(lite_predict.RequestError, match="empty"):
+            with pytest.raises(model_inputs.RequestError, match="empty"):
                 lite.encode(sentence)
         else:
             np.testing.assert_array_equal(lite.encode(sentence), expected)
@@ -120,27 +126,83 @@ def run_lite(directory: Path, **options) -> int:
     return lite_predict.main([str(each) for name, value in given.items() for each in (f"--{name}", value)])
 
 
-def test_lite_answers_requests_and_reports_failures(lite, tmp_path, capsys):
-    """The requests begin with a byte order mark, as Windows programs write it."""
+class StandIn:
+    """What ``Lite`` finds, as a ``Predictor``."""
+
+    def __init__(self):
+        self.tokenizer = Tokenizer(VOCABULARY, 8)
+        self.encode = self.tokenizer.encode
+
+    def predict_batch(self, images, expressions, _):
+        maps = [probability_at(expit(prepare_image(rgb, 64)[0]), *rgb.shape[:2]) for rgb in images]
+        warnings = map(self.tokenizer.warnings, expressions)
+        return [Prediction(each > 0.4, each, None, lines) for each, lines in zip(maps, warnings)]
+
+
+def test_lite_writes_what_predict_writes(lite, checkpoint, tmp_path, monkeypatch, capsys):
+    """One image is missing. The file begins with a byte order mark, as Windows programs write it."""
     _picture(tmp_path / "a.png")
     (tmp_path / "two").mkdir()
-    shutil.copy(tmp_path / "a.png", tmp_path / "two/a.png")
-    pairs = [("a.png", "the dog"), ("none.png", "the dog"), ("a.png", " "), ("two/a.png", "the dog"), ("a.png", "狗狗")]
+    _picture(tmp_path / "two/a.png", (40, 30, 3))
+    pairs = [("a.png", "the dog"), ("none.png", "the dog"), ("two/a.png", "the dog"), ("a.png", "狗狗")]
     lines = [json.dumps({"image": image, "expression": text}, ensure_ascii=False) for image, text in pairs]
-    (tmp_path / "requests.jsonl").write_text("\n".join(lines), encoding="utf-8-sig")
-    assert run_lite(tmp_path, requests=tmp_path / "requests.jsonl") == 2
-    out, err = capsys.readouterr()
-    good, missing, empty, other, unknown = map(json.loads, out.splitlines())
-    assert "cannot be read" in missing["error"] and "is empty" in empty["error"]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines), encoding="utf-8-sig")
+    monkeypatch.setattr("coupalign.inference.predict.Predictor", lambda *_, **__: StandIn())
+    more = ["--expressions", str(tmp_path / "list.jsonl"), "--probability", "--output"]
+    wrote = {}
+    for name, program, own in (
+        ("lite", lite_predict, ["--model", str(tmp_path / "graph.mindir"), "--vocab", str(VOCABULARY)]),
+        ("ours", predict, ["--checkpoint", str(checkpoint), "--threshold", "0.4"]),
+    ):
+        directory = tmp_path / name
+        assert program.main([*own, *more, str(directory)]) == 2
+        out, err = capsys.readouterr()
+        assert all(line in err for line in Tokenizer(VOCABULARY, 8).warnings("狗狗"))
+        files = {path.name: path.read_bytes() for path in directory.iterdir()}
+        figures = {path: json.loads(files.pop(path)) for path in list(files) if path.endswith(".json")}
+        made_from = {figures[path].pop("made_from") for path in figures if path != "predictions.json"}
+        assert len(made_from) == 2, "a.png and two/a.png"
+        printed = [json.loads(line) for line in out.replace(str(directory), "").splitlines()]
+        errors = [line.pop("error") for line in printed if "error" in line]
+        assert len(errors) == 1 and "none.png cannot be read" in errors[0]
+        wrote[name] = (files, figures, printed)
+    assert wrote["lite"] == wrote["ours"]
+    files, figures, printed = wrote["ours"]
+    assert len(files) == 9 and len(figures) == 4 and len(printed) == 4
+    good = printed[0]
     rgb = load_image(tmp_path / "a.png")
     expected = probability_at(expit(prepare_image(rgb, 64)[0]), *rgb.shape[:2]) > 0.4
     assert 0.1 < expected.mean() < 0.9
-    np.testing.assert_array_equal(cv2.imread(good["mask"], cv2.IMREAD_GRAYSCALE), expected * np.uint8(255))
-    assert good["area"] == pytest.approx(expected.mean(), abs=1e-6)
-    assert len({each[kind] for each in (good, other, unknown) for kind in ("mask", "overlay")}) == 6
-    assert Path(good["mask"]).name == f"{file_stem(tmp_path / 'a.png', 'the dog')}.mask.png", "as predict.py names it"
-    assert good["warnings"] == [] and unknown["warnings"] == list(Tokenizer(VOCABULARY, 8).warnings("狗狗"))
-    assert all(warning in err for warning in unknown["warnings"])
+    mask = cv2.imread(f"{tmp_path}/lite{good['mask']}", cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_array_equal(mask, expected * np.uint8(255))
+
+
+def test_lite_continues_where_it_was(lite, tmp_path, monkeypatch, capsys):
+    for name in "ab":
+        _picture(tmp_path / f"{name}.png")
+    made = []
+    found = lite_predict.LiteModel.answer
+    monkeypatch.setattr(lite_predict.LiteModel, "answer", lambda self, *args: made.append(1) or found(self, *args))
+
+    def again():
+        made.clear()
+        assert run_lite(tmp_path, image=tmp_path, expression="dog") == 0
+        return len(made), [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    count, first = again()
+    assert count == 2 and again() == (0, first)
+    os.remove(first[1]["mask"])
+    assert again() == (1, first)
+    describe(tmp_path, threshold=0.6)
+    assert again()[0] == 2
+
+
+@given(st.integers(0, 2**32), st.integers(1, 90), st.integers(1, 90), st.floats(0, 1))
+def test_run_lengths_are_those_of_coco(seed, height, width, share):
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    assert predict_files.run_lengths(mask) == run_lengths(mask)
+    wide = np.repeat(mask, 40, 0)
+    assert predict_files.run_lengths(wide) == run_lengths(wide)
 
 
 @pytest.mark.parametrize(("existence", "nothing_fits"), [(0.21, True), (0.75, False)])
@@ -187,6 +249,7 @@ def test_lite_reports_mistakes_in_one_line(tmp_path, monkeypatch, refuses, descr
     [
         '{"image": "a.png", "expression": "caf\xe9"}'.encode("latin-1"),
         b"[1]",
+        b'{"image": "a.png", "expression": " "}',
         b"{}",
         b'{"image": 1, "expression": "x"}',
         b'{"image": "a.png", "expression": "a \\ud800"}',
@@ -196,7 +259,7 @@ def test_lite_reports_mistakes_in_one_line(tmp_path, monkeypatch, refuses, descr
 )
 def test_lite_refuses_invalid_requests_in_one_line(lite, tmp_path, capsys, content):
     (tmp_path / "requests.jsonl").write_bytes(content)
-    assert run_lite(tmp_path, requests=tmp_path / "requests.jsonl") == 2
+    assert run_lite(tmp_path, expressions=tmp_path / "requests.jsonl") == 2
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and "requests.jsonl" in err
     assert "UTF-8" in err or "line 1" in err

@@ -150,7 +150,7 @@ def test_an_image_gets_the_mask_of_mindspore(deployed, tmp_path):
 def test_pillow_of_python_3_7_reads_images_as_training_does(tmp_path):
     paths = write_picture_files(tmp_path)
     code = (
-        "import sys, numpy; sys.path.insert(0, 'deploy'); from lite_predict import load_image\n"
+        "import sys, numpy; sys.path.insert(0, 'deploy'); from model_inputs import load_image\n"
         "for path in sys.argv[1:]: numpy.save(path, load_image(path))"
     )
     subprocess.run([str(LITE), "-c", code, *map(str, paths)], cwd=REPOSITORY, check=True)

@@ -1,6 +1,6 @@
 """Image files as upright RGB pixels. Every program of this package decodes with Pillow, here.
 
-The rules are written for users in docs/data.md ("Which pixels count"). ``deploy/lite_predict.py`` and the C++ program
+The rules are written for users in docs/data.md ("Which pixels count"). ``deploy/model_inputs.py`` and the C++ program
 follow them in code of their own.
 """
 
