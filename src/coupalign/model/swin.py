@@ -158,7 +158,10 @@ class SwinStage(nn.Cell):
         batch, _, dim = x.shape
         extra = self.padded - self.size
         if extra:
-            x = ops.pad(x.reshape(batch, self.size, self.size, dim), (0, 0, 0, extra, 0, extra))
+            # The gradient of ops.pad is wrong on the CPU from the second call of a graph on (MindSpore 2.9).
+            x = x.reshape(batch, self.size, self.size, dim)
+            x = ops.concat((x, ops.zeros((batch, self.size, extra, dim), x.dtype)), 2)
+            x = ops.concat((x, ops.zeros((batch, extra, self.padded, dim), x.dtype)), 1)
             x = x.reshape(batch, -1, dim)
         x = self.raster_to_regular(x)
         for i in range(len(self.blocks)):
