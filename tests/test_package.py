@@ -27,7 +27,8 @@ def test_the_package_requires_what_the_scripts_install():
     extras = project["optional-dependencies"]
     assert set(project["dependencies"]) == requirements("requirements.txt")
     assert set(extras["demo"]) == requirements("requirements-demo.txt")
-    assert set(extras["dev"]) == requirements("requirements-dev.txt") | {"coupalign[demo]"}
+    assert set(extras["onnx"]) == requirements("requirements-onnx.txt")
+    assert set(extras["dev"]) == requirements("requirements-dev.txt") | {"coupalign[demo,onnx]"}
 
 
 PACKAGE_FILES = {

@@ -56,24 +56,20 @@ def export(
     Raises: UserError if the checkpoint does not fit, the file cannot be written, or its outputs differ from the model's
     by more than ``TOLERANCE``. An existing file then stays as it was.
     """
-    model = build_model(config, precision="fp32")
-    load_checkpoint(checkpoint, model)
-    tokenizer = Tokenizer(find_file(config.data.vocab_file), config.model.max_tokens)
+    model, tokenizer = load_for_export(config, checkpoint)
     inputs = comparison_inputs(config, *tokenizer.encode(EXPRESSION), batch_size, raw_image)
     existence = config.model.existence
     network = ExportGraph(model, raw_image, existence).set_train(False)
-    expected = [_arrays(network(*each)) for each in inputs]
+    expected = [arrays(network(*each)) for each in inputs]
     if device == "CPU":
         use_plain_operators(model)
         network = ExportGraph(model, raw_image, existence).set_train(False)
     target = Path(file_name).expanduser().absolute()
     with atomic_path(target) as temporary, atomic_path(target.with_suffix(".json")) as description_file:
-        with _empty_working_directory(target.parent):
-            mindspore.export(network, *inputs[0], file_name="graph.mindir", file_format="MINDIR")
-            if not os.path.exists("graph.mindir"):
-                raise UserError(f"{file_name}: MindSpore splits models above 1 GB into files: use a smaller one")
+        with empty_working_directory(target.parent):
+            write_mindir(network, inputs[0])
             exported = nn.GraphCell(mindspore.load("graph.mindir"))
-            found = [_arrays(exported(*each)) for each in inputs]
+            found = [arrays(exported(*each)) for each in inputs]
             # A copy of the contents has the usual permissions; MindSpore's file is readable by its owner only.
             shutil.copyfile("graph.mindir", temporary)
         pairs = zip(chain.from_iterable(found), chain.from_iterable(expected))
@@ -81,30 +77,23 @@ def export(
         if not difference <= TOLERANCE:  # true for NaN
             off = f"{difference:.1e}, more than {TOLERANCE:.0e}"
             raise UserError(f"{file_name} was not written: its outputs differ from the model's by {off}")
-        # What a program that runs the graph without this package needs to know. Mean and std are RGB, from 0 to 255.
-        description = {
-            "format": 1,
-            "device": device,
-            "image": {"size": config.model.image_size, "normalised": not raw_image, "mean": MEAN, "std": STD},
-            "text": {
-                "max_tokens": config.model.max_tokens,
-                "vocabulary_size": tokenizer.vocabulary_size,
-                "vocabulary_sha256": tokenizer.vocabulary_sha256,
-            },
-            "threshold": config.evaluation.threshold,
-            **({"existence_threshold": config.evaluation.existence_threshold} if existence else {}),
-            "versions": {"python": platform.python_version(), "mindspore": version("mindspore")},
-            "inputs": _ports(INPUT_NAMES, [each.asnumpy() for each in inputs[0]]),
-            "outputs": _ports(OUTPUT_NAMES, expected[0]),
-            "checkpoint_sha256": sha256(find_file(checkpoint)),
-            "mindir_sha256": sha256(temporary),
-        }
+        description = describe(config, tokenizer, checkpoint, device, raw_image)
+        description["inputs"] = describe_ports(INPUT_NAMES, [each.asnumpy() for each in inputs[0]])
+        description["outputs"] = describe_ports(OUTPUT_NAMES, expected[0])
+        description["mindir_sha256"] = sha256(temporary)
         description_file.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return difference
 
 
+def load_for_export(config: Config, checkpoint: str | os.PathLike) -> tuple[nn.Cell, Tokenizer]:
+    """The model in float32 and the tokenizer of its vocabulary. Raises: UserError if the checkpoint does not fit."""
+    model = build_model(config, precision="fp32")
+    load_checkpoint(checkpoint, model)
+    return model, Tokenizer(find_file(config.data.vocab_file), config.model.max_tokens)
+
+
 @contextmanager
-def _empty_working_directory(parent: Path) -> Iterator[None]:
+def empty_working_directory(parent: Path) -> Iterator[None]:
     """Changes into a temporary directory, because MindSpore only exports to paths of plain characters."""
     before = os.getcwd()
     with tempfile.TemporaryDirectory(prefix=".export-", dir=parent) as directory:
@@ -115,12 +104,41 @@ def _empty_working_directory(parent: Path) -> Iterator[None]:
             os.chdir(before)
 
 
-def _arrays(outputs: Tensor | tuple[Tensor, ...]) -> list[np.ndarray]:
+def arrays(outputs: Tensor | Sequence[Tensor]) -> list[np.ndarray]:
+    """Outputs of a graph, which returns a tensor if it has one output."""
     return [each.asnumpy() for each in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
 
 
-def _ports(names: Sequence[str], arrays: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    return [{"name": name, "shape": each.shape, "dtype": str(each.dtype)} for name, each in zip(names, arrays)]
+def write_mindir(network: nn.Cell, inputs: Sequence[Tensor]) -> None:
+    """Writes graph.mindir to the working directory. Raises: UserError if the model is too large."""
+    mindspore.export(network, *inputs, file_name="graph.mindir", file_format="MINDIR")
+    if not os.path.exists("graph.mindir"):
+        raise UserError("MindSpore splits models above 1 GB into files, which cannot be exported: use a smaller model")
+
+
+def describe(
+    config: Config, tokenizer: Tokenizer, checkpoint: str | os.PathLike, device: str, raw_image: bool
+) -> dict[str, Any]:
+    """What a program that runs the graph without this package needs to know. Mean and std are RGB, from 0 to 255."""
+    return {
+        "format": 1,
+        "device": device,
+        "image": {"size": config.model.image_size, "normalised": not raw_image, "mean": MEAN, "std": STD},
+        "text": {
+            "max_tokens": config.model.max_tokens,
+            "vocabulary_size": tokenizer.vocabulary_size,
+            "vocabulary_sha256": tokenizer.vocabulary_sha256,
+        },
+        "threshold": config.evaluation.threshold,
+        **({"existence_threshold": config.evaluation.existence_threshold} if config.model.existence else {}),
+        "versions": {"python": platform.python_version(), "mindspore": version("mindspore")},
+        "checkpoint_sha256": sha256(find_file(checkpoint)),
+    }
+
+
+def describe_ports(names: Sequence[str], ports: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Shapes and types of inputs or outputs for the description."""
+    return [{"name": name, "shape": each.shape, "dtype": str(each.dtype)} for name, each in zip(names, ports)]
 
 
 def comparison_inputs(
