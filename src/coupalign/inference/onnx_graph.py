@@ -42,13 +42,16 @@ def to_onnx(mindir: mind_ir_pb2.ModelProto, inputs: Sequence[str], outputs: Sequ
     operators = {f"REF::{each.name}": each for each in mindir.primitives}
     for node in graph.node:
         translation.add(node, operators.get(node.op_type))
-    for name, each in zip(outputs, graph.output):
-        translation.emit("Identity", [translation.values[each.name]], output=name)
+    (output,) = graph.output
+    results = translation.values[output.name]
+    for name, each in zip(outputs, results if isinstance(results, tuple) else [results]):
+        translation.emit("Identity", [each], output=name)
+    result_types = output.tensor or [each.tensors[0] for each in output.attr_info.values]
     made = helper.make_graph(
         translation.nodes,
         "coupalign",
-        [_port(name, each) for name, each in zip(inputs, graph.input)],
-        [_port(name, each) for name, each in zip(outputs, graph.output)],
+        [_port(name, each.tensor[0]) for name, each in zip(inputs, graph.input)],
+        [_port(name, each) for name, each in zip(outputs, result_types)],
         [numpy_helper.from_array(array, name) for name, array in translation.initializers.items()],
     )
     # The IR version of this opset, so that older runtimes read the file.
@@ -126,8 +129,7 @@ def _array(tensor: mind_ir_pb2.TensorProto) -> np.ndarray:
     return np.frombuffer(tensor.raw_data, _dtype(tensor)).reshape(tensor.dims)
 
 
-def _port(name: str, port: mind_ir_pb2.ValueInfoProto) -> onnx.ValueInfoProto:
-    tensor = port.tensor[0]
+def _port(name: str, tensor: mind_ir_pb2.TensorProto) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, tensor.data_type, ["batch", *tensor.dims[1:]])
 
 
