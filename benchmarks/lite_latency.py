@@ -1,22 +1,24 @@
-"""Time of an exported CoupAlign in MindSpore Lite on the CPU, compared with the two encoders alone in PyTorch.
+"""Time of CoupAlign in MindSpore Lite, ONNX Runtime and MindSpore, compared with the two encoders alone in PyTorch.
 
     python -m benchmarks.lite_latency --model coupalign.mindir
+    python -m benchmarks.lite_latency --model coupalign.mindir --onnx coupalign.onnx,int8.onnx --checkpoint best.ckpt
 
-Lite, driven from Python, and Hugging Face's Swin-B and BERT base, eager float32 with random weights, take turns on the
-same number of threads. The script prints the median of the per-round ratios. If the C++ program is built, it then runs
-by itself. It needs PyTorch, transformers and scripts/set_up_lite.sh.
+The programs that are given run on the CPU for the same image and expression, and take turns on the same number of
+threads with Hugging Face's Swin-B and BERT base, eager float32 with random weights. The script prints the median of the
+per-round ratios to PyTorch. If the C++ program is built, it then runs by itself. PyTorch, transformers and, for --model,
+scripts/set_up_lite.sh are needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,9 @@ PAUSE = 0.3  # seconds, after which the threads of the previous run sleep
 
 
 OPTIONS = [
-    option("--model FILE", ".mindir of export.py, exported with MindSpore 2.0", required=True),
+    option("--model FILE", ".mindir of export.py, exported with MindSpore 2.0"),
+    option("--onnx FILE,…", ".onnx files of export.py"),
+    option("--checkpoint FILE", "checkpoint to run in MindSpore, in graph mode with our kernels"),
     option("--rounds INT", "turns of each", default=9),
     option("--threads INT", "threads of each", default=2),
     option("--lite_python FILE", "Python of MindSpore Lite", default=".lite/python/bin/python"),
@@ -44,32 +48,43 @@ OPTIONS = [
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_own_arguments(__doc__, argv, OPTIONS)
-    model = find_file(args.model)
-    description = json.loads(model.with_suffix(".json").read_text())
-    size, tokens = description["image"]["size"], description["text"]["max_tokens"]
-    with tempfile.TemporaryDirectory() as directory:
-        files = _write_inputs(Path(directory), size, tokens)
-        encoders = _encoders(size, tokens, args.threads)
-        with LiteWorker(args.lite_python, model, args.vocab, args.threads) as lite:
-            output = Path(directory) / "probability.bin"
-            pairs = []
-            for turn in range(args.rounds + 1):
+    files = [find_file(each) for each in (args.onnx or "").split(",") if each]
+    if not args.model and not files:
+        raise UserError("nothing to measure: give --model, --onnx or both")
+    description = json.loads((find_file(args.model) if args.model else files[0]).with_suffix(".json").read_text())
+    arrays = _sample(description["image"]["size"], description["text"]["max_tokens"])
+    programs: dict[str, Callable[[], float]] = {"PyTorch, Swin and BERT": _encoders(arrays, args)}
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        directory = Path(name)
+        if args.checkpoint:
+            programs["MindSpore"] = _mindspore(args.checkpoint, arrays)
+        for file in files:
+            programs[f"ONNX Runtime, {file.name}"] = _onnx(file, arrays, args.threads)
+        if args.model:
+            inputs = _write_inputs(directory, arrays)
+            lite = stack.enter_context(LiteWorker(args.lite_python, find_file(args.model), args.vocab, args.threads))
+            programs["MindSpore Lite, Python"] = lambda: lite.run(inputs, directory / "probability.bin")
+        rounds = []
+        for turn in range(args.rounds + 1):
+            times = []
+            for run in programs.values():
                 time.sleep(PAUSE)
-                ours = lite.run(files, output)
-                time.sleep(PAUSE)
-                theirs = encoders()
-                if turn:  # the first turn warms up
-                    pairs.append((ours, theirs))
-        ours, theirs = zip(*pairs)
-        _say("MindSpore Lite, CoupAlign, Python", ours, f"loaded in {lite.load / 1000:.1f} s, peak {lite.peak:.0f} MB")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        _say("PyTorch, Swin-B and BERT base", theirs, f"peak {peak:.0f} MB")
-        ratios = [a / b for a, b in pairs]
-        print(f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
-        if Path(args.program).is_file():
-            print("MindSpore Lite, CoupAlign, C++:", _run_program(args, model, Path(directory)))
-        else:
-            print(f"no {args.program}: the C++ program was not run")
+                times.append(run())
+            if turn:  # the first turn warms up
+                rounds.append(times)
+        for name, times in zip(programs, zip(*rounds)):
+            ratios = [one / other[0] for one, other in zip(times, rounds)]
+            print(
+                f"{name}: {statistics.median(times):.0f} ms ({min(times):.0f}-{max(times):.0f}), "
+                f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+            )
+        if args.model:
+            stack.close()
+            print(f"MindSpore Lite: loaded in {lite.load / 1000:.1f} s, peak {lite.peak:.0f} MB")
+            if Path(args.program).is_file():
+                print("MindSpore Lite, C++:", _run_program(args, find_file(args.model), directory))
+            else:
+                print(f"no {args.program}: the C++ program was not run")
     return 0
 
 
@@ -109,13 +124,17 @@ class LiteWorker:
         self.peak = float(rest or 0)
 
 
-def _write_inputs(directory: Path, size: int, tokens: int) -> list[Path]:
+def _sample(size: int, tokens: int) -> list[np.ndarray]:
+    """A random image (3, S, S), random token ids (T,) and the token mask (T,)."""
     random = np.random.default_rng(0)
-    arrays = (
+    return [
         random.standard_normal((3, size, size)).astype(np.float32),
-        random.integers(1000, 30000, tokens).astype(np.int32),
+        random.integers(1, 200, tokens).astype(np.int32),  # in any vocabulary
         np.ones(tokens, np.int32),
-    )
+    ]
+
+
+def _write_inputs(directory: Path, arrays: Sequence[np.ndarray]) -> list[Path]:
     files = [directory / name / "0.bin" for name in INPUTS]
     for file, array in zip(files, arrays):
         file.parent.mkdir()
@@ -123,22 +142,48 @@ def _write_inputs(directory: Path, size: int, tokens: int) -> list[Path]:
     return files
 
 
-def _encoders(size: int, tokens: int, threads: int) -> Callable[[], float]:
-    """A function that runs both encoders once and returns the milliseconds."""
-    import torch
+def _timed(run: Callable[[], object]) -> Callable[[], float]:
+    """A function that calls `run` and returns the milliseconds."""
 
-    torch.set_num_threads(threads)
-    words = np.ones((1, tokens), np.int32)
-    image = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
-    config = load_config(overrides={"image_size": size, "max_tokens": tokens})
-    encoders = pytorch_encoders.inference(config, image, 1000 * words, words)
-
-    def run() -> float:
+    def timed() -> float:
         start = time.perf_counter()
-        encoders()
+        run()
         return 1000 * (time.perf_counter() - start)
 
-    return run
+    return timed
+
+
+def _encoders(arrays: Sequence[np.ndarray], args: argparse.Namespace) -> Callable[[], float]:
+    import torch
+
+    torch.set_num_threads(args.threads)
+    image, ids, mask = (each[None] for each in arrays)
+    if args.checkpoint:
+        config = load_config(find_file(args.checkpoint).with_name("config.yaml"))
+    else:
+        config = load_config(overrides={"image_size": image.shape[-1], "max_tokens": ids.shape[-1]})
+    return _timed(pytorch_encoders.inference(config, image, ids, mask))
+
+
+def _onnx(file: Path, arrays: Sequence[np.ndarray], threads: int) -> Callable[[], float]:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+    inputs = {each.name: array[None] for each, array in zip(session.get_inputs(), arrays)}
+    return _timed(lambda: session.run(None, inputs))
+
+
+def _mindspore(checkpoint: str, arrays: Sequence[np.ndarray]) -> Callable[[], float]:
+    """On all cores of this machine, whatever the number of threads."""
+    from mindspore import Tensor
+
+    from coupalign.inference.predictor import Predictor
+
+    model = Predictor(checkpoint).model
+    inputs = [Tensor(array[None]) for array in arrays]
+    return _timed(lambda: model(*inputs).asnumpy())
 
 
 def _run_program(args: argparse.Namespace, model: Path, directory: Path) -> str:
@@ -159,10 +204,6 @@ def _run_program(args: argparse.Namespace, model: Path, directory: Path) -> str:
         stdout=subprocess.DEVNULL,
     )
     return (directory / "time_Result/test_perform_static.txt").read_text().strip()
-
-
-def _say(what: str, times: Sequence[float], more: str) -> None:
-    print(f"{what}: {statistics.median(times):.0f} ms ({min(times):.0f}-{max(times):.0f}), {more}")
 
 
 if __name__ == "__main__":
