@@ -62,7 +62,7 @@ environment() {
 }
 
 unpacked() {
-    local wheel
+    local wheel platform
     if [[ -d .lite/cpp/mindspore_lite/include ]]; then
         echo "cpp: .lite/cpp is there"
         return
@@ -71,9 +71,12 @@ unpacked() {
         report cpp "not installed" "the C++ program is not built"
         return
     fi
+    # The wheel for aarch64 has the tag "any", and pip prefers the one for x86-64 where that fits.
+    platform=manylinux1_x86_64
+    [[ $(uname -m) == x86_64 ]] || platform=manylinux2014_$(uname -m)
     rm -rf .lite/cpp && mkdir -p .lite/cpp
     if python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 37 \
-        --implementation cp --platform manylinux1_x86_64 --dest .lite/cpp mindspore-lite==2.0.0; then
+        --implementation cp --platform "$platform" --dest .lite/cpp mindspore-lite==2.0.0; then
         wheel=$(echo .lite/cpp/*.whl)
         python3 -m zipfile -e "$wheel" .lite/cpp
         rm "$wheel"
