@@ -18,7 +18,7 @@ import export
 import predict
 from convert_weights import main
 from coupalign.checkpoints.convert import Report, convert
-from coupalign.checkpoints.loading import load_checkpoint, start_from
+from coupalign.checkpoints.loading import load_checkpoint, save_weights, start_from
 from coupalign.config import load_config
 from coupalign.errors import UserError
 from coupalign.model import build_model
@@ -56,6 +56,21 @@ def test_the_report_names_every_tensor_and_parameter_once(tmp_path, sources):
 
 def held(model) -> dict[str, np.ndarray]:
     return {name: parameter.asnumpy().copy() for name, parameter in model.parameters_dict().items()}
+
+
+def test_a_training_may_start_without_some_parts_of_a_model(tmp_path):
+    """``init_except``: parts of the file that the model lacks, and parts of the model that keep their weights."""
+    source, model = build_model(smallest()), build_model(smallest(wpa_stages=[1, 2], num_queries=3))
+    save_weights(tmp_path / "source.ckpt", source.parameters_dict())
+    before, theirs = held(model), held(source)
+    with pytest.raises(UserError, match="has unexpected wpa.2"):
+        start_from(tmp_path / "source.ckpt", model, ["mask_generator.*"])
+    line = start_from(tmp_path / "source.ckpt", model, ["mask_generator.*", "wpa.[23].*"])
+    assert line.endswith("random weights in mask_generator")
+    for name, value in held(model).items():
+        np.testing.assert_array_equal(value, (before if name.startswith("mask_generator.") else theirs)[name])
+    with pytest.raises(UserError, match="init_except: .*closest: mask_generator"):
+        start_from(tmp_path / "source.ckpt", model, ["mask_generater.*"])
 
 
 @pytest.mark.parametrize("kinds", [("swin",), ("bert",), ("swin", "bert")])

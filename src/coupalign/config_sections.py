@@ -105,6 +105,7 @@ class TrainingConfig(_Section):
     ema_decay: Fraction
     max_grad_norm: NotNegative
     init_checkpoint: Text
+    init_except: tuple[Text, ...]
     epochs: Count = field(metadata=MAY_CHANGE)
     accumulation_steps: Count = field(metadata=MAY_CHANGE)
     recompute: bool = field(metadata=MAY_CHANGE)
@@ -128,6 +129,8 @@ class TrainingConfig(_Section):
             f"resume and init_checkpoint are both {self.resume!r}: set resume to continue a training, init_checkpoint "
             "to start another from its weights",
         )
+        remedy = "name the checkpoint that the other parameters come from, or leave init_except empty"
+        yield self.init_checkpoint or not self.init_except, f"init_except needs init_checkpoint: {remedy}"
         number = r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,2})?"
         for name in ("learning_rate_scales", "weight_decays"):
             for entry in getattr(self, name):

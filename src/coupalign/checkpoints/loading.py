@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import mindspore
 from mindspore import Parameter, Tensor, nn
@@ -79,27 +81,41 @@ def load_checkpoint(path: str | os.PathLike, model: nn.Cell) -> None:
     set_parameters(path, saved, model.parameters_dict(), _OTHER_CONFIGURATION)
 
 
-def start_from(path: str | os.PathLike, model: nn.Cell) -> str:
+def start_from(path: str | os.PathLike, model: nn.Cell, excluded: Sequence[str] = ()) -> str:
     """Sets the initial parameters of a training: all, or the encoders that a converted checkpoint holds.
 
-    An encoder, or the existence output, is loaded completely or, if the file has none of it, keeps its random weights.
+    An encoder, or the existence output, is loaded completely or, if the file has none of it, keeps its initial weights.
+    Parameters of the model whose names match a pattern in `excluded` keep theirs, those of the file are ignored.
     Returns a line that says so.
 
-    Raises: UserError as ``load_checkpoint``, except that converted checkpoints are accepted.
+    Raises: UserError as ``load_checkpoint``, except that converted checkpoints are accepted, or for a pattern that
+        matches no parameter of either.
     """
     saved = read_checkpoint(path)
     wanted = model.parameters_dict()
+    names = [*{**wanted, **saved}]
+    kept = {name for pattern in excluded for name in matching_names("init_except", pattern, names)}
+    saved = {name: value for name, value in saved.items() if name not in kept}
     is_converted, modules = CONVERTED in saved, set(map(_module, saved))
     loaded = {
         name: parameter
         for name, parameter in wanted.items()
-        if _module(name) in modules or not is_converted and _module(name) != ADDED
+        if name not in kept and (_module(name) in modules or not is_converted and _module(name) != ADDED)
     }
     set_parameters(path, saved, loaded, _CONVERT_AGAIN if is_converted else _OTHER_CONFIGURATION)
     if len(loaded) == len(wanted):
         return f"starting from {path}: all {len(wanted)} parameters loaded"
-    random = ", ".join(dict.fromkeys(_module(name) for name in wanted if name not in loaded))
-    return f"starting from {path}: {len(loaded)} of {len(wanted)} parameters loaded, random weights in {random}"
+    others = ", ".join(dict.fromkeys(_module(name) for name in wanted if name not in loaded))
+    return f"starting from {path}: {len(loaded)} of {len(wanted)} parameters loaded, random weights in {others}"
+
+
+def matching_names(key: str, pattern: str, names: Sequence[str]) -> list[str]:
+    """The names that match a pattern (``*``, ``?``, ``[…]``) of configuration `key`. Raises: UserError if none does."""
+    matching = [name for name in names if fnmatchcase(name, pattern)]
+    if not matching:
+        closest = difflib.get_close_matches(pattern, names, n=1, cutoff=0)[0]
+        raise UserError(f"{key}: pattern {pattern!r} matches no parameter (closest: {closest}): correct it")
+    return matching
 
 
 def set_parameters(

@@ -22,7 +22,7 @@ from coupalign.files import check_writable, find_checkpoint
 KEYS = (*DEVICE_KEYS, "model", "losses") + tuple(
     """vocab_file num_workers batch_size accumulation_steps learning_rate end_learning_rate decay_epochs decay_power
     warmup_steps weight_decay frozen learning_rate_scales weight_decays ema_decay recompute max_grad_norm
-    max_skipped_steps init_checkpoint checkpoint_every tensorboard""".split()
+    max_skipped_steps init_checkpoint init_except checkpoint_every tensorboard""".split()
 )
 OPTIONS = [
     option("--scenes INT", "number of scenes", default=48000),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 
 from mindspore import Parameter, nn
 
+from coupalign.checkpoints.loading import matching_names
 from coupalign.checks import check_warmup
 from coupalign.config import TrainingConfig
 from coupalign.errors import UserError
@@ -29,7 +28,7 @@ def freeze(model: nn.Cell, patterns: Sequence[str]) -> None:
     """
     parameters = {each.name: each for each in model.get_parameters()}
     for pattern in patterns:
-        for name in _matching("frozen", pattern, list(parameters)):
+        for name in matching_names("frozen", pattern, list(parameters)):
             parameters[name].requires_grad = False
     if not model.trainable_params():
         raise UserError(f"frozen {', '.join(patterns)} leaves no trainable parameter: remove a pattern")
@@ -86,17 +85,9 @@ def _values_by_name(key: str, entries: Sequence[str], names: Sequence[str]) -> d
     values: dict[str, float] = {}
     for entry in entries:
         pattern, _, value = entry.rpartition("=")
-        for name in _matching(key, pattern, names):
+        for name in matching_names(key, pattern, names):
             values.setdefault(name, float(value))
     return values
-
-
-def _matching(key: str, pattern: str, names: Sequence[str]) -> list[str]:
-    matching = [name for name in names if fnmatchcase(name, pattern)]
-    if not matching:
-        closest = difflib.get_close_matches(pattern, names, n=1, cutoff=0)[0]
-        raise UserError(f"{key}: pattern {pattern!r} matches no trainable parameter (closest: {closest}): correct it")
-    return matching
 
 
 @contextmanager

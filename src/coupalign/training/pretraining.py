@@ -144,7 +144,7 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     model = build_model(config)
     weights = model.parameters_dict()
     if settings.init_checkpoint:
-        start_from(settings.init_checkpoint, model)
+        start_from(settings.init_checkpoint, model, settings.init_except)
     steps_per_epoch = max(1, steps // settings.decay_epochs)
     extend = partial(PretrainingObjective, dim=config.model.seg_head_dim)
     step = build_step(config, model, steps_per_epoch, micro_batch, extend, COLUMNS).set_train()

@@ -96,7 +96,7 @@ class Trainer:
             check_unchanged(state[0], state[2], config, data)
         self.model = build_model(config)
         if settings.init_checkpoint and not state:
-            self._log(start_from(settings.init_checkpoint, self.model))
+            self._log(start_from(settings.init_checkpoint, self.model, settings.init_except))
         self._weights = self.model.parameters_dict()  # before the step adds the random draws of dropout
         self.step = build_step(config, self.model, self.steps_per_epoch, self._micro_batch)
         self.progress = Progress(config=config.as_dict(), data=data)
