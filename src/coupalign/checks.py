@@ -49,7 +49,7 @@ def check_data(config: Config, splits: Sequence[str] | None = None) -> None:
 
     Raises: UserError.
     """
-    for split in splits or read_meta(find_file(config.data.data_dir)).get("splits", [""]):
+    for split in splits or read_meta(find_file(config.data.directory)).get("splits", [""]):
         check_split(config, split)
 
 
@@ -88,12 +88,15 @@ def check_training(config: Config, ranks: int) -> None:
     """Checks what a training on `ranks` devices reads and writes. Raises: UserError."""
     settings, directory = config.training, check_directory(config.run.output_dir)
     check_batch_size(config, ranks)
-    check_data(config, [settings.train_split, settings.val_split])
-    counts = read_meta(find_file(config.data.data_dir))["splits"][settings.train_split]
-    # With train_families it is a part of these, which only the trainer counts.
-    samples = counts["referents" if settings.train_sentences == "random" else "expressions"]
+    samples, kind = 0, "referents" if settings.train_sentences == "random" else "expressions"
+    configs = config.data_sets()
+    for each, weight in zip(configs, config.data.data_weights or [1.0] * len(configs)):
+        check_data(each, [settings.train_split, settings.val_split])
+        counts = read_meta(find_file(each.data.directory))["splits"][settings.train_split]
+        # What train_families and other data sets' splits leave of these, only the trainer counts.
+        samples += round(weight * counts[kind]) if len(configs) > 1 else counts[kind]
+        check_objects(each, settings.train_split)
     check_warmup(settings, check_steps(settings, samples))
-    check_objects(config, settings.train_split)
     if settings.init_checkpoint:
         find_checkpoint(settings.init_checkpoint)
     if settings.resume not in ("never", "auto"):

@@ -10,9 +10,9 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -38,6 +38,16 @@ class Config:
     def __post_init__(self) -> None:
         if self.losses.object_loss_weight and not self.model.sma:
             raise ConfigError("object_loss_weight needs mask proposals, sma is false: set object_loss_weight to 0")
+
+    def data_sets(self) -> list[Config]:
+        """One configuration per data set of ``data_dir``; this one if there is only one."""
+        if len(self.data.names) == 1:
+            return [self]
+        pairs = zip(self.data.names, self.data.directories)
+        return [
+            replace(self, data=replace(self.data, dataset=name, data_dir=directory, data_weights=()))
+            for name, directory in pairs
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Flat keys and values in the order of default_config.yaml, in the types of YAML and JSON."""
@@ -69,21 +79,26 @@ class Key:
             return f"{', '.join(items[:-1])} or {items[-1]}"
         if get_origin(self.type) is tuple:
             return f"{'a list' if ... in items else f'a list of {len(items)} items'}, each {items[0].__doc__}"
+        if get_origin(self.type) is Union:
+            return f"{items[0].__doc__}, or a list of these"
         return "true or false" if self.type is bool else self.type.__doc__
 
     def parse(self, value: Any, where: str = "") -> Any:
         """The typed value of what YAML or a command line holds. Raises: ConfigError, starting with `where`."""
         given = value
-        if get_origin(self.type) is tuple and isinstance(value, str):
+        is_list = get_origin(self.type) is tuple or (get_origin(self.type) is Union and "," in str(value))
+        if is_list and isinstance(value, str):
             text = re.sub(r"^\[(.*)\]$", r"\1", value.strip())
             value = [item.strip(" '\"") for item in text.split(",")] if text.strip() else []
         try:
             parsed = _parser().parse_object({self.name: value}, defaults=False)[self.name]
         except ArgumentError:
             parsed = None
-        if parsed is None:
+        if parsed is None or (parsed == () and get_origin(self.type) is Union):
             raise ConfigError(f"{where}{self.name} is {_short(given)}: expected {self.expected}")
         plain = _plain(parsed)
+        if get_origin(self.type) is Union and isinstance(plain, tuple):  # a list of one is that one
+            plain = tuple(map(os.path.expanduser, plain)) if len(plain) > 1 else plain[0]
         return os.path.expanduser(plain) if isinstance(plain, str) else plain
 
 

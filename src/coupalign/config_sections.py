@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Union
 
 from jsonargparse.typing import restricted_number_type as number
 from jsonargparse.typing import restricted_string_type as string
@@ -39,6 +39,7 @@ else:  # the docstring of each type is what an error message expects
     Text = string("Text", rf"{_PRINTABLE}*\Z", docstring="a string in one line")
     Name = string("Name", rf"{_PRINTABLE}+\Z", docstring="a string that is not empty, in one line")
 
+NameOrNames = Union[Name, tuple[Name, ...]]
 MAY_CHANGE = {"may_change": True}
 
 
@@ -75,13 +76,51 @@ class RunConfig(_Section):
 
 @dataclass(frozen=True)
 class DataConfig(_Section):
-    """The prepared data set and how it is read."""
+    """The prepared data set, or several, and how they are read."""
 
-    dataset: Name
-    data_dir: Name = field(metadata=MAY_CHANGE)
+    dataset: NameOrNames
+    data_dir: NameOrNames = field(metadata=MAY_CHANGE)
+    data_weights: tuple[Positive, ...]
     vocab_file: Name = field(metadata=MAY_CHANGE)
     num_workers: Count = field(metadata=MAY_CHANGE)
     prefetch: Count = field(metadata=MAY_CHANGE)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all data sets."""
+        return (self.dataset,) if isinstance(self.dataset, str) else self.dataset
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """The directories of all data sets."""
+        return (self.data_dir,) if isinstance(self.data_dir, str) else self.data_dir
+
+    @property
+    def name(self) -> str:
+        """The name of the only data set. Raises: ConfigError if there are several."""
+        self._require_one()
+        return self.names[0]
+
+    @property
+    def directory(self) -> str:
+        """The directory of the only data set. Raises: ConfigError if there are several."""
+        self._require_one()
+        return self.directories[0]
+
+    def _require_one(self) -> None:
+        if len(self.names) > 1:
+            raise ConfigError(f"several data sets ({', '.join(self.names)}): choose one with --dataset and --data_dir")
+
+    def checks(self) -> Iterator[tuple[object, str]]:
+        names, count, weights = self.names, len(self.directories), len(self.data_weights)
+        remedy = "give one name per directory, in the same order"
+        yield len(names) == count, f"dataset names {len(names)} data sets and data_dir {count}: {remedy}"
+        yield len(set(names)) == len(names), f"dataset is {list(names)}: name each data set once"
+        # With one data set weights have no effect, so that a program can take one of a run's data sets.
+        yield (
+            weights in (0, count) or count == 1,
+            f"data_weights are {weights} for {count} data sets: give one weight per directory, or none",
+        )
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def check_unchanged(path: Path, progress: Progress, config: Config, data: str) -
             )
     if progress.data != data:
         raise UserError(
-            f"split {config.training.train_split} of {config.data.data_dir} is not the one that the run of {path} was "
+            f"split {config.training.train_split} of {', '.join(config.data.directories)} is not the one that the run of {path} was "
             "trained on: set data_dir to that data set"
         )
 

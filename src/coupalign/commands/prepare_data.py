@@ -39,13 +39,13 @@ def main(argv: Argv = None) -> int:
     find = check_exists if not args.check else lambda path, _: find_file(path)
     annotations = find(args.annotations, "--annotations") if args.annotations else None
     images = find(args.images, "--images") if args.images else None
-    name, skip, workers = config.data.dataset, args.on_error == "skip", max(args.workers, 1)
+    name, skip, workers = config.data.name, args.on_error == "skip", max(args.workers, 1)
     if name == "refshapes" and (annotations or images or args.split_by):
         raise UserError("RefShapes is made, not read: leave out --annotations, --images and --split_by")
     if name != "refshapes" and args.generalised:
         raise UserError(f"--generalised is for RefShapes, the expressions of {name} are read: leave it out")
     check_vocabulary(config)
-    output = Path(args.output or config.data.data_dir).expanduser()
+    output = Path(args.output or config.data.directory).expanduser()
     if not args.check:
         check_directory(output)
     from coupalign.data.check import check, check_dataset

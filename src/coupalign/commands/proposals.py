@@ -32,7 +32,7 @@ def main(argv: Argv = None) -> int:
 
     devices.set_up(config.run)
     measures, about = measure(config, args.checkpoint, args.split)
-    print(f"{config.data.dataset} {args.split}, {measures.samples:,} samples\n{measures.table()}")
+    print(f"{config.data.name} {args.split}, {measures.samples:,} samples\n{measures.table()}")
     save(output / f"alignment_{args.split}.json", measures, about)
     print(f"results written to {output}")
     return 0

@@ -18,6 +18,8 @@ from coupalign.data.prepared import check_split
 from coupalign.data.transform import foreground, image_transforms, mask_decoding, mask_resizing, object_masks
 from coupalign.errors import UserError
 
+PARTS = (IMAGES, OBJECTS, MASKS, EXPRESSIONS)
+
 
 class Split:
     """One split of a prepared data set. A row is one expression of one referent.
@@ -37,7 +39,7 @@ class Split:
     def __init__(self, config: Config, split: str):
         directory, meta = check_split(config, split)
         self.name = split
-        self._files = {part: str(record_file(directory, split, part)) for part in (IMAGES, OBJECTS, MASKS, EXPRESSIONS)}
+        self._files = {part: [str(record_file(directory, split, part))] for part in PARTS}
         self._image_size = config.model.image_size
         counts = meta["splits"][split]
         self._counts = {
@@ -46,15 +48,24 @@ class Split:
             MASKS: counts["referents"],
             EXPRESSIONS: counts["expressions"],
         }
-        self.has_objects = Path(self._files[OBJECTS]).is_file()  # data sets made by earlier versions have none
+        self.has_objects = Path(self._files[OBJECTS][0]).is_file()  # data sets made by earlier versions have none
         self.truncated, self.unknown = counts.get("truncated", 0), counts.get("unknown", 0)
-        self.records = _columns(self._files[EXPRESSIONS])
+        self.records = _columns(self._files[EXPRESSIONS][0])
+        self._places = np.arange(counts["expressions"])  # of the rows in the file of expressions
         largest = self.records["token_ids"].max(initial=0)
         if largest >= config.model.bert_vocab_size:
             raise UserError(
                 f"split {split} of {directory} has word piece {largest}, beyond the model's: set "
                 f"bert_vocab_size above it (the number of lines of {config.data.vocab_file})"
             )
+
+    def leave_out(self, images: np.ndarray) -> dict[str, int]:
+        """Removes all rows of images by image_id; returns the numbers of images and expressions that are removed."""
+        lost = np.isin(self.records["image_id"], images)
+        counts = {"images": len(np.unique(self.records["image_id"][lost])), "expressions": int(lost.sum())}
+        self.records = {name: column[~lost] for name, column in self.records.items()}
+        self._places = self._places[~lost]
+        return counts
 
     def __len__(self) -> int:
         return len(self.records["ref_id"])
@@ -121,7 +132,7 @@ class Split:
         rows = np.asarray(indices)
         images = self._read(IMAGES, ["image"], self.records["image_row"][rows], num_workers)
         images = _map(images, [vision.Decode(), *transform], "image", num_workers)
-        words = self._read(EXPRESSIONS, ["token_ids", "token_mask"], rows, num_workers)
+        words = self._read(EXPRESSIONS, ["token_ids", "token_mask"], self._places[rows], num_workers)
         parts = [images, words, self._read(MASKS, ["mask"], self.records["mask_row"][rows], num_workers)]
         if objects:
             masks = self._read(OBJECTS, ["objects"], self.records["image_row"][rows], num_workers)
@@ -133,16 +144,47 @@ class Split:
         # A sampler may repeat rows but not draw more than the file has; listing the file several times raises that limit.
         times = math.ceil(len(rows) / self._counts[part])
         return ds.MindDataset(
-            [self._files[part]] * times,
+            self._files[part] * times,
             columns,
             sampler=ds.SubsetSampler(rows.tolist()),
             num_parallel_workers=min(num_workers, cpu_count()),
         )
 
 
-def _columns(file: str) -> dict[str, np.ndarray]:
-    """Reads all rows of a MindRecord file, column by column."""
-    data = ds.MindDataset(file, shuffle=False, num_parallel_workers=1).batch(1024)
+class JoinedSplit(Split):
+    """Rows of several splits, one split behind the other. ``ref_id`` and ``image_id`` may repeat between them.
+
+    Attributes:
+        starts: Number of the first row of each split.
+    """
+
+    def __init__(self, splits: Sequence[Split]):  # reads nothing, so it does not call Split's
+        self.name = splits[0].name
+        self.splits = splits
+        self.starts = np.cumsum([0, *map(len, splits)])[:-1]
+        self._image_size = splits[0]._image_size
+        self._files = {part: [file for split in splits for file in split._files[part]] for part in PARTS}
+        self._counts = {part: sum(split._counts[part] for split in splits) for part in PARTS}
+        self.has_objects = all(split.has_objects for split in splits)
+        self.truncated, self.unknown = sum(split.truncated for split in splits), sum(split.unknown for split in splits)
+        columns = [dict(split.records) for split in splits]
+        before = {part: np.cumsum([0, *(split._counts[part] for split in splits)]) for part in PARTS}
+        for number, split in enumerate(splits):
+            for name, part in (("image_row", IMAGES), ("mask_row", MASKS)):
+                columns[number][name] = split.records[name] + before[part][number]
+        self.records = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
+        self._places = np.concatenate([split._places + before[EXPRESSIONS][n] for n, split in enumerate(splits)])
+
+
+def image_ids(config: Config, split: str) -> np.ndarray:
+    """Returns the image_id of all images of a split, ascending. Raises: UserError, as `Split`."""
+    directory, _ = check_split(config, split)
+    return np.unique(_columns(str(record_file(directory, split, EXPRESSIONS)), ["image_id"])["image_id"])
+
+
+def _columns(file: str, names: list[str] | None = None) -> dict[str, np.ndarray]:
+    """Reads all rows of a MindRecord file, column by column; all columns, or `names`."""
+    data = ds.MindDataset(file, names, shuffle=False, num_parallel_workers=1).batch(1024)
     blocks = list(data.create_dict_iterator(num_epochs=1, output_numpy=True))
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 

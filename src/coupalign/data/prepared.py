@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from coupalign.config import Config
@@ -40,7 +40,7 @@ def check_split(config: Config, split: str) -> tuple[Path, dict]:
 
     Raises: UserError otherwise.
     """
-    directory = find_file(config.data.data_dir)
+    directory = find_file(config.data.directory)
     meta = read_meta(directory)
     again = f"run prepare_data.py again with --output {directory}"
     if not meta:
@@ -52,9 +52,9 @@ def check_split(config: Config, split: str) -> tuple[Path, dict]:
         raise UserError(f"{directory} was made by another version of this program: {again}")
     if split not in meta["splits"]:
         raise UserError(f"{directory} has no split {split!r}: it has {', '.join(meta['splits'])}")
-    if meta["dataset"] != config.data.dataset:
+    if meta["dataset"] != config.data.name:
         raise UserError(
-            f"{directory} was prepared as dataset {meta['dataset']}, but dataset is {config.data.dataset}: "
+            f"{directory} was prepared as dataset {meta['dataset']}, but dataset is {config.data.name}: "
             f"set --dataset {meta['dataset']}, or another data_dir"
         )
     if meta["max_tokens"] != config.model.max_tokens:
@@ -71,6 +71,27 @@ def check_split(config: Config, split: str) -> tuple[Path, dict]:
     if missing:
         raise UserError(f"{missing[0]} is missing, or not the file that was made: {again}")
     return directory, meta
+
+
+def evaluated_splits(config: Config, splits: Sequence[str]) -> list[tuple[Config, str]]:
+    """Pairs of a data set's configuration and a split to evaluate.
+
+    Of several data sets, each is evaluated on those of `splits` that it has.
+
+    Raises: UserError if a data set has none of them, or none of several has one.
+    """
+    configs = config.data_sets()
+    if len(configs) == 1:
+        return [(config, split) for split in splits]
+    existing = [read_meta(find_file(each.data.directory)).get("splits", {}) for each in configs]
+    for split in splits:
+        if not any(split in has for has in existing):
+            raise UserError(f"none of {', '.join(config.data.directories)} has a split {split!r}: correct eval_splits")
+    for each, has in zip(configs, existing):
+        if not set(has) & set(splits):
+            listed = f"it has {', '.join(has)}" if has else "it is no complete data set"
+            raise UserError(f"{each.data.directory} has no split of eval_splits ({', '.join(splits)}): {listed}")
+    return [(each, split) for each, has in zip(configs, existing) for split in splits if split in has]
 
 
 def check_objects(config: Config, split: str) -> None:

@@ -107,7 +107,7 @@ def measure(config: Config, checkpoint: str | os.PathLike, name: str) -> tuple[M
     rows = evaluated_rows(config, split, name, config.evaluation.eval_limit)
     measures = mean_measures(streams, batches(config, split, rows), config.evaluation.threshold)
     about = {"checkpoint": {"file": str(checkpoint), "sha256": sha256(find_file(checkpoint))}}
-    return measures, {**about, "dataset": config.data.dataset, "split": name, "config": config.as_dict()}
+    return measures, {**about, "dataset": config.data.name, "split": name, "config": config.as_dict()}
 
 
 def save(path: Path, measures: Measures, about: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from coupalign import devices
 from coupalign.checkpoints.loading import load_checkpoint
 from coupalign.config import Config, EvaluationConfig
 from coupalign.data.dataset import Split
+from coupalign.data.prepared import evaluated_splits
 from coupalign.data.transform import probability_at
 from coupalign.errors import UserError
 from coupalign.evaluation.metric import intersection_and_union
@@ -37,19 +38,21 @@ def evaluate(
 ) -> Iterator[Result]:
     """Evaluates a checkpoint on `splits` with all baselines and yields each result when it is complete.
 
+    Of several data sets, each gives a result for those of `splits` that it has.
+
     Several ranks share the work, and each yields the whole result.
 
     Raises: UserError if a split or the checkpoint is missing or does not fit, before the first result.
     """
-    opened = [Split(config, split) for split in splits]
+    opened = [(each, name, Split(each, name)) for each, name in evaluated_splits(config, splits)]
     model = use_kernels(build_model(config), config.run)
     load_checkpoint(checkpoint, model)
     model.set_train(False)
     source = {"file": str(checkpoint), "sha256": sha256(find_file(checkpoint))}
 
     def results() -> Iterator[Result]:
-        for name, split in zip(splits, opened):
-            result = evaluate_split(model, config, split, name, config.evaluation.eval_limit, progress, shuffled=True)
+        for each, name, split in opened:
+            result = evaluate_split(model, each, split, name, config.evaluation.eval_limit, progress, shuffled=True)
             result.checkpoint = source
             yield result
 
@@ -133,7 +136,9 @@ def evaluated_rows(config: Config, split: Split, name: str, limit: int) -> np.nd
     rows = split.indices(config.evaluation.sentences, config.run.seed)
     rows = rows[:limit] if limit else rows
     if not len(rows):
-        raise UserError(f"split {name} of {config.data.data_dir} has no samples: prepare it again with prepare_data.py")
+        raise UserError(
+            f"split {name} of {config.data.directory} has no samples: prepare it again with prepare_data.py"
+        )
     return rows
 
 

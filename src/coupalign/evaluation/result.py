@@ -95,7 +95,7 @@ class Result:
         """Metrics in per cent: all, families, baselines, histogram of failures; generalised metrics."""
         rows = {"all": self.metrics, **self.families}
         rows |= {f"baseline: {name}": metrics for name, metrics in self.baselines.items()}
-        dataset = self.config.data.dataset + (" (synthetic)" if self.config.data.dataset == SYNTHETIC else "")
+        dataset = self.config.data.name + (" (synthetic)" if self.config.data.name == SYNTHETIC else "")
         title = f"{dataset} {self.split}: {self.metrics['samples']} samples ({self.protocol()})"
         bins = (f"[.{k}, .{k + 1}) {count}" for k, count in enumerate(self.metrics["histogram"]))
         lines = [title, *self._rows(COLUMNS, rows), f"samples by IoU below .5: {', '.join(bins)}"]
@@ -135,7 +135,7 @@ class Result:
         """Everything except the samples, in types that JSON supports. Metrics are shares from 0 to 1."""
         config = self.config
         return {
-            "dataset": config.data.dataset,
+            "dataset": config.data.name,
             "split": self.split,
             "samples": self.metrics["samples"],
             "sentences": config.evaluation.sentences,

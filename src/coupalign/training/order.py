@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from coupalign.config import TrainingConfig
-from coupalign.data.dataset import Split
+from coupalign.data.dataset import JoinedSplit, Split
 from coupalign.devices import rank, rank_count
 from coupalign.errors import UserError
 
 
-def epoch_order(settings: TrainingConfig, seed: int, split: Split, epoch: int) -> np.ndarray:
+def epoch_order(
+    settings: TrainingConfig, seed: int, split: Split, epoch: int, weights: Sequence[float] = ()
+) -> np.ndarray:
     """Rows of the split in the order in which epoch 0, 1, … sees them.
+
+    Of several data sets, an epoch takes ``round(weight * size)`` rows each, in mixed order. Each data set is gone through
+    pass by pass, each pass in an order of its own, and an epoch continues where the one before stopped. So with a weight
+    of 0.5 two epochs see each row once.
+
+    Args:
+        weights: One per data set of a `JoinedSplit`; empty is 1 for each.
 
     Raises:
         UserError: The split has no expressions of one of ``train_families``.
     """
+    if not isinstance(split, JoinedSplit):
+        return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(_rows(settings, seed, split, epoch))
+    taken = []
+    for number, (part, start) in enumerate(zip(split.splits, split.starts)):
+        size = len(_rows(settings, seed, part, 0))
+        count = round((weights[number] if weights else 1) * size)
+        passes = range(epoch * count // size, -(-(epoch + 1) * count // size))
+        # The seed has another length than an epoch's, so that they never agree.
+        draws = [np.random.Generator(np.random.PCG64([seed, each, number])) for each in passes]
+        rows = [draw.permutation(_rows(settings, seed, part, each)) for draw, each in zip(draws, passes)]
+        first = epoch * count - passes.start * size
+        taken.append(start + np.concatenate([np.zeros(0, np.int64), *rows])[first : first + count])
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(np.concatenate(taken))
+
+
+def _rows(settings: TrainingConfig, seed: int, split: Split, epoch: int) -> np.ndarray:
+    """Rows of one data set in ascending order. Raises: UserError."""
     rows = split.indices(settings.train_sentences, seed + epoch)
     if settings.train_families != ("all",):
         families = split.records["family"]
@@ -26,7 +54,7 @@ def epoch_order(settings: TrainingConfig, seed: int, split: Split, epoch: int) -
                 f"train_families has {unknown[0]!r}, but split {settings.train_split} has {known}: name one of these"
             )
         rows = rows[np.isin(families[rows], settings.train_families)]
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows)
+    return rows
 
 
 def rank_share(order: np.ndarray, micro_batch: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from coupalign.checkpoints.state import Progress, check_unchanged, find_state, f
 from coupalign.checks import check_batch_size, check_steps
 from coupalign.config import Config
 from coupalign.data.dataset import Split
+from coupalign.data.mixture import training_split
 from coupalign.data.prepared import check_objects
 from coupalign.devices import rank, rank_count
 from coupalign.errors import UserError
@@ -80,13 +81,17 @@ class Trainer:
         """
         config, settings = self.config, self.config.training
         self._micro_batch = check_batch_size(config, rank_count())
-        check_objects(config, settings.train_split)
-        self.split, self.val_split = Split(config, settings.train_split), Split(config, settings.val_split)
-        samples = len(epoch_order(settings, config.run.seed, self.split, 0))
+        for each in config.data_sets():
+            check_objects(each, settings.train_split)
+        self.split, left_out = training_split(config)
+        for line in left_out:
+            self._log(line)
+        self._val_sets = [(each, Split(each, settings.val_split)) for each in config.data_sets()]
+        samples = len(self._order(0))
         self.steps_per_epoch = check_steps(settings, samples)
         lost = [
             f"{split.name}: {split.truncated:,} expressions truncated, {split.unknown:,} with unknown words"
-            for split in (self.split, self.val_split)
+            for split in (self.split, *(split for _, split in self._val_sets))
             if split.truncated or split.unknown
         ]
         if lost:
@@ -156,33 +161,41 @@ class Trainer:
     def validate(self) -> Validation:
         """Evaluates the model on ``val_split``, with averaged weights if there are any, and saves the best to best.ckpt.
 
+        With several data sets, the metrics are means over their ``val_split``, and the pictures are from the first.
+
         All ranks must call this at the same step.
         """
         evaluation = self.config.evaluation
-        pictures = Pictures(self.val_split.records, evaluation.threshold)
+        pictures = Pictures(self._val_sets[0][1].records, evaluation.threshold)
         has_pictures = self.directory.writes and self.config.training.tensorboard
+        results = []
         self.model.set_train(False)
         if self.config.model.batch_norm == "local":
             self.step.average_statistics()
         with self.step.averaged():
-            with self._stop_request.interrupting():
-                result = evaluate_split(
-                    self.model,
-                    self.config,
-                    self.val_split,
-                    self.config.training.val_split,
-                    limit=evaluation.eval_limit,
-                    progress=self._has_bar,
-                    on_batch_end=self._stop_request.check,
-                    on_sample=pictures if has_pictures else None,
-                )
-            is_best = result.metrics["oIoU"] > self.progress.best
+            for number, (config, split) in enumerate(self._val_sets):
+                with self._stop_request.interrupting():
+                    result = evaluate_split(
+                        self.model,
+                        config,
+                        split,
+                        self.config.training.val_split,
+                        limit=evaluation.eval_limit,
+                        progress=self._has_bar,
+                        on_batch_end=self._stop_request.check,
+                        on_sample=pictures if has_pictures and number == 0 else None,
+                    )
+                results.append({**result.generalised.get("all", {}), **result.metrics})
+            names = [name for name in (*VALIDATION_COLUMNS, *GENERALISED) if any(name in each for each in results)]
+            found = {name: [each[name] for each in results if name in each] for name in names}
+            metrics = {name: sum(values) / len(values) for name, values in found.items()}
+            is_best = metrics["oIoU"] > self.progress.best
             if is_best:
-                self.progress.best = result.metrics["oIoU"]
+                self.progress.best = metrics["oIoU"]
                 self.directory.save_best(self._weights)
-        metrics = {name: result.metrics[name] for name in VALIDATION_COLUMNS}
-        generalised = result.generalised.get("all", {})
-        metrics |= {name: generalised[name] for name in GENERALISED if name in generalised}
+        if len(results) > 1:
+            each_oiou = [f"{name} {100 * each['oIoU']:.2f}" for name, each in zip(self.config.data.names, results)]
+            self._log(f"oIoU on {self.config.training.val_split}: {', '.join(each_oiou)}")
         return Validation(metrics, is_best, pictures.drawn)
 
     def save(self) -> None:
@@ -265,11 +278,15 @@ class Trainer:
         if start == self.steps_per_epoch:
             return iter(())
         batch_size = self.config.training.batch_size
-        order = epoch_order(self.config.training, self.config.run.seed, self.split, self.progress.epochs)
+        order = self._order(self.progress.epochs)
         rows = rank_share(order[start * batch_size : self.steps_per_epoch * batch_size], self._micro_batch)
         objects = self.config.losses.max_objects if self.config.losses.object_loss_weight else 0
         batches = self.split.train_batches(rows, self._micro_batch, self.config.data.num_workers, objects)
         return batches.create_dict_iterator(num_epochs=1)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        config = self.config
+        return epoch_order(config.training, config.run.seed, self.split, epoch, config.data.data_weights)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started

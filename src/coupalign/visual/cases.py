@@ -66,7 +66,7 @@ def predict_cases(
     rows = split.indices(config.evaluation.sentences, config.run.seed)[: len(samples)]
     for column in ("image_id", "ref_id", "ann_id", "sent_id", "expression"):
         if split.records[column][rows].tolist() != [sample[column] for sample in samples]:
-            raise UserError(f"{config.data.data_dir} does not hold the samples of {evaluation.path}: set --data_dir")
+            raise UserError(f"{config.data.directory} does not hold the samples of {evaluation.path}: set --data_dir")
     chosen = [(group, row) for group, members in choose(samples, count).items() for row in members]
     predictor = Predictor(checkpoint, config=config)
     which = "input_target" if config.evaluation.eval_resolution == "input" else "target"

@@ -54,7 +54,7 @@ def draw_samples(config: Config, split_name: str, count: int) -> Figure:
     columns = 4
     side = (_WIDTH - 60) // columns
     figure = new_figure(_WIDTH, 60 + -(-len(chosen) // columns) * (side + 70))
-    heading(figure, f"{dataset_name(config.data.dataset)} {split_name}: {len(chosen)} of {len(mask_rows):,} referents")
+    heading(figure, f"{dataset_name(config.data.name)} {split_name}: {len(chosen)} of {len(mask_rows):,} referents")
     axes = list(figure.subplots(-(-len(chosen) // columns), columns, squeeze=False).flat)
     for axis in axes:
         axis.axis("off")
