@@ -15,10 +15,13 @@ from coupalign.data.mixture import training_split
 from coupalign.data.prepare import prepare
 from coupalign.data.refer import read_refer
 from coupalign.data.tokenizer import Tokenizer
+from coupalign.devices import set_up
 from coupalign.errors import ConfigError, UserError
+from coupalign.training import trainer
 from coupalign.training.order import epoch_order
-from tests.conftest import SMALLEST
+from tests.conftest import SMALLEST, read_csv
 from tests.handmade_refer import Handmade, rectangle
+from tests.tiny_model import TinyModel
 
 # By data set and split, the images; each has one referent. COCO's image 1 is in train and in refcocog's val, and so on.
 IMAGES = {
@@ -190,3 +193,27 @@ def test_each_data_set_is_evaluated_on_the_splits_that_it_has(directory, checkpo
     assert "has a split 'testC'" in capsys.readouterr().err
     assert eval_command.main([*wrong, "testA,test"]) == 2
     assert "mine has no split of eval_splits (testA, test): it has train, val" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_training_on_several_data_sets_goes_on_where_it_stopped(directory, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(trainer, "build_model", lambda _: TinyModel())
+
+    def run(name: str, **overrides):
+        keys = {"data_weights": [1, 2, 0.5], "epochs": 2, "decay_epochs": 1, "output_dir": str(tmp_path / name)}
+        config = _config(directory, **{**keys, "tensorboard": False, "aux_loss_weight": 0.0, **overrides})
+        set_up(config.run)
+        return trainer.train(config, progress=False)
+
+    with caplog.at_level("INFO"):
+        whole = read_csv(run("whole") / "steps.csv")
+    assert "refcoco train: 2 images with 4 expressions left out" in caplog.text
+    assert "oIoU on val: refcoco" in caplog.text
+    assert len(whole) == 2 * 4  # 6 + 8 + 3 samples in batches of 4
+    run("parts", epochs=1)
+    with pytest.raises(UserError, match="data_weights is .*, but was"):
+        run("parts", resume="auto", data_weights=[1, 2, 1])
+    parts = read_csv(run("parts", resume="auto") / "steps.csv")
+    assert [row["loss"] for row in parts] == [row["loss"] for row in whole]
+    for row in read_csv(tmp_path / "parts/curve.csv"):
+        assert 0 <= float(row["oIoU"]) <= 1
