@@ -13,6 +13,7 @@ from coupalign.data.dataset import Split
 from coupalign.data.refer import read_refer
 from coupalign.errors import UserError
 from tests.handmade_refer import Handmade, rectangle
+from tests.refshapes_files import Files
 
 
 @pytest.fixture
@@ -117,6 +118,26 @@ def test_an_annotation_without_a_pixel_is_an_error_also_beside_others(grefs, tmp
     assert "annotation 5 covers no pixel" in capsys.readouterr().err
     assert prepare_data.main([*_arguments(grefs, tmp_path / "data"), "--on_error", "skip"]) == 0
     assert "left out: 1 x mask; with them 1 referents and 2 expressions" in capsys.readouterr().out
+
+
+def test_generalised_refshapes_are_prepared_by_the_same_reader(tmp_path, capsys):
+    arguments = ["--config", "configs/refshapes_tiny.yaml", "--expressions", "60", "--workers", "1", "--generalised"]
+    assert prepare_data.main([*arguments, "--output", str(tmp_path)]) == 0
+    assert ["train", "60", "17", "7"] in [
+        [line.split()[place] for place in (0, 3, 4, 5)] for line in capsys.readouterr().out.splitlines()[:5]
+    ]
+    files = Files(tmp_path / "source")
+    config = load_config("configs/refshapes_tiny.yaml", {"data_dir": str(tmp_path)})
+    split = Split(config, "train")
+    refs = {ref["ref_id"]: ref for ref in files.refs}
+    for number, sample in enumerate(split.samples(np.arange(len(split)), 1)):
+        ref = refs[split.records["ref_id"][number]]
+        wanted = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
+        expected = [item.mask for item in files.items(ref["image_id"]) if item.ann_id in wanted]
+        np.testing.assert_array_equal(sample["target"], np.logical_or.reduce(expected) if expected else False)
+        assert (split.records["family"][number] == "none") == (not sample["input_target"].any())
+    assert prepare_data.main(["--dataset", "mine", "--annotations", __file__, "--generalised"]) == 2
+    assert "--generalised is for RefShapes" in capsys.readouterr().err
 
 
 def test_check_compares_with_the_authors_figures(grefs, tmp_path, capsys):

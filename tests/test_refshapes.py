@@ -18,6 +18,8 @@ from tests.refshapes_files import Files
 
 _SMALL = RefShapesSettings(expressions=60, seed=3)
 _SMALL_SHA256 = "6af7c7899952ba4164146e485b11265fb822e42cf31fe9965a160f1d95b4976a"
+_GENERALISED = RefShapesSettings(expressions=60, seed=3, generalised=True)
+_GENERALISED_SHA256 = "e0085ffc435f6f487f2cd8f27ca12a7a316439e9fc048934cba64aee316a07e2"
 # What a name means in RGB, by hue and saturation as OpenCV has them (hue 0 .. 179).
 _HUES = {"red": 0, "orange": 16, "yellow": 28, "green": 64, "cyan": 92, "blue": 115, "purple": 141}
 
@@ -33,10 +35,11 @@ def _sha256(directory: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_seed_gives_the_same_data_everywhere_and_with_any_number_of_workers(tmp_path):
+@pytest.mark.parametrize(("settings", "sha256"), [(_SMALL, _SMALL_SHA256), (_GENERALISED, _GENERALISED_SHA256)])
+def test_a_seed_gives_the_same_data_everywhere_and_with_any_number_of_workers(tmp_path, settings, sha256):
     for workers in (1, 2):
-        write_refshapes(tmp_path / str(workers), _SMALL, workers)
-        assert _sha256(tmp_path / str(workers)) == _SMALL_SHA256, (
+        write_refshapes(tmp_path / str(workers), settings, workers)
+        assert _sha256(tmp_path / str(workers)) == sha256, (
             "RefShapes of a seed changed: if this is intended, raise _VERSION in writer.py and update the hash here"
         )
 
