@@ -140,6 +140,8 @@ class Parser:
     def _source(self, file: str, arguments: list[str]) -> None:
         """A benchmark or a program of deploy/: their options are read from the source, since they import much."""
         source = (REPOSITORY / file).read_text(encoding="utf-8")
+        if "predict_files.add_arguments(" in source:
+            source += (REPOSITORY / "deploy/predict_files.py").read_text(encoding="utf-8")
         known = set(re.findall(r'(?:add_argument|option)\(\s*"(--\w+)', source))
         if "parse_arguments(" in source:
             known |= {"--config", *(f"--{key}" for key in config_keys())}

@@ -17,7 +17,7 @@ from tests.test_run_logs import epoch_figures, step_figures
 
 def curves(directory, steps=300, offset=0.0):
     """The tables of a run of 60 steps an epoch, with a loss that falls linearly."""
-    overrides = {"batch_size": 2, "dataset": "refshapes", "output_dir": str(directory), "tensorboard": False}
+    overrides = {"batch_size": 2, "dataset": "refshapes", "output_dir": str(directory), "tracker": "none"}
     run = RunDirectory(load_config(overrides=overrides), None)
     for step in range(1, steps + 1):
         run.log_step(step_figures(step, math.nan if step == 50 else 4 + offset - step / 100))

@@ -32,7 +32,7 @@ class Enough(Exception):
 
 @pytest.mark.slow
 def test_the_first_losses_of_the_quickstart(tmp_path, monkeypatch):
-    overrides = {"data_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "run"), "tensorboard": False}
+    overrides = {"data_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "run"), "tracker": "none"}
     overrides |= {"train_families": "attribute", "epochs": 4, "decay_epochs": 4}
     file = REPOSITORY / "configs/refshapes_tiny.yaml"
     config = load_config(file, overrides)

@@ -89,7 +89,7 @@ def config_file(tmp_path_factory):
             "epochs": 1,
             "swin_drop_path_rate": 0.0,
             "bert_dropout": 0.0,
-            "tensorboard": False,
+            "tracker": "none",
         }
     ).save(path)
     return path
@@ -202,7 +202,7 @@ def test_ranks_and_micro_batches_share_the_scenes(config_file, tmp_path, monkeyp
 
 
 def test_losses_are_written_for_tensorboard(config_file, tmp_path, monkeypatch):
-    record_steps(config_file, tmp_path / "start.ckpt", monkeypatch, tensorboard=True)
+    record_steps(config_file, tmp_path / "start.ckpt", monkeypatch, tracker="tensorboard")
     shown, _ = read_events(tmp_path / "start.tensorboard")
     assert sorted(shown["pretraining/label_loss"]) == [1, 2, 3, 4]
 

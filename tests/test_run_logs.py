@@ -39,9 +39,9 @@ def epoch_figures(epoch):
     return {"epoch": epoch, "step": 4 * epoch, "samples": 8 * epoch, **dict.fromkeys(LOSSES, 0.5), **scores}
 
 
-def open_run(directory, source=None, last=0, tensorboard=True):
+def open_run(directory, source=None, last=0, tracker="tensorboard"):
     """The directory of a run of four steps an epoch, resumed after step `last` of the run in `source`."""
-    config = load_config(overrides={"output_dir": str(directory), "tensorboard": tensorboard})
+    config = load_config(overrides={"output_dir": str(directory), "tracker": tracker})
     state = source and (source / "last.ckpt", {}, Progress({}, "", step=last, epochs=last // 4))
     return RunDirectory(config, state)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from coupalign.config import Config, TrainingConfig
@@ -84,9 +85,17 @@ def check_warmup(settings: TrainingConfig, steps_per_epoch: int) -> None:
         )
 
 
+def check_tracker(settings: TrainingConfig) -> None:
+    """Checks that the package of the tracker is installed. Raises: UserError."""
+    tracker = settings.tracker
+    if tracker in ("wandb", "mlflow") and find_spec(tracker) is None:
+        raise UserError(f"tracker is {tracker}, which is not installed: pip install {tracker}, or choose tensorboard")
+
+
 def check_training(config: Config, ranks: int) -> None:
     """Checks what a training on `ranks` devices reads and writes. Raises: UserError."""
     settings, directory = config.training, check_directory(config.run.output_dir)
+    check_tracker(settings)
     check_batch_size(config, ranks)
     samples, kind = 0, "referents" if settings.train_sentences == "random" else "expressions"
     configs = config.data_sets()

@@ -152,7 +152,7 @@ class TrainingConfig(_Section):
     resume: Name = field(metadata=MAY_CHANGE)
     checkpoint_every: Natural = field(metadata=MAY_CHANGE)
     keep_checkpoints: Natural = field(metadata=MAY_CHANGE)
-    tensorboard: bool = field(metadata=MAY_CHANGE)
+    tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = field(metadata=MAY_CHANGE)
     profile: Natural = field(metadata=MAY_CHANGE)
 
     def checks(self) -> Iterator[tuple[object, str]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 
-from coupalign.checks import check_batch_size, check_vocabulary, check_warmup, rank_count
+from coupalign.checks import check_batch_size, check_tracker, check_vocabulary, check_warmup, rank_count
 from coupalign.cli import DEVICE_KEYS, Argv, command, option, parse_arguments
 from coupalign.config import config_keys, load_config
 from coupalign.errors import UserError
@@ -22,7 +22,7 @@ from coupalign.files import check_writable, find_checkpoint
 KEYS = (*DEVICE_KEYS, "model", "losses") + tuple(
     """vocab_file num_workers batch_size accumulation_steps learning_rate end_learning_rate decay_epochs decay_power
     warmup_steps weight_decay frozen learning_rate_scales weight_decays ema_decay recompute max_grad_norm
-    max_skipped_steps init_checkpoint init_except checkpoint_every tensorboard""".split()
+    max_skipped_steps init_checkpoint init_except checkpoint_every tracker""".split()
 )
 OPTIONS = [
     option("--scenes INT", "number of scenes", default=48000),
@@ -36,6 +36,7 @@ def main(argv: Argv = None) -> int:
     output = check_writable(args.output)
     check_batch_size(config, rank_count())
     check_vocabulary(config)
+    check_tracker(config.training)
     if config.training.init_checkpoint:
         find_checkpoint(config.training.init_checkpoint)
     if args.scenes < config.training.batch_size:

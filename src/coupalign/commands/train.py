@@ -2,7 +2,7 @@
 
 Writes into output_dir:
     config.yaml
-    steps.csv (losses of each step), curve.csv (a row per epoch), tensorboard/, curve.png
+    steps.csv (losses of each step), curve.csv (a row per epoch), tensorboard/ (or what `tracker` says), curve.png
     last.ckpt and the step_<number>.ckpt before it, which --resume continues
     best.ckpt, the weights with the highest oIoU on val_split
 

@@ -1,4 +1,4 @@
-"""Pictures of validation samples for TensorBoard."""
+"""Pictures of validation samples for a tracker."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ from coupalign.model import build_model
 from coupalign.model.layers import conv
 from coupalign.training.build import build_step
 from coupalign.training.console import progress_bar
-from coupalign.training.events import Events
 from coupalign.training.order import first_samples, rank_share
 from coupalign.training.pretraining_labels import COLUMNS, VALUES, LabelledScenes, labelled_batches
 from coupalign.training.step import Objective
+from coupalign.training.trackers import open_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +125,8 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
         config: The configuration.
         count: Number of scenes, at least ``batch_size``.
         output: Checkpoint to write, for ``init_checkpoint`` of a training. It is also written every
-            ``checkpoint_every`` steps. With ``ema_decay`` it holds the averaged weights. With ``tensorboard`` the losses
-            go to a directory of the same name with the suffix ``.tensorboard``.
+            ``checkpoint_every`` steps. With ``ema_decay`` it holds the averaged weights. The losses also
+            go to the ``tracker``, whose files are in a directory of the same name with its suffix.
         progress: Whether to show a progress bar on stderr.
 
     Returns: The accuracy on HELD_OUT further scenes.
@@ -151,9 +151,10 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     batches = _batches(config, rank_share(np.arange(steps * settings.batch_size), micro_batch), micro_batch)
     # A step that is not finite is normal only while the loss scale of float16 adapts.
     skipped_in_row, most_skipped = 0, settings.max_skipped_steps if config.run.precision == "fp16" else 1
-    events = Events(output.with_suffix(".tensorboard"), 1) if settings.tensorboard and writes else None
+    tracker_files = output.with_suffix(f".{settings.tracker}")
+    tracker = open_tracker(settings.tracker, tracker_files, 1, config.as_dict()) if writes else None
     shown = progress and writes
-    with closing(events) if events else nullcontext(), progress_bar(steps, 0, "pretraining", shown) as bar:
+    with closing(tracker) if tracker else nullcontext(), progress_bar(steps, 0, "pretraining", shown) as bar:
         for number in range(1, steps + 1):
             given = islice(batches, settings.accumulation_steps)
             parts = ({column: Tensor(value) for column, value in batch.items()} for batch in given)
@@ -165,8 +166,8 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
                     "lower learning_rate"
                 )
             figures = dict(zip(("loss", "segmentation_loss", "label_loss"), map(float, losses)))
-            if events:
-                events.scalars(number, {f"pretraining/{name}": value for name, value in figures.items()})
+            if tracker:
+                tracker.scalars(number, {f"pretraining/{name}": value for name, value in figures.items()})
             bar.update()
             line = f"mask {figures['segmentation_loss']:.4f}, labels {figures['label_loss']:.4f}"
             bar.set_postfix_str(line, refresh=False)

@@ -19,6 +19,7 @@ from coupalign.errors import UserError
 from coupalign.files import atomic_path, make_directory
 from coupalign.training.logs import CsvLog
 from coupalign.training.step_timer import TIME_COLUMNS
+from coupalign.training.trackers import open_tracker
 
 LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
 STEP_COLUMNS = ("step", *LOSSES, "learning_rate", "skipped")
@@ -28,7 +29,7 @@ EPOCH_COLUMNS = (
     *TIME_COLUMNS,
     *VALIDATION_COLUMNS,
 )
-# TensorBoard tags of the figures of a step and of an epoch.
+# A tracker's tags of the figures of a step and of an epoch.
 STEP_TAGS = {name: f"train/{name}" for name in STEP_COLUMNS[1:]} | {name: f"time/{name}" for name in TIME_COLUMNS}
 EPOCH_TAGS = {name: f"epoch/{name}" for name in (*LOSSES, "samples_per_second")}
 EPOCH_TAGS |= {name: f"validation/{name}" for name in VALIDATION_COLUMNS}
@@ -58,8 +59,8 @@ def _on_writer(method: Callable[..., None]) -> Callable[..., None]:
 class RunDirectory:
     """Writes everything that a run leaves behind, so that it can be watched and resumed.
 
-    These are config.yaml; steps.csv, curve.csv, and events for TensorBoard; last.ckpt and up
-    to ``keep_checkpoints`` older step_<number>.ckpt, from which training can be resumed; and best.ckpt, which holds
+    These are config.yaml; steps.csv, curve.csv, and what the tracker writes; last.ckpt and up to
+    ``keep_checkpoints`` older step_<number>.ckpt, from which training can be resumed; and best.ckpt, which holds
     weights only. Figures are on disk when a method returns, so a full disk is noticed at once.
 
     Args:
@@ -93,11 +94,8 @@ class RunDirectory:
                 self._last_step = step
         self._steps = CsvLog(self.path / "steps.csv", STEP_COLUMNS, source, step)
         self._epochs = CsvLog(self.path / "curve.csv", EPOCH_COLUMNS, source, epochs)
-        self._events = None
-        if config.training.tensorboard:
-            from coupalign.training.events import Events  # late: the import takes half a second
-
-            self._events = Events(self.path / "tensorboard", step + 1)
+        tracker = config.training.tracker
+        self._tracker = open_tracker(tracker, self.path / tracker, step + 1, config.as_dict())
         config.save(self.path / "config.yaml")
 
     @property
@@ -109,15 +107,15 @@ class RunDirectory:
     def log_step(self, figures: Mapping[str, float]) -> None:
         """Writes the figures of a step: those of STEP_COLUMNS and TIME_COLUMNS, and its ``epoch``."""
         self._steps.add(figures)
-        self._add_events(figures, STEP_TAGS)
+        self._track(figures, STEP_TAGS)
 
     @_on_writer
     def log_epoch(self, figures: Mapping[str, float], pictures: Sequence[tuple[str, np.ndarray]] = ()) -> None:
         """Writes the figures of an epoch, by EPOCH_COLUMNS, and named pictures of its validation."""
         self._epochs.add(figures)
-        self._add_events(figures, EPOCH_TAGS)
-        for name, rgb in pictures if self._events else ():
-            self._events.image(int(figures["step"]), f"validation/{name}", rgb)
+        self._track(figures, EPOCH_TAGS)
+        for name, rgb in pictures if self._tracker else ():
+            self._tracker.image(int(figures["step"]), f"validation/{name}", rgb)
 
     @_on_writer
     def save(self, parameters: Mapping[str, Parameter], progress: Progress) -> None:
@@ -140,13 +138,13 @@ class RunDirectory:
 
     def close(self) -> None:
         with suppress(OSError):  # reported by the method that wrote
-            if self.writes and self._events:
-                self._events.close()
+            if self.writes and self._tracker:
+                self._tracker.close()
 
-    def _add_events(self, figures: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        if self._events:
+    def _track(self, figures: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        if self._tracker:
             tagged = {tag: figures[name] for name, tag in tags.items() if name in figures}
-            self._events.scalars(int(figures["step"]), tagged)
+            self._tracker.scalars(int(figures["step"]), tagged)
 
     def _refused(self, error: OSError) -> str:
         return f"{self.path} cannot be written ({error.strerror or error})"

@@ -167,7 +167,7 @@ class Trainer:
         """
         evaluation = self.config.evaluation
         pictures = Pictures(self._val_sets[0][1].records, evaluation.threshold)
-        has_pictures = self.directory.writes and self.config.training.tensorboard
+        has_pictures = self.directory.writes and self.config.training.tracker != "none"
         results = []
         self.model.set_train(False)
         if self.config.model.batch_norm == "local":
