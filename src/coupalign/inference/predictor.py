@@ -157,7 +157,8 @@ class Predictor:
             inputs = [each for _, _, each in batch]
             inputs += inputs[-1:] * (batch_size - len(inputs))
             outputs = probabilities(self.model(*(Tensor(np.stack(arrays)) for arrays in zip(*inputs))))
-            found += [self._prediction(*row, text, size) for *row, (size, text, _) in zip(*outputs, batch)]
+            for probability, exists, (size, text, _) in zip(*outputs, batch):
+                found.append(self._prediction(probability, exists, text, size))
         remaining = iter(found)
         results = [list(islice(remaining, len(several))) for several in texts]
         return [each if isinstance(given, (list, tuple)) else each[0] for each, given in zip(results, expressions)]  # type: ignore[return-value]
