@@ -17,7 +17,8 @@ from coupalign.training.build import build_step
 from tests.conftest import SMALLEST
 
 PADDED = {"image_size": 96, "swin_window_size": 5}  # maps of 24, 12, 6, 3, the first three padded and with shifts
-PROPOSALS = {"object_loss_weight": 1.0, "query_anchors": True, "fusion_norm": True, "pixel_positions": True}
+NORMS = {"wpa_norm": True, "cross_attention_norm": True}
+PROPOSALS = {"object_loss_weight": 1.0, "query_anchors": True, **NORMS}
 CASES = {"padded windows, proposals": {**PADDED, **PROPOSALS}, "without CPU kernels": {**PADDED, "cpu_kernels": False}}
 
 

@@ -80,7 +80,7 @@ def samples(config, count: int, raw: bool = False) -> list[np.ndarray]:
         ({}, True),
         ({"swin_window_size": 3, "wpa_direction": "uni", "wpa_stages": [2, 3], "batch_norm": "frozen"}, False),
         ({"sma": False, "wpa_direction": "none"}, False),
-        ({"fusion_norm": True, "query_anchors": True, "pixel_positions": True, "existence": True}, False),
+        ({"wpa_norm": True, "cross_attention_norm": True, "query_anchors": True, "existence": True}, False),
     ],
     ids=["printed", "padded windows", "without sma", "selecting"],
 )

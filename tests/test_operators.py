@@ -78,7 +78,7 @@ def step_and_inputs(precision: str, pretraining: bool, **options):
     return step.set_train(), [Tensor(x) for x in (image, words, words, mask, *more)]
 
 
-SELECTING = {"fusion_norm": True, "pixel_positions": True, "query_anchors": True}
+SELECTING = {"wpa_norm": True, "cross_attention_norm": True, "query_anchors": True}
 SELECTING |= {"object_loss_weight": 1.0, "choice_loss_weight": 0.5, "existence": True}
 
 

@@ -137,7 +137,7 @@ def test_encodings_are_most_similar_at_the_same_place_in_every_head(dim, heads):
 
 
 SELECTS = {"object_loss_weight": 1.0, "choice_loss_weight": 0.5, "max_objects": 8, "query_anchors": True}
-SELECTS |= {"fusion_norm": True, "pixel_positions": True, "learning_rate": 1e-3, "epochs": 1, "decay_epochs": 1}
+SELECTS |= {"wpa_norm": True, "cross_attention_norm": True, "learning_rate": 1e-3, "epochs": 1, "decay_epochs": 1}
 
 
 @pytest.mark.slow
@@ -177,7 +177,6 @@ def test_pretraining_with_set_prediction(tmp_path, monkeypatch):
         ({"choice_loss_weight": 1.0}, "needs the matches of object_loss_weight"),
         ({"object_loss_weight": 1.0, "max_objects": 33}, "give at most 32"),
         ({"query_anchors": True, "decoder_heads": 128}, "lower decoder_heads"),
-        ({"pixel_positions": True, "swin_embed_dim": 6, "swin_num_heads": [1, 1, 1, 1]}, "multiple of 4 channels"),
     ],
 )
 def test_keys_that_contradict_each_other(overrides, message):

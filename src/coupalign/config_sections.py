@@ -214,7 +214,6 @@ class ModelConfig(_Section):
     swin_window_size: Count
     swin_bias_start: Literal["random", "neighbours"]
     swin_drop_path_rate: Fraction
-    pixel_positions: bool
     bert_vocab_size: Count
     bert_num_layers: Count
     bert_hidden_size: Count
@@ -224,8 +223,9 @@ class ModelConfig(_Section):
     wpa_direction: Literal["bi", "uni", "none"]
     wpa_stages: tuple[Stage, ...]
     wpa_dim: Count
-    fusion_norm: bool
+    wpa_norm: bool
     cross_attention_heads: Count
+    cross_attention_norm: bool
     num_queries: Count
     query_anchors: bool
     decoder_dim: Count
@@ -256,8 +256,6 @@ class ModelConfig(_Section):
         ):
             width, heads = getattr(self, width_key), getattr(self, heads_key)
             yield width % heads == 0, f"{heads_key} {heads} does not divide {width_key} {width}: change one of them"
-        narrow = f"pixel_positions needs a multiple of 4 channels, swin_embed_dim is {self.swin_embed_dim}"
-        yield not self.pixel_positions or self.swin_embed_dim % 4 == 0, f"{narrow}: change one of them"
         few = f"query_anchors needs 4 channels per head: lower decoder_heads {self.decoder_heads}"
         yield not self.query_anchors or self.decoder_dim // self.decoder_heads >= 4, few
         stages = list(self.wpa_stages)

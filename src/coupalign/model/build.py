@@ -42,7 +42,7 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
             text_dim=text_dim,
             dim=keys.wpa_dim,
             bidirectional=keys.wpa_direction == "bi",
-            normed=keys.fusion_norm,
+            normed=keys.wpa_norm,
         )
 
     mask_generator = sma = None
@@ -82,7 +82,7 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
             dim=text_dim,
             heads=keys.cross_attention_heads,
             num_pixels=(keys.image_size // 32) ** 2,
-            normed=keys.fusion_norm,
+            normed=keys.cross_attention_norm,
         ),
         mask_generator=mask_generator,
         seg_head=SegHead(
@@ -92,11 +92,10 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
         existence=Existence(pixel_dim=keys.seg_head_dim, text_dim=text_dim) if keys.existence else None,
         seg_head_dim=keys.seg_head_dim,
         image_size=keys.image_size,
-        positioned=keys.swin_embed_dim if keys.pixel_positions else 0,
     )
     if keys.linear_init_std != INIT_STD:
         _init_linear_layers(model, keys.linear_init_std)
-    if keys.fusion_norm:
+    if keys.wpa_norm:
         _close_gates(model)
     if mask_generator is not None and keys.query_anchors:
         _equate_queries_and_keys(mask_generator)

@@ -13,7 +13,6 @@ from coupalign.model.cross_attention import CrossAttention
 from coupalign.model.existence import Existence
 from coupalign.model.layers import INIT_STD, conv, padding_bias
 from coupalign.model.mask_generator import MaskGenerator
-from coupalign.model.positions import grid_points, sine_encoding
 from coupalign.model.resize import Upsample
 from coupalign.model.seg_head import SegHead
 from coupalign.model.sma import SentenceMaskAlignment
@@ -60,7 +59,6 @@ class CoupAlign(nn.Cell):
         existence: Output of whether anything fits the expression; None as printed.
         seg_head_dim: d_s, width of Y_1.
         image_size: Height and width of the image, H = W.
-        positioned: Width of V_1, to which sine encodings of the places are added (docs/sma.md); 0 as printed.
 
     Inputs: image (B, 3, H, W) float32, normalised RGB; token_ids (B, T) int32; token_mask (B, T) int32, 1 for a
     real token. Outputs: logits (B, H, W) float32, before the sigmoid; with ``existence`` a pair of them and the logit of
@@ -80,7 +78,6 @@ class CoupAlign(nn.Cell):
         existence: Existence | None = None,
         seg_head_dim: int,
         image_size: int,
-        positioned: int = 0,
     ):
         super().__init__()
         self.image_encoder = image_encoder
@@ -89,9 +86,6 @@ class CoupAlign(nn.Cell):
         self.has_wpa = [stage is not None for stage in wpa]
         self.cross_attention = cross_attention
         self.seg_head = seg_head
-        self.positioned = positioned > 0
-        if positioned:
-            self.pixel_positions = Tensor(sine_encoding(grid_points(image_size // 4), positioned))
         self.has_sma = sma is not None
         if self.has_sma:
             self.mask_generator = mask_generator
@@ -149,8 +143,6 @@ class CoupAlign(nn.Cell):
         """
         bias = padding_bias(token_mask)
         pixels = self.image_encoder.patch_embed(image)  # V_1
-        if self.positioned:
-            pixels = pixels + self.pixel_positions.astype(pixels.dtype)
         words = self.text_encoder.embeddings(token_ids)  # L_1
         stages, texts, alignments = [], [], []
         for i in range(4):  # stages 1 to 4 of the paper
