@@ -1,4 +1,7 @@
-"""Scenes written as other programs write annotations. Nothing of the package is used."""
+"""Scenes of RefShapes written as other programs write annotations. Nothing of the package is used.
+
+``python -m tests.annotation_files data/refshapes/source data/photos`` writes twenty images of testA with LabelMe files.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import base64
 import csv
 import io
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +19,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
+
+from tests.refshapes_files import Files
 
 
 class Drawn(NamedTuple):
@@ -34,6 +41,24 @@ class Scene(NamedTuple):
     @property
     def size(self) -> tuple[int, int]:
         return self.objects[0].mask.shape
+
+
+def read_scenes(refshapes: Files, split: str, count: int) -> list[Scene]:
+    """The first images of a split, with the objects that have expressions."""
+    refs_of: dict[int, list] = {}
+    for ref in refshapes.refs:
+        if ref["split"] == split:
+            refs_of.setdefault(ref["image_id"], []).append(ref)
+    scenes = []
+    for image_id, refs in sorted(refs_of.items())[:count]:
+        masks = {item.ann_id: item.mask for item in refshapes.items(image_id)}
+        objects = []
+        for ref in refs:
+            said = [sentence["sent"] for sentence in ref["sentences"]]
+            label = refshapes.categories[ref["category_id"]]
+            objects.append(Drawn(ref["ann_id"], label, masks[ref["ann_id"]], said))
+        scenes.append(Scene(refshapes.images[image_id]["file_name"], objects))
+    return scenes
 
 
 def row_boxes(mask: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
@@ -207,3 +232,17 @@ WRITERS = [
     (index_masks, "masks", ""),
     (colour_masks, "masks", ""),
 ]
+
+
+def main(source: str, output: str) -> None:
+    """Writes twenty images and their LabelMe files into one directory."""
+    directory, refshapes = Path(output), Files(Path(source))
+    directory.mkdir(parents=True)
+    scenes = read_scenes(refshapes, "testA", 20)
+    for scene in scenes:
+        shutil.copy(refshapes.directory / "images" / scene.image, directory)
+    labelme_masks(scenes, directory)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

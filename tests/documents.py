@@ -89,7 +89,7 @@ class Parser:
         load = coupalign.cli.load_config
         # Configurations of runs do not exist here.
         monkeypatch.setattr(
-            coupalign.cli, "load_config", lambda path, keys: load(path if path and exists(path) else None, keys)
+            coupalign.cli, "load_config", lambda paths, keys: load([path for path in paths or [] if exists(path)], keys)
         )
 
     def parse(self, command: Command) -> None:

@@ -19,7 +19,7 @@ from coupalign.data.prepare import prepare
 from coupalign.data.refer import read_refer
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
-from tests.annotation_files import WRITERS, Drawn, Scene
+from tests.annotation_files import WRITERS, Scene, read_scenes
 from tests.conftest import TINY
 
 SCENES = 20
@@ -28,24 +28,7 @@ SQUARE = np.pad(np.ones((10, 20), bool), ((5, 25), (10, 30)))  # in an image of 
 
 @pytest.fixture(scope="module")
 def scenes(refshapes) -> list[Scene]:
-    """Twenty images of train with the objects that have expressions."""
-    spoken: dict[int, list] = {}
-    for ref in refshapes.refs:
-        if ref["split"] == "train":
-            spoken.setdefault(ref["image_id"], []).append(ref)
-    found = []
-    for image_id, refs in sorted(spoken.items())[:SCENES]:
-        masks = {item.ann_id: item.mask for item in refshapes.items(image_id)}
-        objects = [
-            Drawn(
-                ref["ann_id"],
-                refshapes.categories[ref["category_id"]],
-                masks[ref["ann_id"]],
-                [sentence["sent"] for sentence in ref["sentences"]],
-            )
-            for ref in refs
-        ]
-        found.append(Scene(refshapes.images[image_id]["file_name"], objects))
+    found = read_scenes(refshapes, "train", SCENES)
     assert len(found) == SCENES
     return found
 

@@ -33,6 +33,14 @@ def test_every_key_is_an_option_in_both_spellings():
     assert vars(args) == {"checkpoint": "x/best.ckpt", "config": None}
 
 
+def test_of_several_files_the_last_that_sets_a_key_counts(tmp_path):
+    (tmp_path / "model.yaml").write_text("epochs: 77\nthreshold: 0.4\nimage_size: 96")
+    (tmp_path / "mine.yaml").write_text("epochs: 66\nthreshold: 0.3")
+    files = ["--config", str(tmp_path / "model.yaml"), "--config", str(tmp_path / "mine.yaml")]
+    config, _ = parse(*files, "--threshold", "0.2")
+    assert (config.model.image_size, config.training.epochs, config.evaluation.threshold) == (96, 66, 0.2)
+
+
 def test_arguments_that_are_refused():
     assert "--lerning_rate: did you mean --learning_rate?" in refused("--lerning_rate", "1")
     assert "--batch-size: did you mean --batch_size?" in refused("--batch-size=3")

@@ -79,18 +79,20 @@ def parse_arguments(
     takes_checkpoint = not base and any(name == "--checkpoint" for name, _ in options)
     if not base:
         beside = "config.yaml beside the checkpoint if it exists, else " if takes_checkpoint else ""
-        parser.add_argument("--config", metavar="FILE", help=f"YAML file (default: {beside}default_config.yaml)")
+        several = "may be given several times, later files over earlier ones"
+        text = f"YAML file; {several} (default: {beside}default_config.yaml)"
+        parser.add_argument("--config", metavar="FILE", action="append", help=text)
     parser.usage = f"{parser.format_usage().split(maxsplit=1)[1].rstrip()} [--key value …]"
     _add_keys(parser, keys)
     args = parser.parse(argv)
     given = {name: vars(args).pop(name) for name in config_keys() if name in args}
     if base:
         return load_config(None, {**base(args), **given}), args
-    path = args.config
-    if path is None and takes_checkpoint and args.checkpoint:
+    paths = args.config
+    if paths is None and takes_checkpoint and args.checkpoint:
         beside_checkpoint = find_file(args.checkpoint).parent / "config.yaml"
-        path = beside_checkpoint if beside_checkpoint.is_file() else None
-    return (load_inference_config if takes_checkpoint else load_config)(path, given), args
+        paths = [beside_checkpoint] if beside_checkpoint.is_file() else None
+    return (load_inference_config if takes_checkpoint else load_config)(paths, given), args
 
 
 def parse_own_arguments(description: str | None, argv: Argv, options: Sequence[Option]) -> argparse.Namespace:

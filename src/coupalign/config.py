@@ -9,7 +9,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,6 +21,7 @@ from coupalign.config_sections import DataConfig, EvaluationConfig, LossConfig, 
 from coupalign.errors import ConfigError
 from coupalign.files import REPOSITORY, find_file, write_text
 
+Paths = Union[str, os.PathLike, Sequence[Union[str, os.PathLike]], None]  # evaluated by Python 3.9 too
 DEFAULT_FILE = REPOSITORY / "default_config.yaml"
 
 
@@ -102,11 +103,12 @@ class Key:
         return os.path.expanduser(plain) if isinstance(plain, str) else plain
 
 
-def load_config(path: str | os.PathLike | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(path: Paths = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """The configuration of file `path` over default_config.yaml, and of `overrides` over both.
 
     Args:
-        path: YAML file of flat keys, found by ``find_file``. None is default_config.yaml alone.
+        path: YAML file of flat keys, found by ``find_file``, or several, each over the ones before it. None is
+            default_config.yaml alone.
         overrides: Values by key; text is read as on a command line ("3e-5", "1,2,3", "[1, 2, 3]", "false").
 
     Raises:
@@ -114,11 +116,9 @@ def load_config(path: str | os.PathLike | None = None, overrides: Mapping[str, A
             another type or out of range, or values that contradict each other.
     """
     values = {name: key.default for name, key in config_keys().items()}
-    layers = [("", overrides or {})]
-    if path is not None:
-        path = find_file(path)
-        layers.insert(0, (f"{path}: ", read_mapping(path)))
-    for where, layer in layers:
+    paths = [path] if isinstance(path, (str, os.PathLike)) else path or []
+    layers = [(f"{file}: ", read_mapping(file)) for file in map(find_file, paths)]
+    for where, layer in [*layers, ("", overrides or {})]:
         for name in layer:
             if name not in values:
                 nearest = difflib.get_close_matches(str(name), values, n=1, cutoff=0)[0]
@@ -135,7 +135,7 @@ def load_config(path: str | os.PathLike | None = None, overrides: Mapping[str, A
     return Config(**sections)
 
 
-def load_inference_config(path: str | os.PathLike | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_inference_config(path: Paths = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Like `load_config`, for a trained model: on a CPU float32 replaces the precision of the training.
 
     The precision is only kept if `overrides` has it. A warning names the change.

@@ -31,7 +31,7 @@ MODEL_PREFIXES = frozenset(
 ADDED = "existence"  # the part that a training may add to a checkpoint without it
 # A parameter that only checkpoints of convert_weights.py have.
 CONVERTED = "converted_encoders"
-_OTHER_CONFIGURATION = "it was made with another configuration: pass its config.yaml with --config"
+_OTHER_CONFIGURATION = "it was made with another configuration: pass its config.yaml with --config, before other files"
 _CONVERT_AGAIN = "it was converted for another configuration: run convert_weights.py with this one"
 
 

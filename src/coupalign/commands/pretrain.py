@@ -46,7 +46,9 @@ def main(argv: Argv = None) -> int:
     unused = [name for name in config_keys() if given[name] != defaults[name] and name not in KEYS]
     unused = [name for name in unused if config_keys()[name].section not in KEYS]
     if unused:
-        logging.getLogger("coupalign").warning("%s: pretraining does not use %s", args.config, ", ".join(unused))
+        logging.getLogger("coupalign").warning(
+            "%s: pretraining does not use %s", " ".join(args.config or []), ", ".join(unused)
+        )
     from coupalign import devices
     from coupalign.training.pretraining import pretrain
 
