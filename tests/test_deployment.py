@@ -32,7 +32,7 @@ from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY, sha256
 from coupalign.inference.deployment import score, write_inputs
 from coupalign.inference.prediction import Prediction
-from coupalign.inference.results import run_lengths
+from coupalign.data.masks import run_lengths
 from coupalign.model import build_model
 from coupalign.overlay import overlay
 from tests.conftest import SMALLEST, TINY, refshapes_config

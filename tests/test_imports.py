@@ -13,7 +13,7 @@ from coupalign.files import REPOSITORY
 # From the bottom to the top. A module imports from its own room and from rooms on lower levels.
 LEVELS = """
 errors | files signals | overlay | config_sections | config | cli devices | data | annotations checks refshapes model | loss | kernels |
-checkpoints | evaluation | inference training | visual | demo device_check study | commands | __main__
+checkpoints | evaluation | inference training | visual | demo device_check service study | commands | __main__
 """
 LEVEL = {room: level for level, rooms in enumerate(LEVELS.split("|")) for room in rooms.split()}
 PACKAGE = REPOSITORY / "src/coupalign"

@@ -28,7 +28,8 @@ def test_the_package_requires_what_the_scripts_install():
     assert set(project["dependencies"]) == requirements("requirements.txt")
     assert set(extras["demo"]) == requirements("requirements-demo.txt")
     assert set(extras["onnx"]) == requirements("requirements-onnx.txt")
-    assert set(extras["dev"]) == requirements("requirements-dev.txt") | {"coupalign[demo,onnx]"}
+    assert set(extras["serve"]) == requirements("requirements-serve.txt")
+    assert set(extras["dev"]) == requirements("requirements-dev.txt") | {"coupalign[demo,onnx,serve]"}
 
 
 PACKAGE_FILES = {

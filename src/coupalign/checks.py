@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,3 +116,17 @@ def check_training(config: Config, ranks: int) -> None:
             f"{directory} already holds a run: choose another --output_dir, continue it with --resume auto, "
             "or remove it"
         )
+
+
+def free_port(host: str, port: int) -> int:
+    """`port`, or any free one if it is 0, after a test that it can be used. Raises: UserError."""
+    if port != 0 and not 1024 <= port <= 65535:
+        raise UserError(f"--port {port}: choose one from 1024 to 65535, or 0 for any free port")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+            return tried.getsockname()[1]
+    except OSError as error:
+        raise UserError(f"{host}:{port} cannot be used ({error.strerror}): choose another --port or --host") from error

@@ -17,10 +17,10 @@ from typing import Any
 from tqdm import tqdm
 
 from coupalign.annotations import coco, cvat, labelme, mask_files
-from coupalign.annotations.objects import AnnotatedObject, LeftOut, run_lengths
+from coupalign.annotations.objects import AnnotatedObject, LeftOut
 from coupalign.annotations.table import ExpressionTable, Row
 from coupalign.data.images import image_size
-from coupalign.data.masks import annotation_mask
+from coupalign.data.masks import annotation_mask, run_lengths
 from coupalign.data.tokenizer import has_word
 from coupalign.errors import UserError
 from coupalign.files import check_directory, make_directory, write_text

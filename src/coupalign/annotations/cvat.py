@@ -18,8 +18,8 @@ from coupalign.annotations.objects import (
     file_key,
     own_texts,
     placed,
-    run_lengths,
 )
+from coupalign.data.masks import run_lengths
 from coupalign.data.referents import as_text
 from coupalign.errors import UserError
 

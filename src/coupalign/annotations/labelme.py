@@ -24,8 +24,8 @@ from coupalign.annotations.objects import (
     own_texts,
     placed,
     read_json,
-    run_lengths,
 )
+from coupalign.data.masks import run_lengths
 from coupalign.data.referents import as_text
 from coupalign.errors import UserError
 

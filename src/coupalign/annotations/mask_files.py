@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from coupalign.annotations.objects import AnnotatedObject, LeftOut, file_key, run_lengths
+from coupalign.annotations.objects import AnnotatedObject, LeftOut, file_key
 from coupalign.annotations.table import ExpressionTable
 from coupalign.data.images import open_upright, read_content
+from coupalign.data.masks import run_lengths
 from coupalign.errors import UserError
 
 KEYS: tuple[tuple[str, ...], ...] = (

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco
 
 from coupalign.data.referents import as_text, is_size
 from coupalign.errors import UserError
@@ -70,12 +69,6 @@ def own_texts(*values: object) -> tuple[str, ...]:
     """The expressions in text fields: one per line, blank lines left out."""
     lines = [line.strip() for value in values for line in as_text(value).splitlines()]
     return tuple(dict.fromkeys(filter(None, lines)))
-
-
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask (H, W) bool, as JSON stores them."""
-    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode("ascii")}
 
 
 def box_outline(left: float, top: float, right: float, bottom: float, degrees: float = 0) -> list[float]:

@@ -55,6 +55,12 @@ def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> n
     return mask
 
 
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W) bool as compressed run lengths of COCO, ``{"size": [H, W], "counts": TEXT}``."""
+    runs = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": runs["counts"].decode("ascii")}
+
+
 def packed(segmentation: Any) -> Any:
     """Stores the lists of numbers of a segmentation as arrays, at a quarter of the size; keeps anything else."""
     if isinstance(segmentation, list):

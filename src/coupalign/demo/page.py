@@ -13,9 +13,10 @@ import numpy as np
 from gradio.processing_utils import save_bytes_to_cache
 
 from coupalign.demo.engines import LiteEngine, MindSporeEngine
-from coupalign.demo.requests import MAX_EXPRESSIONS, MAX_MEGABYTES, Refused, Result, ask
+from coupalign.demo.requests import Result, ask
 from coupalign.files import REPOSITORY
 from coupalign.inference.prediction import nothing_fits_line
+from coupalign.inference.uploads import MAX_EXPRESSIONS, MAX_MEGABYTES, Refused
 
 EXAMPLES = REPOSITORY / "assets/examples"
 CSS = """

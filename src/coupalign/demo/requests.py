@@ -1,7 +1,4 @@
-"""Requests of the page: checks of what users send, and the pictures of an answered request.
-
-The message of every `Refused` is shown to users, so it names no path of the server.
-"""
+"""Requests of the page: what users send, and the pictures of an answered request."""
 
 from __future__ import annotations
 
@@ -11,30 +8,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image as Pillow
 
-from coupalign.data.images import load_image
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import probability_at
 from coupalign.demo.engines import Answer, LiteEngine, MindSporeEngine
-from coupalign.errors import UserError
 from coupalign.inference.prediction import Prediction, nothing_fits_line
 from coupalign.inference.results import slug
+from coupalign.inference.uploads import MAX_MEGABYTES, Refused, check_expressions, check_image
 from coupalign.overlay import spotlight
 from coupalign.visual.alignment import draw_alignment
 from coupalign.visual.figures import heat, pixels
 
-MAX_MEGABYTES = 10
-MAX_MEGAPIXELS = 25
-MIN_SIDE = 8
-MAX_EXPRESSIONS = 6
-MAX_CHARACTERS = 300
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _SHOWN_SIDES = (480, 1024)  # smallest and largest longer side of a picture on the page, in pixels
-
-
-class Refused(UserError):
-    """A request that the page refuses, with the reason for the user. Other errors go to the server's log only."""
 
 
 @dataclass(frozen=True)
@@ -91,47 +76,15 @@ def ask(engine: MindSporeEngine | LiteEngine, path: str | os.PathLike | None, te
 
 
 def read_upload(path: str | os.PathLike | None) -> np.ndarray:
-    """The image of an uploaded file, (H, W, 3) uint8, RGB, upright. Raises: Refused.
-
-    The content decides the format, not the name.
-    """
-    if path is None or not os.path.isfile(path):  # uploads are removed after a while
-        raise Refused("There is no image: choose one, or drop one into its box.")
-    name = _short(Path(path).name)
-    if os.path.getsize(path) > MAX_MEGABYTES * 2**20:
-        raise Refused(f"{name} is larger than {MAX_MEGABYTES} MB: choose a smaller one.")
+    """The image of an uploaded file, (H, W, 3) uint8, RGB, upright. Raises: Refused, as `check_image`."""
     try:
-        with Pillow.open(path, formats=_FORMATS) as header:  # decodes no pixels
-            width, height = header.size
-        if width * height > MAX_MEGAPIXELS * 10**6:
-            raise Pillow.DecompressionBombError
-        if min(width, height) < MIN_SIDE:
-            raise Refused(f"{name} has {width}×{height} pixels: choose an image with sides of at least {MIN_SIDE}.")
-        return load_image(path)
-    except Pillow.DecompressionBombError as error:
-        raise Refused(f"{name} has more than {MAX_MEGAPIXELS} million pixels: choose a smaller one.") from error
-    except Refused:
-        raise
-    except Exception as error:  # Pillow raises many kinds of errors for damaged headers
-        raise Refused(f"{name} is not an image, or is damaged: choose a JPEG or PNG file.") from error
+        with open(path or "", "rb") as file:
+            content = file.read(MAX_MEGABYTES * 2**20 + 1)
+    except OSError as error:  # uploads are removed after a while
+        raise Refused("There is no image: choose one, or drop one into its box.") from error
+    return check_image(content, Path(str(path)).name)
 
 
 def read_expressions(text: str | None, tokenizer: Tokenizer) -> list[str]:
     """The expressions of a text, one per line; blank lines are skipped. Raises: Refused."""
-    expressions = [" ".join(line.split()) for line in (text or "").splitlines() if line.strip()]
-    if not expressions:
-        raise Refused("There is no expression: say which object is meant, for example “the left cup”.")
-    if len(expressions) > MAX_EXPRESSIONS:
-        raise Refused(f"There are {len(expressions)} expressions: give at most {MAX_EXPRESSIONS} at a time.")
-    for expression in expressions:
-        if len(expression) > MAX_CHARACTERS:
-            raise Refused(f"“{_short(expression)}” has {len(expression)} characters: give at most {MAX_CHARACTERS}.")
-        try:
-            tokenizer.encode(expression)
-        except UserError as error:
-            raise Refused(f"“{_short(expression)}” has no word: say which object is meant.") from error
-    return expressions
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:59] + "…"
+    return check_expressions((text or "").splitlines(), tokenizer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from coupalign.checks import free_port
 from coupalign.demo.engines import LiteEngine, MindSporeEngine
-from coupalign.demo.requests import MAX_MEGABYTES
 from coupalign.errors import UserError
+from coupalign.inference.uploads import MAX_MEGABYTES
 
 # A browser that obeys this loads nothing from other servers.
 _SOURCES = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
@@ -28,7 +28,7 @@ def served(engine: MindSporeEngine | LiteEngine, host: str, port: int) -> Iterat
 
     Uploads and pictures are kept in a temporary directory. Port 0 means any free port.
     """
-    port = _free_port(host, port)
+    port = free_port(host, port)
     with tempfile.TemporaryDirectory(prefix="coupalign-page-") as directory:
         # Gradio reads both when it is imported or a component is made.
         os.environ.update(GRADIO_TEMP_DIR=str(Path(directory).resolve()), GRADIO_ANALYTICS_ENABLED="False")
@@ -76,17 +76,3 @@ class _Policy:
             await send(message)
 
         await self._app(scope, receive, send_with_policy if scope["type"] == "http" else send)
-
-
-def _free_port(host: str, port: int) -> int:
-    """`port`, or any free one if it is 0, after a test that it can be used."""
-    if port != 0 and not 1024 <= port <= 65535:
-        raise UserError(f"--port {port}: choose one from 1024 to 65535, or 0 for any free port")
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(address)
-            return tried.getsockname()[1]
-    except OSError as error:
-        raise UserError(f"{host}:{port} cannot be used ({error.strerror}): choose another --port or --host") from error

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco
 
+from coupalign.data.masks import run_lengths
 from coupalign.files import atomic_path, make_directory, write_text
 from coupalign.inference.prediction import Prediction
 from coupalign.overlay import overlay, write_png
@@ -85,12 +85,6 @@ class Results:
 
     def _made_from(self, content: bytes) -> str:
         return hashlib.sha256(self._model.encode() + hashlib.sha256(content).digest()).hexdigest()
-
-
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (H, W) bool as compressed run lengths of COCO, ``{"size": [H, W], "counts": TEXT}``."""
-    runs = coco.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(mask.shape), "counts": runs["counts"].decode("ascii")}
 
 
 def write_coco(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> None:

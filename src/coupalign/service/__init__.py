@@ -1,0 +1,1 @@
+"""An HTTP service for masks. Only ``app`` and ``guard`` know HTTP."""
