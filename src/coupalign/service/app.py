@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from coupalign import __version__
+import coupalign
 from coupalign.data.masks import run_lengths
 from coupalign.inference.prediction import Prediction
 from coupalign.inference.uploads import MAX_EXPRESSIONS, MAX_MEGABYTES, Refused, check_expressions, check_image
@@ -108,7 +108,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 def build_app(batcher: Batcher, metrics: Metrics, limits: Limits) -> Any:
     """The ASGI application of a loaded model."""
     # The pages /docs and /redoc would load scripts from another server.
-    app = FastAPI(title="CoupAlign", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="CoupAlign", version=coupalign.__version__, docs_url=None, redoc_url=None)
     tokenizer = batcher.predictor.tokenizer
     key = APIKeyHeader(name="X-API-Key", auto_error=False)  # for the documentation; Guard checks it
 
