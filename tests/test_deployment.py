@@ -25,6 +25,7 @@ import preprocess
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
 from coupalign.data.images import load_image
+from coupalign.data.masks import run_lengths
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import MEAN, STD, prepare_image, probability_at
 from coupalign.errors import UserError
@@ -32,7 +33,6 @@ from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY, sha256
 from coupalign.inference.deployment import score, write_inputs
 from coupalign.inference.prediction import Prediction
-from coupalign.data.masks import run_lengths
 from coupalign.model import build_model
 from coupalign.overlay import overlay
 from tests.conftest import SMALLEST, TINY, refshapes_config
