@@ -152,6 +152,20 @@ def test_refs_with_anything_anywhere_or_damaged_bytes(source, data):
 
 @EXAMPLES
 @given(st.data())
+def test_refs_in_the_layout_of_grefcoco_with_anything_anywhere_or_damaged_bytes(source, data):
+    lists = [{**ref, "ann_id": [ref["ann_id"]], "category_id": [ref["category_id"]]} for ref in source.refs]
+    refs = [*lists, {**source.refs[0], "ref_id": 30, "ann_id": [-1], "category_id": [-1], "no_target": True}]
+    refs[0]["ann_id"] += [2, 3]
+    changed = _changed(data, refs, JSON) if data.draw(st.booleans()) else None
+    content = json.dumps(refs if changed is None else changed).encode()
+    file = source.annotations / "grefs(unc).json"
+    file.write_bytes(_damaged(data, content) if changed is None else content)
+    skip = data.draw(st.booleans())
+    _ends_well(lambda: read_refer(source.annotations, source.images, "unc", skip, generalised=True))
+
+
+@EXAMPLES
+@given(st.data())
 def test_refs_of_any_instructions(source, data):
     code = data.draw(
         st.lists(

@@ -63,6 +63,7 @@ def _set(place: int, **fields):
         (_set(0, no_target="no"), "referent 20 has the no_target 'no'", [21, 22]),
         (_set(1, no_target=False), "referent 21: ann_id -1 is not in", [20, 22]),
         (_set(1, no_target=False, ann_id=[]), "referent 21 has an empty ann_id without no_target", [20, 22]),
+        (_set(0, category_id=[]), "referent 20 has an empty category_id without no_target", [21, 22]),
         (_set(1, ref_id=20), "ref_id 20 occurs twice", [22]),
     ],
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from coupalign.commands import eval as eval_command
+from coupalign.commands import train as train_command
 from coupalign.config import load_config
 from coupalign.data.dataset import Split
 from coupalign.data.mixture import training_split
@@ -193,6 +194,24 @@ def test_each_data_set_is_evaluated_on_the_splits_that_it_has(directory, checkpo
     assert "has a split 'testC'" in capsys.readouterr().err
     assert eval_command.main([*wrong, "testA,test"]) == 2
     assert "mine has no split of eval_splits (testA, test): it has train, val" in capsys.readouterr().err
+
+
+def test_every_data_set_is_checked_before_anything_starts(directory, tmp_path, capsys):
+    config = _config(directory, output_dir=str(tmp_path / "run"), warmup_steps=0)
+    config.save(tmp_path / "config.yaml")
+    check = ["--config", str(tmp_path / "config.yaml"), "--check", "1"]
+    assert train_command.main(check) == 0
+    assert train_command.main([*check, "--batch_size", "24"]) == 0  # of 10, 8 and 6 samples with every image
+    wrong = {
+        "--batch_size 25": "has 24 samples, fewer than batch_size 25",
+        "--data_weights 1,1,0.5 --batch_size 24": "has 21 samples",
+        "--val_split testA": "refcocog has no split 'testA'",
+        "--dataset refcocog,refcoco,mine": "was prepared as dataset refcoco, but dataset is refcocog",
+        "--dataset refcoco,other": "dataset names 2 data sets and data_dir 3",
+    }
+    for arguments, message in wrong.items():
+        assert train_command.main([*check, *arguments.split()]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

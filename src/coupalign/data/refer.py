@@ -202,16 +202,17 @@ def _check(
             listed = ", ".join(map(shown, ann_ids))
             raise UserError(f"{where} has no_target, but also ann_id {listed}: {_OWN_FILE}")
         ann_ids, category_ids = [], [] if category_ids == _NOTHING else category_ids
-    elif not ann_ids:
-        raise UserError(f"{where} has an empty ann_id without no_target: {_OWN_FILE}")
+    elif not ann_ids or not category_ids:
+        empty = "category_id" if ann_ids else "ann_id"
+        raise UserError(f"{where} has an empty {empty} without no_target: {_OWN_FILE}")
     remedy = "refs and instances.json belong to different data sets or versions, use files that belong together"
     known_by = [("ann_id", ann_ids, annotations), ("image_id", [ref["image_id"]], images)]
     for key, values, known in [*known_by, ("category_id", category_ids, categories)]:
         for value in values:
             if value not in known:
                 raise UserError(f"{where}: {key} {shown(value)} is not in instances.json: {remedy}")
-    for ann_id in ann_ids:
-        if ann_ids.count(ann_id) > 1:
+    for ann_id, times in Counter(ann_ids).items():
+        if times > 1:
             raise UserError(f"{where}: ann_id {shown(ann_id)} is listed twice: {_OWN_FILE}")
         image_id = annotations[ann_id]["image_id"]
         if image_id != ref["image_id"]:
