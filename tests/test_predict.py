@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -161,31 +159,6 @@ def test_directories_and_several_images(one_predictor, checkpoint, tmp_path, mon
     assert len(masks) == 4 and len(COCO(tmp_path / "out/predictions.json").anns) == 4
 
 
-def test_a_file_of_expressions_with_and_without_images(one_predictor, checkpoint, tmp_path, capfd):
-    """One image is missing. Without images in the file, all images of the directory are asked."""
-    for name in ("in/a.png", "in/deep/b.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        write_png(tmp_path / name, noise(20, 30))
-    rows = [("a.png", "cup"), ("none.png", "cup"), ("deep/b.png", "x, y"), ("a.png", "the dog"), ("a.png", "cup")]
-    lines = [json.dumps({"image": image, "expression": text, "mask": 1}) for image, text in rows]
-    (tmp_path / "in/list.jsonl").write_text("\n\n".join(lines), encoding="utf-8-sig")
-    table = "".join(f'{image},1,"{text}"\r\n' for image, text in rows)
-    (tmp_path / "list.csv").write_text("image,id,expression\r\n" + table, encoding="utf-8-sig")
-    (tmp_path / "words.csv").write_text("expression\ncup\n")
-    arguments = ["--checkpoint", checkpoint, "--output", tmp_path / "out"]
-
-    def found(*more, status):
-        assert run(*arguments, *more) == status
-        out = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-        return [(os.path.relpath(line["image"], tmp_path / "in"), line.get("expression")) for line in out]
-
-    expected = sorted([("a.png", "cup"), ("a.png", "the dog"), ("none.png", None), ("deep/b.png", "x, y")], key=str)
-    assert sorted(found("--expressions", tmp_path / "in/list.jsonl", status=2), key=str) == expected
-    csv = ("--image", tmp_path / "in", "--expressions", tmp_path / "list.csv")
-    assert sorted(found(*csv, status=2), key=str) == expected
-    assert found("--image", tmp_path / "in", "--expressions", tmp_path / "words.csv", status=0) == [("a.png", "cup")]
-
-
 def test_a_later_run_makes_what_is_missing(one_predictor, checkpoint, tmp_path, capfd):
     """Images, files, the model or the threshold may have changed since."""
     for name in "abc":
@@ -247,31 +220,6 @@ def test_an_interrupted_run_leaves_whole_files_and_continues(one_predictor, chec
         assert len(left) == limit - 1 and left.items() <= complete.items()
         assert run(*arguments) == 0
         assert {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()} == complete
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "more", "message"),
-    [
-        ("a.jsonl", '{"image": "a.png"}', [], "a.jsonl line 1: expected an expression"),
-        ("a.jsonl", '\n{"expression": "a \\ud800"}', [], "a.jsonl line 2: expected an expression"),
-        ("a.jsonl", "x", [], "a.jsonl line 1: not JSON"),
-        ("a.jsonl", '{"expression": "!"}', [], "a.jsonl line 1: .* no word"),
-        ("a.jsonl", '{"expression": "x"}\n{"image": "a.png", "expression": "x"}', [], "line 2: either every"),
-        ("a.jsonl", "", [], "no expressions"),
-        ("a.csv", "text\nx\n", [], "line 1: expected names of columns"),
-        ("a.csv", 'expression\n"x\n', [], "line 2: not a row of CSV"),
-        ("a.txt", "x", [], "jsonl"),
-        ("a.csv", "image,expression\na.png,x\n", ["--image", "b.png"], "directory alone"),
-        ("a.csv", "expression\nx\n", ["--expression", "x"], "either"),
-        ("a.csv", "expression\nx\n", [], "--image"),
-    ],
-)
-def test_invalid_files_of_expressions(checkpoint, tmp_path, monkeypatch, refuses, name, content, more, message):
-    monkeypatch.chdir(tmp_path)
-    write_png("b.png", noise(20, 30))
-    Path(name).write_text(content)
-    line = refuses(program.main, ["--checkpoint", checkpoint, "--expressions", name, *more])
-    assert re.search(message, line), line
 
 
 def test_names_that_are_not_utf8(one_predictor, checkpoint, tmp_path, monkeypatch, capfd):
