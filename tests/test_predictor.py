@@ -159,6 +159,9 @@ def test_proposals_explain_the_mask(predictor):
     np.testing.assert_array_equal(found.mask, predictor.predict(rgb, EXPRESSION).mask)
     assert_close(found.probability, weighted_sum(parts), relative=1e-5)
     assert parts.weights.shape == (5,) and parts.weights.sum() == pytest.approx(1, abs=1e-5)
+    assert (np.diff(parts.weights) <= 0).all() and len(found.proposals(3, 0.4)) == 3
+    with pytest.raises(UserError, match="details=True"):
+        predictor.predict(rgb, EXPRESSION).proposals()
     assert parts.tokens[:5] == ["[CLS]", "the", "red", "circle", "[SEP]"] and len(parts.tokens) == 8
     sides = [16, 8, 4, 2]
     assert [attention.shape for attention in parts.text_to_image] == [(side, side, 8) for side in sides]
@@ -183,6 +186,8 @@ def test_proposals_of_reduced_models(make_checkpoint, overrides, masks, stages, 
     found = reduced.predict(noise(64, 64), EXPRESSION, details=True)
     assert_close(found.probability, weighted_sum(found.details), relative=1e-5)
     assert len(found.details.masks) == masks
+    if masks == 1:
+        assert_close(found.proposals()[0].probability, found.probability, relative=1e-5)
     assert (len(found.details.text_to_image), len(found.details.image_to_text)) == (stages, back)
 
 

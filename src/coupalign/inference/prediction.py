@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from coupalign.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -19,7 +21,7 @@ class Details:
     """
 
     masks: np.ndarray  # (N, S/4, S/4) float32, logits Y_N (Eq 12); without Sentence-Mask Alignment the mask alone
-    weights: np.ndarray  # (N,) float32, Q_w (Eq 11), which sum to 1; the weighted sum of `masks` is the mask
+    weights: np.ndarray  # (N,) float32, Q_w (Eq 11), largest first; the sum of `masks` with these weights is the mask
     text_to_image: tuple[np.ndarray, ...]  # (H_i, W_i, T) float32, attention of each pixel over words
     image_to_text: tuple[np.ndarray, ...]  # (T, H_i, W_i) float32, attention of each word over pixels
     tokens: list[str]  # the T word pieces, with [CLS], [SEP] and [PAD]
@@ -39,6 +41,27 @@ class Prediction:
     warnings: tuple[str, ...] = ()  # reasons to doubt the mask, such as words that are not in the vocabulary
     existence: float | None = None  # probability that something fits the expression; None without this output
     nothing_fits: bool = False  # whether that probability is below the configured existence_threshold
+
+    def proposals(self, count: int = 5, threshold: float = 0.5) -> list[Prediction]:
+        """The `count` proposals of the largest weights (``details.weights``), largest first, at the size of the image.
+
+        Raises: UserError without details.
+        """
+        import cv2
+        from scipy.special import expit
+
+        from coupalign.data.transform import probability_at
+
+        if self.details is None:
+            raise UserError("a prediction without details has no proposals: call predict with details=True")
+        height, width = self.probability.shape
+        found = []
+        for logits in self.details.masks[:count]:
+            side = 4 * len(logits)  # the model enlarges logits to the side of its input (Eq 12)
+            probability = expit(cv2.resize(logits, (side, side), interpolation=cv2.INTER_LINEAR))
+            probability = probability_at(probability, height, width)
+            found.append(Prediction(probability > threshold, probability))
+        return found
 
     @cached_property
     def box(self) -> tuple[int, int, int, int] | None:

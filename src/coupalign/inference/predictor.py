@@ -190,10 +190,14 @@ class Predictor:
                 yield (rgb.shape[0], rgb.shape[1]), text, (prepared, *self.encode(text))
 
     def _details(self, outputs: Outputs, expression: str) -> Details:
+        import numpy as np
+
         both_ways = [each for each in outputs.alignments if each.over_pixels is not None]
+        weights = outputs.weights.asnumpy()[0]
+        largest_first = np.argsort(-weights, kind="stable")
         return Details(
-            masks=outputs.proposals.asnumpy()[0],
-            weights=outputs.weights.asnumpy()[0],
+            masks=outputs.proposals.asnumpy()[0][largest_first],
+            weights=weights[largest_first],
             text_to_image=tuple(_square(each.over_words.asnumpy()[0], 0) for each in outputs.alignments),
             image_to_text=tuple(_square(each.over_pixels.asnumpy()[0], 1) for each in both_ways),
             tokens=self.tokenizer.tokens(expression),

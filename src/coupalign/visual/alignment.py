@@ -37,11 +37,6 @@ def pixels_of_words(details: Details) -> list[np.ndarray]:
     return [np.stack([each[pieces].mean(0) for pieces in slots]) for each in details.image_to_text]
 
 
-def ranked(details: Details) -> np.ndarray:
-    """Indices of the masks, largest weight first; equal weights keep the model's order."""
-    return np.argsort(-details.weights, kind="stable")
-
-
 def draw_alignment(rgb: np.ndarray, expression: str, prediction: Prediction, about: str = "") -> Figure:
     """The picture of a prediction with details, made for `rgb` (H, W, 3) uint8; `about` says where it comes from."""
     details = prediction.details
@@ -100,17 +95,16 @@ def _draw_attention(part, image: np.ndarray, details: Details) -> None:
 
 
 def _draw_masks(part, image: np.ndarray, details: Details) -> None:
-    order = ranked(details)
-    pictures = [heat(image, expit(details.masks[number]), 1) for number in order]
+    pictures = [heat(image, expit(logits), 1) for logits in details.masks]
     rows = [pictures[start : start + _MASKS] for start in range(0, len(pictures), _MASKS)]
     rows[0] += [np.full_like(image, 255)] * (_MASKS - len(rows[0]))
     picture, lefts, tops = mosaic(rows, _GAP, below=20)
     axis = part.subplots()
     show(axis, picture)
-    for place, number in enumerate(order):
+    for place, weight in enumerate(details.weights):
         x, y = lefts[place % _MASKS], tops[place // _MASKS] + image.shape[0] + 4
         axis.text(x, y, f"{place + 1}.", va="top", size=9, color=MUTED)
-        axis.text(x + image.shape[1], y, f"{100 * details.weights[number]:.2f} %", ha="right", va="top", size=9)
+        axis.text(x + image.shape[1], y, f"{100 * weight:.2f} %", ha="right", va="top", size=9)
 
 
 def _percent(share: float) -> str:
