@@ -1,9 +1,9 @@
 """MindSpore Lite behind a pipe, for demo.py, which runs in another Python. Arguments: MODEL.mindir VOCAB.
 
 It writes {"threshold": …, "max_tokens": …} when the model is loaded. A request on standard input is a line
-{"shape": [H, W, 3], "expression": TEXT} followed by the RGB bytes. The answer is a line {"side": S, "existence": …,
-"nothing_fits": …}, as LiteModel.answer returns them, followed by the probability at the model's size, S x S float32, or a
-line {"error": TEXT}. It exits when its input ends.
+{"shape": [H, W, 3], "expression": TEXT} followed by the RGB bytes. The answer is a line {"side": S, "nothing_fits": …,
+"warnings": …} followed by the probability at the model's size, S x S float32, or a line {"error": TEXT}. It exits when
+its input ends.
 """
 
 import json
@@ -42,8 +42,9 @@ def main(model, vocab):
             send({"error": str(error)})
             continue
         probability = np.ascontiguousarray(probability, np.float32)
-        head = {"side": len(probability), "existence": existence, "nothing_fits": nothing_fits}
-        send(head, probability.tobytes())
+        doubts = [lite.nothing_fits_line(existence)] if nothing_fits else []
+        lines = doubts + lite.warnings(request["expression"])
+        send({"side": len(probability), "nothing_fits": nothing_fits, "warnings": lines}, probability.tobytes())
     return 0
 
 

@@ -93,6 +93,11 @@ class ModelInputs:
         existence = float(outputs[1])
         return outputs[0], existence, existence < threshold
 
+    @staticmethod
+    def nothing_fits_line(existence):
+        """Returns the warning if nothing fits; `existence` is the probability that something does."""
+        return f"nothing in this image fits the expression (probability {existence:.2f} that something does)"
+
     def _encoding(self, expression):
         try:
             encoding = self._tokenizer.encode(expression)

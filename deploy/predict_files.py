@@ -76,9 +76,7 @@ def predict(model, requests, output, probability):
             shown = {name: each for name, each in records[-1].items() if name not in ("segmentation", "made_from")}
             print(json.dumps(shown), flush=True)
             if shown.get("nothing_fits"):
-                sure = f"probability {shown['existence']:.2f} that something does"
-                line = f"nothing in this image fits the expression ({sure})"
-                print(f"warning: {ascii(str(path))}, {ascii(text)}: {line}", file=sys.stderr)
+                print(f"warning: {ascii(str(path))}, {ascii(text)}: {shown['warnings'][0]}", file=sys.stderr)
             if sys.stderr.isatty():
                 print(f"{len(records)} of {total}", file=sys.stderr, end="\r")
     write_file(output / "predictions.json", json.dumps(coco_file(records)).encode() + b"\n")
@@ -107,6 +105,7 @@ def _write(model, path, rgb, expression, stem, files, made_from):
         np.save(buffer, probability)
         write_file(files["probability"], buffer.getvalue())
     judged = {} if existence is None else {"existence": round(existence, 6), "nothing_fits": nothing_fits}
+    doubts = [model.nothing_fits_line(existence)] if nothing_fits else []
     record = {
         "image": str(path),
         "expression": expression,
@@ -115,7 +114,7 @@ def _write(model, path, rgb, expression, stem, files, made_from):
         "box": box(mask),
         "score": round(float(probability.max()), 6),
         **judged,
-        "warnings": model.warnings(expression),
+        "warnings": [*doubts, *model.warnings(expression)],
         "segmentation": run_lengths(mask),
         "made_from": made_from,
     }

@@ -24,6 +24,7 @@ from coupalign.demo.requests import ask
 from coupalign.demo.serve import served
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
+from coupalign.inference.prediction import nothing_fits_line
 from coupalign.inference.predictor import Predictor
 from coupalign.overlay import spotlight, write_png
 from tests.conftest import SMALLEST
@@ -108,7 +109,8 @@ def test_the_page_says_that_nothing_fits_instead_of_showing_a_mask(engine, image
 
     class Judging(StandIn):
         def answer(self, rgb, expression):
-            return replace(super().answer(rgb, expression), existence=0.17, nothing_fits=nothing_fits)
+            doubts = (nothing_fits_line(0.17),) if nothing_fits else ()
+            return replace(super().answer(rgb, expression), warnings=doubts, nothing_fits=nothing_fits)
 
     found = ask(Judging(), image, "the cup")
     mask, shown = found.mask(0, 0.3), found.spotlight(0, 0.3)

@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from coupalign.checkpoints.loading import load_checkpoint, save_weights, start_from
+from coupalign.checkpoints.loading import load_checkpoint, read_checkpoint, save_weights, start_from
 from coupalign.config import load_config
+from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
 from coupalign.loss import ExistenceLoss, PixelContrastiveLoss, SegmentationLoss
 from coupalign.model import Outputs, build_model
 from coupalign.model.existence import Existence
+from coupalign.refshapes.writer import RefShapesSettings, prepare_refshapes
+from coupalign.training import train
+from coupalign.training.run_directory import LOSSES
 from coupalign.training.step import Objective
-from tests.conftest import SMALLEST, assert_close
+from tests.conftest import SMALLEST, assert_close, read_csv, refshapes_config
 from tests.equations import layer_norm, linear, softmax
 
 
@@ -112,3 +116,29 @@ def test_the_model_gives_the_same_masks_with_the_logit_beside_them(tmp_path, sma
     assert "all" in start_from(tmp_path / "judging.ckpt", build_model(judging))
     with pytest.raises(UserError, match="has unexpected existence"):
         start_from(tmp_path / "judging.ckpt", model)
+
+
+def test_training_needs_expressions_that_name_nothing(tiny_data, tmp_path):
+    config = refshapes_config(tiny_data, existence=True, output_dir=str(tmp_path / "run"))
+    with pytest.raises(UserError, match="split train of .* has none to train on: .*set existence to false"):
+        train(config, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_training_with_several_targets_and_none(tmp_path, caplog):
+    """With set prediction; the loss has the existence loss in it, its weights learn, and validation has its metrics."""
+    keys = {"existence": True, "object_loss_weight": 1.0, "choice_loss_weight": 0.5, "max_objects": 8}
+    keys |= {"epochs": 1, "decay_epochs": 1, "batch_size": 16, "eval_limit": 30, "learning_rate": 1e-3}
+    config = refshapes_config(tmp_path / "data", output_dir=str(tmp_path / "run"), tensorboard=False, **keys)
+    tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
+    prepare_refshapes(tmp_path / "data", RefShapesSettings(80, 5, generalised=True), tokenizer)
+    start = {name: each.asnumpy().copy() for name, each in build_model(config).parameters_dict().items()}
+    with caplog.at_level("INFO"):
+        directory = train(config, progress=False)
+    assert all(np.isfinite(float(row[name])) for row in read_csv(directory / "steps.csv") for name in LOSSES)
+    weights = read_checkpoint(directory / "last.ckpt")
+    for name in start:
+        if name.startswith("existence."):
+            assert np.abs(weights[name].asnumpy() - start[name]).max() > 1e-5, name
+    assert any("N-acc" in record.message and "T-acc" in record.message for record in caplog.records)

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from coupalign.evaluation import SegmentationMetric
-from coupalign.evaluation.metric import GeneralisedMetric
+from coupalign.evaluation import GeneralisedMetric, SegmentationMetric
 
 PRECISIONS = [f"prec@0.{k}" for k in (5, 6, 7, 8, 9)]
 

@@ -21,7 +21,7 @@ import predict as program
 from coupalign.config import load_config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.files import REPOSITORY
-from coupalign.inference.prediction import Prediction
+from coupalign.inference.prediction import Prediction, nothing_fits_line
 from coupalign.inference.results import file_stem, slug
 from coupalign.overlay import COLOUR, overlay, write_png
 from tests.conftest import SMALLEST, noise
@@ -122,6 +122,7 @@ def test_what_does_not_exist_has_an_empty_mask_and_is_said(one_predictor, checkp
                 mask=np.full(rgb.shape[:2], not empty),
                 existence=0.123 if empty else 0.9,
                 nothing_fits=empty,
+                warnings=(nothing_fits_line(0.123),) if empty else (),
             )
             for rgb, empty in zip(images, nothing)
         ]
@@ -135,6 +136,7 @@ def test_what_does_not_exist_has_an_empty_mask_and_is_said(one_predictor, checkp
         fits, fits_not = map(json.loads, out.splitlines())
         assert (fits["existence"], fits["nothing_fits"], fits["area"]) == (0.9, False, 1)
         assert (fits_not["existence"], fits_not["nothing_fits"], fits_not["area"]) == (0.123, True, 0)
+        assert "nothing in this image fits" in fits_not["warnings"][0] and not fits["warnings"]
         assert fits_not["box"] is None and not cv2.imread(fits_not["mask"]).any()
         np.testing.assert_array_equal(cv2.imread(fits_not["overlay"])[..., ::-1], noise(20, 30))
         assert err.count("\n") == 1 and "'the dog': nothing in this image fits" in err and "0.12" in err

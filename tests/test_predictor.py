@@ -118,6 +118,8 @@ def test_the_mask_is_empty_where_the_model_says_that_nothing_fits(judging, metho
         expected = np.zeros((50, 90), bool) if nothing_fits else found.probability > 0.5
         np.testing.assert_array_equal(found.mask, expected)
         assert (found.box is None) == nothing_fits and found.score > 0.5
+        said = [line for line in found.warnings if f"{existence:.2f}" in line]
+        assert len(found.warnings) == len(said) == nothing_fits
 
 
 @pytest.mark.parametrize(

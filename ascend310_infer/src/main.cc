@@ -150,7 +150,7 @@ void run_image(const Options& options) {
     throw Error("--vocab " + options.text("vocab") + " has " + std::to_string(tokenizer.size()) +
                 " tokens instead of " + std::to_string(description.vocabulary_size) + ": pass that of the training");
   }
-  const auto words = tokenizer.encode(options.text("expression"));
+  auto words = tokenizer.encode(options.text("expression"));
   const cv::Mat picture = coupalign::load_picture(options.text("image"));
   const auto bytes = [](const std::vector<std::int32_t>& numbers) {
     return std::string(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(std::int32_t));
@@ -175,6 +175,12 @@ void run_image(const Options& options) {
     existence = value;
   }
   const bool nothing_fits = existence && *existence < *description.existence_threshold;
+  if (nothing_fits) {
+    std::ostringstream doubt;
+    doubt << "nothing in this image fits the expression (probability " << std::fixed << std::setprecision(2)
+          << *existence << " that something does)";
+    words.warnings.insert(words.warnings.begin(), doubt.str());
+  }
   cv::Mat probability, mask;
   cv::resize(cv::Mat(size, size, CV_32F, outputs[0].data()), probability, picture.size(), 0, 0, cv::INTER_LINEAR);
   mask = probability > description.threshold;
@@ -200,10 +206,6 @@ void run_image(const Options& options) {
     std::cerr << "warning: " << words.warnings[i] << '\n';
   }
   std::cout << "]}\n";
-  if (nothing_fits) {
-    std::cerr << "warning: nothing in this image fits the expression (probability " << *existence
-              << " that something does)\n";
-  }
 }
 
 /// Turns off Lite's log, in which our error line would be lost, unless the user has set it. Its libraries read the

@@ -97,7 +97,6 @@ def _alignment(argv: Argv) -> None:
     output, image = _png(args.output), check_exists(args.image, "--image")
     check_model(config, args.checkpoint)
     from coupalign.data.images import load_image
-    from coupalign.inference.prediction import nothing_fits_line
     from coupalign.inference.predictor import Predictor
     from coupalign.visual.alignment import draw_alignment
     from coupalign.visual.figures import save
@@ -107,7 +106,7 @@ def _alignment(argv: Argv) -> None:
     size, threshold = f"{rgb.shape[1]}×{rgb.shape[0]} pixels", config.evaluation.threshold
     about = f"{image.name}, {size}; {args.checkpoint}; threshold {threshold}"
     if prediction.nothing_fits:
-        about += f"; {nothing_fits_line(prediction.existence)}"
+        about += f"; {prediction.warnings[0]}"
     save(draw_alignment(rgb, args.expression, prediction, about), output)
     print(output)
 

@@ -28,9 +28,8 @@ class Answer:
     probability: np.ndarray  # (S, S) float32, at the size of the model's input
     details: Details | None  # intermediate results; None from Lite
     seconds: float  # of the forward pass
-    warnings: tuple[str, ...] = ()  # reasons to doubt the result, such as unknown words
-    existence: float | None = None  # probability that something fits; None for a model without this output
-    nothing_fits: bool = False  # whether it is below the model's existence_threshold
+    warnings: tuple[str, ...] = ()  # that nothing fits, and words that were cut or are not in the vocabulary
+    nothing_fits: bool = False  # whether the model's existence output says so
 
 
 class MindSporeEngine:
@@ -62,7 +61,7 @@ class MindSporeEngine:
         # Always with details: one compiled graph serves the mask and the alignment picture.
         found = self._predictor.predict(rgb, expression, details=True, size=(self._size, self._size))
         seconds = time.perf_counter() - start
-        return Answer(found.probability, found.details, seconds, found.warnings, found.existence, found.nothing_fits)
+        return Answer(found.probability, found.details, seconds, found.warnings, found.nothing_fits)
 
 
 class LiteEngine:
@@ -106,8 +105,7 @@ class LiteEngine:
             side = head["side"]
             probability = np.frombuffer(self._child.stdout.read(4 * side**2), np.float32).reshape(side, side)
             seconds = time.perf_counter() - start
-            warnings = self.tokenizer.warnings(expression)
-            return Answer(probability, None, seconds, warnings, head["existence"], head["nothing_fits"])
+            return Answer(probability, None, seconds, tuple(head["warnings"]), head["nothing_fits"])
 
     def close(self) -> None:
         self._child.stdin.close()

@@ -15,7 +15,6 @@ from gradio.processing_utils import save_bytes_to_cache
 from coupalign.demo.engines import LiteEngine, MindSporeEngine
 from coupalign.demo.requests import Result, ask
 from coupalign.files import REPOSITORY
-from coupalign.inference.prediction import nothing_fits_line
 from coupalign.inference.uploads import MAX_EXPRESSIONS, MAX_MEGABYTES, Refused
 
 EXAMPLES = REPOSITORY / "assets/examples"
@@ -69,8 +68,8 @@ class Row:
         mask, answer = found.mask(self._number, threshold), found.answers[self._number]
         png = cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes()
         file = save_bytes_to_cache(png, found.mask_name(self._number), self._download.GRADIO_CACHE)
-        share = nothing_fits_line(answer.existence) if answer.nothing_fits else f"{mask.mean():.1%} of the image"
-        about = [f"{share}, model {answer.seconds:.2f} s", *answer.warnings]
+        share = "" if answer.nothing_fits else f"{mask.mean():.1%} of the image, "
+        about = [f"{share}model {answer.seconds:.2f} s", *answer.warnings]
         heading = f"<b>{html.escape(found.expressions[self._number])}</b><br>{'<br>'.join(map(html.escape, about))}"
         return [heading, found.spotlight(self._number, threshold), file]
 

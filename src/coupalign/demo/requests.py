@@ -12,7 +12,7 @@ import numpy as np
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import probability_at
 from coupalign.demo.engines import Answer, LiteEngine, MindSporeEngine
-from coupalign.inference.prediction import Prediction, nothing_fits_line
+from coupalign.inference.prediction import Prediction
 from coupalign.inference.results import slug
 from coupalign.inference.uploads import MAX_MEGABYTES, Refused, check_expressions, check_image
 from coupalign.overlay import spotlight
@@ -53,7 +53,7 @@ class Result:
         prediction = Prediction(mask, probability, answer.details)
         about = f"{self.size[1]}×{self.size[0]} pixels; threshold {threshold:g}"
         if answer.nothing_fits:
-            about += f"; {nothing_fits_line(answer.existence)}"
+            about += f"; {answer.warnings[0]}"
         return pixels(draw_alignment(self.picture, self.expressions[number], prediction, about))
 
     def _mask(self, number: int, probability: np.ndarray, threshold: float) -> np.ndarray:

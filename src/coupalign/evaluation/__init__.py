@@ -1,5 +1,5 @@
 """Metrics and evaluation. Importing this needs no MindSpore; ``coupalign.evaluation.evaluate`` does."""
 
-from coupalign.evaluation.metric import SegmentationMetric
+from coupalign.evaluation.metric import GeneralisedMetric, SegmentationMetric
 
-__all__ = ["SegmentationMetric"]
+__all__ = ["GeneralisedMetric", "SegmentationMetric"]

@@ -21,7 +21,6 @@ from coupalign.config import Config
 from coupalign.data.images import decode_image, load_image, read_content
 from coupalign.errors import UserError
 from coupalign.files import find_checkpoint, sha256
-from coupalign.inference.prediction import nothing_fits_line
 from coupalign.inference.predictor import Predictor
 from coupalign.inference.request_file import Requests
 from coupalign.inference.results import Results, write_coco
@@ -73,8 +72,7 @@ def predict(
                 bar.update(len(requests[Path(record["image"])]))
             else:
                 if record.get("nothing_fits"):
-                    line = nothing_fits_line(record["existence"])
-                    _logger.warning("%s, %r: %s", record["image"], record["expression"], line)
+                    _logger.warning("%s, %r: %s", record["image"], record["expression"], record["warnings"][0])
                 records.append(record)
                 bar.update()
     write_coco(Path(output).expanduser() / "predictions.json", records)

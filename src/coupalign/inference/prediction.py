@@ -38,7 +38,7 @@ class Prediction:
     mask: np.ndarray  # (H, W) bool, true where the probability is above the configured threshold; empty if nothing fits
     probability: np.ndarray  # (H, W) float32
     details: Details | None = None  # if they were requested
-    warnings: tuple[str, ...] = ()  # reasons to doubt the mask, such as words that are not in the vocabulary
+    warnings: tuple[str, ...] = ()  # that nothing fits, and words that were cut or are not in the vocabulary
     existence: float | None = None  # probability that something fits the expression; None without this output
     nothing_fits: bool = False  # whether that probability is below the configured existence_threshold
 
@@ -79,5 +79,5 @@ class Prediction:
 
 
 def nothing_fits_line(existence: float) -> str:
-    """What programs say if nothing fits; `existence` is the probability that something does."""
+    """The warning if nothing fits; `existence` is the probability that something does."""
     return f"nothing in this image fits the expression (probability {existence:.2f} that something does)"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Union, overload
 
 from coupalign.errors import UserError
 from coupalign.files import find_checkpoint, find_file
-from coupalign.inference.prediction import Details, Prediction
+from coupalign.inference.prediction import Details, Prediction, nothing_fits_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -220,11 +220,12 @@ class Predictor:
         settings = self.config.evaluation
         probability = probability_at(probability, *size)
         nothing_fits = bool(exists < settings.existence_threshold)
+        doubts = (nothing_fits_line(float(exists)),) if nothing_fits else ()
         return Prediction(
             mask=(probability > settings.threshold) & (not nothing_fits),
             probability=probability,
             details=details,
-            warnings=self.tokenizer.warnings(expression),
+            warnings=doubts + self.tokenizer.warnings(expression),
             existence=float(exists) if self.config.model.existence else None,
             nothing_fits=nothing_fits,
         )

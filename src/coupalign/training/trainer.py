@@ -87,8 +87,15 @@ class Trainer:
         for line in left_out:
             self._log(line)
         self._val_sets = [(each, Split(each, settings.val_split)) for each in config.data_sets()]
-        samples = len(self._order(0))
-        self.steps_per_epoch = check_steps(settings, samples)
+        order = self._order(0)
+        self.steps_per_epoch = check_steps(settings, len(order))
+        # The objects of the class share no pixel with an empty target, and with no other.
+        if config.model.existence and self.split.records["baselines"][order, 0].all():
+            raise UserError(
+                f"existence needs expressions that name nothing, split {self.split.name} of {config.data.data_dir} has none "
+                "to train on: prepare data with such expressions (docs/data.md), name their family in train_families, or "
+                "set existence to false"
+            )
         lost = [
             f"{split.name}: {split.truncated:,} expressions truncated, {split.unknown:,} with unknown words"
             for split in (self.split, *(split for _, split in self._val_sets))
