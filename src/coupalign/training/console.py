@@ -39,5 +39,5 @@ def epoch_line(figures: Mapping[str, float], epochs: int, val_split: str, is_bes
         line += f", {figures['skipped']} steps not finite and skipped"
     if "oIoU" in figures:
         line += f", {val_split} oIoU {figures['oIoU']:.4f}, mIoU {figures['mIoU']:.4f}"
-    line += "".join(f", {name} {figures[name]:.4f}" for name in GENERALISED if figures.get(name) is not None)
+    line += "".join(f", {name} {figures[name]:.4f}" for name in GENERALISED if name in figures)
     return line + (" (best so far)" if is_best else "")

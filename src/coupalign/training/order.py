@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coupalign.config import TrainingConfig
+from coupalign.config import Config, TrainingConfig
 from coupalign.data.dataset import JoinedSplit, Split
 from coupalign.devices import rank, rank_count
 from coupalign.errors import UserError
@@ -55,6 +55,16 @@ def _rows(settings: TrainingConfig, seed: int, split: Split, epoch: int) -> np.n
             )
         rows = rows[np.isin(families[rows], settings.train_families)]
     return rows
+
+
+def check_existence(config: Config, split: Split, rows: np.ndarray) -> None:
+    """Checks that some of the rows to train on have no target, if the model has an existence output. Raises: UserError."""
+    # The first baseline is the intersection of target and class, which is 0 for an empty target only.
+    if config.model.existence and split.records["baselines"][rows, 0].all():
+        raise UserError(
+            f"existence needs expressions that name nothing, but split {split.name} has none to train on: prepare data with "
+            "such expressions (docs/data.md), name their family in train_families, or set existence to false"
+        )
 
 
 def rank_share(order: np.ndarray, micro_batch: int) -> np.ndarray:

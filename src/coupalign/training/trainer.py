@@ -28,7 +28,7 @@ from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.model import build_model
 from coupalign.training.build import build_step
 from coupalign.training.console import GENERALISED, epoch_line, losses_line, progress_bar
-from coupalign.training.order import epoch_order, first_samples, rank_share
+from coupalign.training.order import check_existence, epoch_order, first_samples, rank_share
 from coupalign.training.pictures import Pictures
 from coupalign.training.profiler import StepProfiler
 from coupalign.training.run_directory import STEP_COLUMNS, VALIDATION_COLUMNS, RunDirectory
@@ -89,13 +89,7 @@ class Trainer:
         self._val_sets = [(each, Split(each, settings.val_split)) for each in config.data_sets()]
         order = self._order(0)
         self.steps_per_epoch = check_steps(settings, len(order))
-        # The objects of the class share no pixel with an empty target, and with no other.
-        if config.model.existence and self.split.records["baselines"][order, 0].all():
-            raise UserError(
-                f"existence needs expressions that name nothing, split {self.split.name} of {config.data.data_dir} has none "
-                "to train on: prepare data with such expressions (docs/data.md), name their family in train_families, or "
-                "set existence to false"
-            )
+        check_existence(config, self.split, order)
         lost = [
             f"{split.name}: {split.truncated:,} expressions truncated, {split.unknown:,} with unknown words"
             for split in (self.split, *(split for _, split in self._val_sets))
@@ -193,9 +187,9 @@ class Trainer:
                         on_sample=pictures if has_pictures and number == 0 else None,
                     )
                 results.append({**result.generalised.get("all", {}), **result.metrics})
-            names = [name for name in (*VALIDATION_COLUMNS, *GENERALISED) if any(name in each for each in results)]
-            found = {name: [each[name] for each in results if name in each] for name in names}
-            metrics = {name: sum(values) / len(values) for name, values in found.items()}
+            names = (*VALIDATION_COLUMNS, *GENERALISED)
+            found = {name: [each[name] for each in results if each.get(name) is not None] for name in names}
+            metrics = {name: sum(values) / len(values) for name, values in found.items() if values}
             is_best = metrics["oIoU"] > self.progress.best
             if is_best:
                 self.progress.best = metrics["oIoU"]
