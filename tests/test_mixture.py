@@ -220,7 +220,7 @@ def test_a_training_on_several_data_sets_goes_on_where_it_stopped(directory, tmp
 
     def run(name: str, **overrides):
         keys = {"data_weights": [1, 2, 0.5], "epochs": 2, "decay_epochs": 1, "output_dir": str(tmp_path / name)}
-        config = _config(directory, **{**keys, "tensorboard": False, "aux_loss_weight": 0.0, **overrides})
+        config = _config(directory, **{**keys, "tracker": "none", "aux_loss_weight": 0.0, **overrides})
         set_up(config.run)
         return trainer.train(config, progress=False)
 
