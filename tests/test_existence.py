@@ -130,7 +130,7 @@ def test_a_training_with_several_targets_and_none(tmp_path, caplog):
     """With set prediction; the loss has the existence loss in it, its weights learn, and validation has its metrics."""
     keys = {"existence": True, "object_loss_weight": 1.0, "choice_loss_weight": 0.5, "max_objects": 8}
     keys |= {"epochs": 1, "decay_epochs": 1, "batch_size": 16, "eval_limit": 30, "learning_rate": 1e-3}
-    config = refshapes_config(tmp_path / "data", output_dir=str(tmp_path / "run"), tensorboard=False, **keys)
+    config = refshapes_config(tmp_path / "data", output_dir=str(tmp_path / "run"), tracker="none", **keys)
     tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
     prepare_refshapes(tmp_path / "data", RefShapesSettings(80, 5, generalised=True), tokenizer)
     start = {name: each.asnumpy().copy() for name, each in build_model(config).parameters_dict().items()}
