@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -105,3 +106,14 @@ def test_what_is_missing_is_said(tree, tmp_path):
     assert [line.split(",")[0] for line in lines] == ["export: MISSING", "lite: MISSING", "tools: MISSING"]
     assert "g++ cmake libopencv-dev" in lines[2]
     assert run(tree, "set_up_lite.sh", "gpu").stderr.startswith("error: unexpected argument gpu")
+
+
+@pytest.mark.parametrize(
+    ("machine", "platform"), [("x86_64", "manylinux1_x86_64"), ("aarch64", "manylinux2014_aarch64")]
+)
+def test_the_libraries_are_those_of_the_machine(tree, tmp_path, machine, platform):
+    write_program(tmp_path / "bin/uname", f"#!/bin/sh\necho {machine}\n")
+    write_program(tmp_path / "bin/python3", f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    done = run(tree, "set_up_lite.sh", "cpp", PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert done.returncode == 0 and "cpp: MS_LITE_HOME" in done.stdout
+    assert f"--platform {platform} " in (tmp_path / "calls").read_text().splitlines()[0]

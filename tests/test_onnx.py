@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 
-import mindspore  # noqa: F401  # before onnx, as in the package
+import cv2
+import mindspore  # before onnx, as in the package
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,15 +18,21 @@ from mindspore import Tensor, nn, ops
 import export as program
 from coupalign.checkpoints.loading import load_checkpoint
 from coupalign.config import load_config
+from coupalign.data.images import load_image
+from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.transform import prepare_image, probability_at
 from coupalign.errors import UserError
-from coupalign.files import sha256
+from coupalign.files import REPOSITORY, find_file, sha256
 from coupalign.inference import export as room
 from coupalign.inference import onnx_export
 from coupalign.inference.graph import ExportGraph
 from coupalign.model import build_model
 from tests.conftest import SMALLEST, TINY, assert_close
 
+sys.path.append(str(REPOSITORY / "deploy"))  # its modules are in no package
+onnx_predict = importlib.import_module("onnx_predict")
 CONFIG = load_config(overrides=SMALLEST)
+VOCABULARY = find_file(CONFIG.data.vocab_file)
 
 
 class StandIn(nn.Cell):
@@ -171,3 +180,38 @@ def test_options_that_contradict_the_format(stand_in, refuses, options, message)
 def test_missing_packages_are_named(stand_in, refuses, monkeypatch):
     monkeypatch.setattr("coupalign.commands.export.find_spec", lambda name: None)
     assert "onnx and onnxruntime: python -m pip install" in refuses(lambda _: run_export(stand_in), [])
+
+
+def run_predict(*arguments: object) -> int:
+    return onnx_predict.main([str(each) for each in ("--vocab", VOCABULARY, *arguments)])
+
+
+def test_the_program_writes_the_mask_of_the_model(stand_in, tmp_path, capfd):
+    assert run_export(stand_in) == 0
+    picture = tmp_path / "a.png"
+    cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8))
+    capfd.readouterr()
+    graph = tmp_path / "stand_in.onnx"
+    arguments = ["--model", graph, "--image", picture, "--output", tmp_path / "out", "--probability"]
+    assert run_predict(*arguments, "--expression", "the dog", "--expression", "a red square") == 0
+    found = {each["expression"]: each for each in map(json.loads, capfd.readouterr().out.splitlines())}
+    rgb, tokenizer = load_image(picture), Tokenizer(VOCABULARY, CONFIG.model.max_tokens)
+    for expression, answer in found.items():
+        inputs = [prepare_image(rgb, 64), *tokenizer.encode(expression)]
+        model = ExportGraph(room.build_model(CONFIG, "fp32")).set_train(False)
+        expected = probability_at(model(*(Tensor(each[None]) for each in inputs)).asnumpy()[0], 37, 50)
+        assert_close(np.load(answer["probability"]), expected, relative=1e-5)
+        mask = cv2.imread(answer["mask"], cv2.IMREAD_GRAYSCALE) > 0
+        assert (mask == (expected > CONFIG.evaluation.threshold)).mean() > 0.999
+    assert len(found) == 2
+
+
+def test_the_program_reports_a_damaged_graph_in_one_line(stand_in, tmp_path, capfd):
+    assert run_export(stand_in) == 0
+    capfd.readouterr()
+    graph = tmp_path / "stand_in.onnx"
+    graph.write_bytes(graph.read_bytes()[:500])
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    assert run_predict("--model", graph, "--image", tmp_path / "a.png", "--expression", "dog") == 2
+    out, err = capfd.readouterr()
+    assert not out and err.startswith("error: ONNX Runtime") and err.count("\n") == 1 and "damaged" in err

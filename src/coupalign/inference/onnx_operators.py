@@ -6,7 +6,7 @@ and returns the value of its output.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,9 @@ from onnx import helper
 if TYPE_CHECKING:
     from coupalign.inference.onnx_graph import Translation
 
-# Batch size of the MindIR. It is a prime, and larger than any size of a model, so the sizes that grow with the batch are
-# exactly its multiples.
-BATCH = 65537
+# Batch size of the MindIR. It is a prime that hardly divides another size of a model, so the sizes that grow with the
+# batch are its multiples. Larger ones cost memory, because MindSpore computes some constants for the whole batch.
+BATCH = 1009
 
 # Name of a value of the ONNX graph; an array, which is a constant; a number, text or tuple among an operator's arguments.
 Value = Any
@@ -62,9 +62,12 @@ def _reshape(to: Translation, arguments: list[Value], output: Output, _: dict) -
 
 
 def _broadcast_to(to: Translation, arguments: list[Value], output: Output, _: dict) -> Value:
-    assert output.shape[0] == BATCH
-    shape = to.emit("Concat", [to.batch, output.target[1:]], axis=0)
-    return to.emit("Expand", [arguments[0], shape])
+    return _expand(to, arguments[0], output.target)
+
+
+def _expand(to: Translation, x: Value, shape: Sequence[int]) -> Value:
+    """Repeats x for the samples of a batch. The batch is the first size of `shape`, whatever its value there."""
+    return to.emit("Expand", [x, to.emit("Concat", [to.batch, np.array(shape[1:], np.int64)], axis=0)])
 
 
 def _transpose(to: Translation, arguments: list[Value], output: Output, _: dict) -> Value:
@@ -116,20 +119,14 @@ def _gather(to: Translation, arguments: list[Value], output: Output, _: dict) ->
 
 
 def _concat(to: Translation, arguments: list[Value], output: Output, _: dict) -> Value:
-    return to.emit("Concat", arguments[0], axis=arguments[1])
+    tensors, axis = arguments
+    if output.shape[0] == BATCH:
+        tensors = [_expand(to, each, each.shape) if isinstance(each, np.ndarray) else each for each in tensors]
+    return to.emit("Concat", tensors, axis=axis)
 
 
 def _cast(to: Translation, arguments: list[Value], output: Output, _: dict) -> Value:
     return to.emit("Cast", arguments[:1], to=helper.np_dtype_to_tensor_dtype(output.dtype))
-
-
-def _pad(to: Translation, arguments: list[Value], output: Output, attributes: dict) -> Value:
-    """With a constant. MindSpore's paddings are before and after an axis, last axis first."""
-    x, paddings, constant = arguments
-    assert attributes["mode"] == b"constant"
-    pairs = np.zeros((len(output.shape), 2), np.int64)
-    pairs[::-1][: len(paddings) // 2] = np.reshape(paddings, (-1, 2))
-    return to.emit("Pad", [x, pairs.T.ravel(), constant])
 
 
 def _strided_slice(to: Translation, arguments: list[Value], output: Output, _: dict) -> Value:
@@ -170,7 +167,6 @@ OPERATORS: dict[str, Callable[[Translation, list[Value], Output, dict], Value]] 
     "Maximum": _same("Max"),
     "Mul": _same("Mul"),
     "Muls": _same("Mul"),
-    "PadV3": _pad,
     "ReLU": _same("Relu"),
     "RealDiv": _same("Div"),
     "Reciprocal": _same("Reciprocal"),
