@@ -113,7 +113,7 @@ def test_what_is_missing_is_said(tree, tmp_path):
 )
 def test_the_libraries_are_those_of_the_machine(tree, tmp_path, machine, platform):
     write_program(tmp_path / "bin/uname", f"#!/bin/sh\necho {machine}\n")
-    write_program(tmp_path / "bin/python3", f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    write_program(tmp_path / "bin/python3", f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ntouch .lite/cpp/lite.whl\n')
     done = run(tree, "set_up_lite.sh", "cpp", PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     assert done.returncode == 0 and "cpp: MS_LITE_HOME" in done.stdout
     assert f"--platform {platform} " in (tmp_path / "calls").read_text().splitlines()[0]
