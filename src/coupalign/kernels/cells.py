@@ -184,7 +184,10 @@ class KernelNorm(nn.Cell):
         self.norm = Norm(library, norm.epsilon)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.norm(x, self.gamma, self.beta)
+        # MindSpore's recomputation does not recognise the nodes of ``bprop`` as gradients. Where dropout comes before the
+        # norm, it would build a cyclic graph. The gradients of these reshapes separate the two.
+        y = self.norm(x.reshape(-1, x.shape[-1]), self.gamma, self.beta)
+        return y.reshape(x.shape)
 
 
 class KernelWindowAttention(nn.Cell):
