@@ -34,7 +34,8 @@ SCRIPTS = [
     path.relative_to(REPOSITORY) for path in (REPOSITORY / "scripts").glob("*.sh") if "Usage:" in path.read_text()
 ]
 EVALUATIONS = {split: REPOSITORY / f"assets/refshapes/eval/{split}.json" for split in ("val", "testA", "testB")}
-MINDSPORE_NAMES = ("dataset_sink_mode", "op_precision", "use_batch_statistics")
+MINDSPORE_NAMES = ("converter_lite", "dataset_sink_mode", "op_precision", "precision_mode", "preferred_optimal")
+MINDSPORE_NAMES += ("use_batch_statistics",)
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
