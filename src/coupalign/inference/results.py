@@ -20,7 +20,7 @@ from coupalign.overlay import overlay, write_png
 
 
 class Results:
-    """The directory of predictions, with four files or five for each image and expression.
+    """The directory of predictions, with three files for each image and expression, or four.
 
     The names start with ``file_stem``, so no two predictions share a file. Every file is written completely or not at
     all. The last one is the .json, which holds the figures and what the prediction was made from.
