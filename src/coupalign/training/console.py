@@ -20,11 +20,11 @@ def progress_bar(steps: int, done: int, name: str, shown: bool) -> tqdm:
 
 
 def losses_line(figures: Mapping[str, float], weight: float) -> str:
-    """The losses of a step, Eq 17 with its lambda `weight`."""
-    return (
-        f"loss {figures['loss']:.4f} = seg {figures['segmentation_loss']:.4f} + {weight:g} aux "
-        f"{figures['auxiliary_loss']:.4f}, lr {figures['learning_rate']:.2e}"
-    )
+    """The losses of a step: Eq 17 with its lambda `weight`, and the weighted sum of the losses that are not in the paper."""
+    total, segmentation, auxiliary = (figures[name] for name in ("loss", "segmentation_loss", "auxiliary_loss"))
+    others = total - segmentation - weight * auxiliary
+    added = f" + others {others:.4f}" if abs(others) > 1e-4 * abs(total) else ""  # else the rounding of float32
+    return f"loss {total:.4f} = seg {segmentation:.4f} + {weight:g} aux {auxiliary:.4f}{added}, lr {figures['learning_rate']:.2e}"
 
 
 def epoch_line(figures: Mapping[str, float], epochs: int, val_split: str, is_best: bool) -> str:
