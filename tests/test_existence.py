@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mindspore
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
@@ -12,6 +13,7 @@ from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
 from coupalign.loss import ExistenceLoss, PixelContrastiveLoss, SegmentationLoss
 from coupalign.model import Outputs, build_model
+from coupalign.model.build import compute_in
 from coupalign.model.existence import Existence
 from coupalign.refshapes.writer import RefShapesSettings, prepare_refshapes
 from coupalign.training import train
@@ -37,6 +39,17 @@ def test_logit(random_cell, scale):
     cell, weights, (mask, pixels, sentence) = random_cell(Existence(pixel_dim=6, text_dim=8), inputs=shapes)
     mask *= scale
     assert_close(cell(mask, pixels, sentence), reference(mask, pixels, sentence, weights), relative=1e-5)
+
+
+def test_half_precision_around_it_changes_nothing(random_cell):
+    shapes = [(2, 1, 4, 4), (2, 6, 4, 4), (2, 8)]
+    cell, weights, inputs = random_cell(
+        compute_in(Existence(pixel_dim=6, text_dim=8), mindspore.float16), inputs=shapes
+    )
+    half = [each.astype(np.float16) for each in inputs]
+    found = cell.cell(*map(Tensor, half))
+    assert found.dtype == mindspore.float32
+    assert_close(found, reference(*(each.astype(np.float64) for each in half), weights), relative=1e-5)
 
 
 def test_the_mask_learns_nothing_from_the_logit(random_cell):
