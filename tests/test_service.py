@@ -146,9 +146,8 @@ def test_what_arrives_together_is_one_batch_and_each_gets_its_own_answer(url, st
     ],
 )
 def test_what_cannot_be_used_is_refused(url, content, expressions, status, said):
-    with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # the server may close before all is sent
-        answer = post(url, *expressions, content=content)
-        assert answer.status_code == status and said in answer.json()["error"]
+    answer = post(url, *expressions, content=content)
+    assert answer.status_code == status and said in answer.json()["error"]
     assert post(url, "cup").status_code == 200
 
 
@@ -159,9 +158,7 @@ def test_a_body_without_a_length_is_cut_off(url):
             yield b"\0" * 2**20
 
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    with contextlib.suppress(httpx.WriteError, httpx.ReadError):
-        answer = httpx.post(f"{url}/v1/segment", content=endless(), headers=headers)
-        assert answer.status_code == 413
+    assert httpx.post(f"{url}/v1/segment", content=endless(), headers=headers).status_code == 413
     assert post(url, "cup").status_code == 200
 
 

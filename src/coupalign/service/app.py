@@ -116,7 +116,11 @@ def build_app(batcher: Batcher, metrics: Metrics, limits: Limits) -> Any:
     async def segment(
         image: Annotated[UploadFile, File(description=f"JPEG, PNG, WebP, BMP or TIFF, up to {MAX_MEGABYTES} MB")],
         expressions: Annotated[
-            list[str], Form(description=f"what to find; the field once per expression, up to {MAX_EXPRESSIONS}")
+            list[str],
+            Form(
+                description=f"what to find; the field once per expression, up to {MAX_EXPRESSIONS}",
+                json_schema_extra={"minItems": 1, "maxItems": MAX_EXPRESSIONS},
+            ),
         ],
         output: Annotated[
             Literal["json", "png"], Form(description="png: the mask itself, 0 and 255, for a single expression")

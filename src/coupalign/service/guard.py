@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from coupalign.inference.uploads import MAX_MEGABYTES
 
 GUARDED = "/v1/"  # paths below it
 MAX_BODY = (MAX_MEGABYTES + 1) * 2**20  # the image and the other fields
+
+
+_DISCARDED = 64 * 2**20  # bytes of a refused request that are read and thrown away
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class _Refusal(Exception):
 
 
 class Guard:
-    """ASGI middleware that answers 401, 408, 413 and 503 before the application reads or decodes anything."""
+    """ASGI middleware that answers 401, 408, 413 and 503. Nothing of a refused request is kept or decoded."""
 
     def __init__(self, app: Any, limits: Limits):
         self._app, self._limits = app, limits
@@ -50,6 +54,8 @@ class Guard:
             if request.refusal:
                 raise request.refusal
         except _Refusal as refusal:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(request.discard_rest(), self._limits.seconds)
             await request.refuse(refusal)
         except asyncio.TimeoutError:
             if request.complete:
@@ -93,13 +99,22 @@ class _Request:
             self._begun = True
             await self._send(message)
 
+    async def discard_rest(self) -> None:
+        """Reads what the client still sends, up to a limit: most clients look at the answer only after they have sent all."""
+        while not self.complete and self._bytes < _DISCARDED:
+            message = await self._receive()
+            self._bytes += len(message.get("body", b""))
+            self.complete = not message.get("more_body", False)
+
     async def refuse(self, refusal: _Refusal) -> None:
-        """Answers and closes the connection, so that the rest of the request is not waited for."""
+        """Answers unless an answer has begun, and closes the connection if more of the request would follow."""
         if self._begun:
             return
         body = json.dumps({"error": refusal.message}).encode()
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
-        encoded = [(name.lower().encode(), value.encode()) for name, value in {**headers, **refusal.headers}.items()]
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **refusal.headers}
+        if not self.complete:
+            headers["Connection"] = "close"
+        encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": refusal.status, "headers": encoded})
         await self._send({"type": "http.response.body", "body": body})
 
