@@ -137,6 +137,9 @@ def test_generalised_refshapes_are_prepared_by_the_same_reader(tmp_path, capsys)
         expected = [item.mask for item in files.items(ref["image_id"]) if item.ann_id in wanted]
         np.testing.assert_array_equal(sample["target"], np.logical_or.reduce(expected) if expected else False)
         assert (split.records["family"][number] == "none") == (not sample["input_target"].any())
+        shape = split.records["category"][number]
+        alike = [item.mask for item in files.items(ref["image_id"]) if item.looks["shape"] in shape.split(", ")]
+        assert split.records["baselines"][number, 1] == (np.logical_or.reduce(alike).sum() if alike else 0)
     assert prepare_data.main(["--dataset", "mine", "--annotations", __file__, "--generalised"]) == 2
     assert "--generalised is for RefShapes" in capsys.readouterr().err
 

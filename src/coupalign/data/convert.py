@@ -190,9 +190,10 @@ def _baselines(
     masks: Mapping[int, np.ndarray],
 ) -> list[int]:
     of_class = np.zeros_like(target)
+    categories = {annotations[ann_id]["category_id"] for ann_id in referent.ann_ids} or referent.category_ids
     largest = max((masks[ann_id] for ann_id in referent.ann_ids), key=_area, default=of_class)
     for other, mask in masks.items():
-        if annotations[other]["category_id"] in referent.category_ids:
+        if annotations[other]["category_id"] in categories:
             of_class |= mask
         if _area(mask) > _area(largest):
             largest = mask

@@ -34,7 +34,7 @@ class Referent:
     ref_id: int
     ann_ids: tuple[int, ...]  # the mask is their union; empty if nothing in the image is meant
     image_id: int
-    category_ids: tuple[int | str, ...]  # of the annotations, or what a `none` asks for; for the baseline by class
+    category_ids: tuple[int | str, ...]  # of the annotations; if there are none, of what is asked for, if it is known
     category: str  # their names
     split: str
     sentences: tuple[Sentence, ...]
