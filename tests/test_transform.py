@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from coupalign.data.transform import prepare_image, probability_at
+from coupalign.data.transform import mask_resizing, prepare_image, probability_at
 from tests.conftest import assert_close
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -23,6 +23,17 @@ def test_prepared_image_is_resized_and_normalised(shape):
     resized = cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_LINEAR).astype(np.float64) / 255
     assert prepared.dtype == np.float32
     assert_close(prepared, ((resized - MEAN) / STD).transpose(2, 0, 1), relative=1e-6)
+
+
+def test_a_mask_is_resized_to_nearest_pixels_and_never_lost():
+    (resize,) = mask_resizing(4)
+    mask = np.zeros((8, 12), np.uint8)
+    mask[2:4, 3:9] = 255
+    np.testing.assert_array_equal(resize(mask), mask[::2, ::3])
+    mask[:] = 0
+    assert not resize(mask).any()
+    mask[7, 10] = 255  # between the rows and columns that remain
+    assert np.argwhere(resize(mask)).tolist() == [[3, 3]]
 
 
 def test_resizing_is_by_half_pixel_centres():

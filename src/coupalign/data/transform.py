@@ -25,8 +25,20 @@ def mask_decoding() -> list:
 
 
 def mask_resizing(image_size: int) -> list:
-    """Returns the operators from (H, W) uint8 to (S, S) uint8, by nearest neighbour."""
-    return [vision.Resize((image_size, image_size), vision.Inter.NEAREST)]
+    """Returns the operators from (H, W) uint8 to (S, S) uint8, by nearest neighbour.
+
+    An object too small for that keeps one pixel. Without it the sample would say that nothing fits the expression.
+    """
+    resize = vision.Resize((image_size, image_size), vision.Inter.NEAREST)
+
+    def resize_mask(mask: np.ndarray) -> np.ndarray:
+        resized = np.array(resize(mask))
+        if mask.any() and not resized.any():
+            pixels = np.argwhere(mask)
+            resized[tuple(pixels[len(pixels) // 2] * image_size // mask.shape)] = 255
+        return resized
+
+    return [resize_mask]
 
 
 def foreground(dtype) -> transforms.Mask:
