@@ -145,6 +145,8 @@ class Parser:
         known = set(re.findall(r'(?:add_argument|option)\(\s*"(--\w+)', source))
         if "parse_arguments(" in source:
             known |= {"--config", *(f"--{key}" for key in config_keys())}
+        if "CHECKPOINT," in source:
+            known.add("--checkpoint")
         given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
         assert given <= known, f"{file} has no {given - known}"
 

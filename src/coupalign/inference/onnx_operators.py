@@ -65,7 +65,7 @@ def _broadcast_to(to: Translation, arguments: list[Value], output: Output, _: di
     return _expand(to, arguments[0], output.target)
 
 
-def _expand(to: Translation, x: Value, shape: Sequence[int]) -> Value:
+def _expand(to: Translation, x: Value, shape: Sequence[int] | np.ndarray) -> Value:
     """Repeats x for the samples of a batch. The batch is the first size of `shape`, whatever its value there."""
     return to.emit("Expand", [x, to.emit("Concat", [to.batch, np.array(shape[1:], np.int64)], axis=0)])
 
