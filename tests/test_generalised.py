@@ -140,6 +140,10 @@ def test_generalised_refshapes_are_prepared_by_the_same_reader(tmp_path, capsys)
         shape = split.records["category"][number]
         alike = [item.mask for item in files.items(ref["image_id"]) if item.looks["shape"] in shape.split(", ")]
         assert split.records["baselines"][number, 1] == (np.logical_or.reduce(alike).sum() if alike else 0)
+        if not expected:
+            assert split.records["baselines"][number, 3] == max(
+                item.mask.sum() for item in files.items(ref["image_id"])
+            )
     assert prepare_data.main(["--dataset", "mine", "--annotations", __file__, "--generalised"]) == 2
     assert "--generalised is for RefShapes" in capsys.readouterr().err
 

@@ -191,7 +191,7 @@ def _baselines(
 ) -> list[int]:
     of_class = np.zeros_like(target)
     categories = {annotations[ann_id]["category_id"] for ann_id in referent.ann_ids} or referent.category_ids
-    largest = max((masks[ann_id] for ann_id in referent.ann_ids), key=_area, default=of_class)
+    largest = max((masks[ann_id] for ann_id in referent.ann_ids), key=_area, default=np.zeros_like(target))
     for other, mask in masks.items():
         if annotations[other]["category_id"] in categories:
             of_class |= mask
