@@ -152,6 +152,24 @@ def test_groups_are_objects_and_one_expression_for_several_objects_is_said(photo
     assert len(conversion.united) == 2 and "small cup" in conversion.united[0]
 
 
+def test_one_expression_for_objects_of_several_labels_is_one_line(photos, tmp_path):
+    plate = _shape("rectangle", [[40, 0], [50, 10]], "plate", description="the dishes")
+    _labelme(photos, {**CUP, "description": "the dishes"}, plate)
+    convert_annotations(AnnotationSource("labelme", photos, photos), tmp_path)
+    assert [(line["expression"], line["category"]) for line in _lines(tmp_path)] == [("the dishes", "cup, plate")]
+    assert _masks(tmp_path)[0].sum() == SQUARE.sum() + 100
+
+
+def test_different_images_of_one_name_inside_labelme_files_are_refused(photos, tmp_path):
+    (photos / "desk.jpg").unlink()
+    for number, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (60, 40), colour).save(tmp_path / "desk.png")
+        content = base64.b64encode((tmp_path / "desk.png").read_bytes()).decode()
+        _labelme(photos, CUP, name=f"file{number}", imagePath=f"{number}/desk.jpg", imageData=content)
+    with pytest.raises(UserError, match="different image desk.jpg"):
+        convert_annotations(AnnotationSource("labelme", photos, photos), tmp_path / "out")
+
+
 def test_images_inside_labelme_files_become_files(photos, tmp_path):
     content = (photos / "desk.jpg").read_bytes()
     (photos / "desk.jpg").unlink()
@@ -210,16 +228,16 @@ def test_expressions_of_coco(photos, tmp_path):
 
 def test_rows_of_a_table_give_expression_split_and_category(photos, tmp_path):
     path, table = _coco(photos, POLYGON, {**POLYGON, "id": 8}), tmp_path / "table.csv"
-    rows = ["annotation\texpression\tsplit\tcategory", '7\t"the, left cup"\tval\tmug', "7\tmug\t\t", "99\tno\t\t"]
+    rows = ["annotation\texpression\tsplit\tcategory", '7\t"the,\nleft cup"\tval\tmug', "7\tmug\t\t", "99\tno\t\t"]
     table.write_text("\n".join(rows), encoding="utf-8-sig")
     convert_annotations(AnnotationSource("coco", path, photos, table), tmp_path / "out")
     assert [(line["expression"], line["split"], line["category"]) for line in _lines(tmp_path / "out")] == [
-        ("the, left cup", "val", "mug"),
+        ("the,\nleft cup", "val", "mug"),
         ("mug", "train", "cup"),
     ]
     assert _left_out(tmp_path / "out") == [
         ("no expression", f"{path}: annotation 8"),
-        ("rows of the table that name no object", f"{table}: line 4"),
+        ("rows of the table that name no object", f"{table}: line 5"),
     ]
 
 
@@ -267,6 +285,7 @@ def test_values_without_an_expression_are_counted(photos):
         ("", "line 1 has the columns none: write the header file,index,expression or file,colour,expression"),
         ("file,index,text\n", "write the header"),
         ("file,index,expression\ndesk.png,5\n", "line 2 has 2 values for 3 columns"),
+        ('file,index,expression\ndesk.png,5,"cup\ndesk.png,2,plate\n', "line 3 is not a row of CSV"),
         ("file,index,expression\ndesk.png,five,cup\n", "line 2 has the index 'five': write a whole number"),
         ("file,colour,expression\ndesk.png,orange,cup\n", "has the colour 'orange': write it as #ff8000"),
         ("file,index,expression\ndesk.png,,cup\n", "line 2 has no index"),

@@ -133,7 +133,8 @@ class _Collected:
         self._source, self._output, self._staging = source, output.absolute(), staging
         self._table, self._skip = table, skip
         self._unused = dict(table.rows) if table else {}
-        self._masks: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+        self._masks: dict[tuple[str, str, str], list[dict[str, Any]]] = {}  # by image, expression and split
+        self._categories: dict[tuple[str, str, str], dict[str, None]] = {}
         self._origins: Counter[str] = Counter()
         self._left_out: list[LeftOut] = []
         self._objects = 0
@@ -160,10 +161,12 @@ class _Collected:
             return
         self._objects += 1
         for row in spoken:
-            key = self._written(image), row.expression, row.split, row.category or found.label
+            key = self._written(image), row.expression, row.split
             if key not in self._masks:
                 self._origins[origin] += 1
             self._masks.setdefault(key, []).append(mask)
+            if category := row.category or found.label:
+                self._categories.setdefault(key, {})[category] = None
 
     def lines(self, val_images: int) -> tuple[list[dict[str, Any]], Conversion]:
         """The lines of the file, and what became of the annotations. Raises: UserError if there is no line."""
@@ -182,12 +185,13 @@ class _Collected:
             raise UserError(f"--val_images is {val_images}, expected 0 to {len(images) - 1} of {len(images)} images")
         chosen = set(sorted(images, key=lambda name: hashlib.sha256(Path(name).name.encode()).digest())[:val_images])
         lines, united = [], []
-        for (image, expression, split, category), masks in self._masks.items():
+        for key, masks in self._masks.items():
+            image, expression, split = key
             line: dict[str, Any] = {"image": image, "expression": expression}
             line["mask"] = masks[0] if len(masks) == 1 else masks
             line["split"] = split or ("val" if image in chosen else "train")
-            if category:
-                line["category"] = category
+            if key in self._categories:
+                line["category"] = ", ".join(self._categories[key])
             lines.append(line)
             if len(masks) > 1:
                 united.append(f'"{expression}" on {image} ({len(masks)} objects)')
@@ -216,6 +220,8 @@ class _Collected:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(found.image_content)
+        elif path.read_bytes() != found.image_content:
+            raise UserError(f"{found.name}: another file contains a different image {found.image}: rename one of them")
         return path
 
     def _mask(self, found: AnnotatedObject, image: Path) -> dict[str, Any]:

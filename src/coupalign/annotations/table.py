@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +43,19 @@ class ExpressionTable:
 
     def __init__(self, path: Path, choices: Sequence[tuple[str, ...]]):
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            content = path.read_bytes().decode("utf-8-sig")
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): check --expressions") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not in UTF-8: save the table as CSV in UTF-8") from error
-        header = lines[0] if lines else ""
-        delimiter = max(",;\t", key=header.count)
-        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        header = content.partition("\n")[0]
+        reader = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+        names, rows = [], []
+        try:
+            names = [name.strip() for name in next(reader, [])]
+            rows = [(reader.line_num, values) for values in reader]
+        except csv.Error as error:
+            raise UserError(f"{path}: line {reader.line_num} is not a row of CSV ({error}): correct it") from error
         self.columns = next((each for each in choices if {*each, "expression"} <= set(names)), ())
         allowed = {*self.columns, "expression", *_OPTIONAL}
         if not self.columns or not set(names) <= allowed or len(set(names)) < len(names):
@@ -60,10 +66,9 @@ class ExpressionTable:
             )
         self.path = path
         self.rows: dict[tuple[str, ...], list[Row]] = {}
-        reader = csv.reader(lines[1:], delimiter=delimiter)
-        for values in reader:
+        for number, values in rows:
             if any(value.strip() for value in values):
-                self._add(reader.line_num + 1, names, values)
+                self._add(number, names, values)
 
     def _add(self, number: int, names: list[str], values: list[str]) -> None:
         where = f"{self.path}: line {number}"
