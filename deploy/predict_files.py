@@ -190,6 +190,10 @@ def _csv(content, file):
         raise RequestError(f"{file} line 1: expected names of columns with expression and, if needed, image")
     try:
         for row in reader:
+            if None in row:
+                raise RequestError(
+                    f"{file} line {reader.line_num}: more values than columns: put text with commas in quotes"
+                )
             yield reader.line_num, row
     except csv.Error as error:
         raise RequestError(f"{file} line {reader.reader.line_num}: not a row of CSV ({error}): correct it") from error

@@ -51,6 +51,7 @@ def test_a_file_of_expressions_with_and_without_images(one_predictor, checkpoint
         ("a.jsonl", "", [], "no expressions"),
         ("a.csv", "text\nx\n", [], "line 1: expected names of columns"),
         ("a.csv", 'expression\n"x\n', [], "line 2: not a row of CSV"),
+        ("a.csv", "expression\nthe cup, on the left\n", [], "line 2: more values than columns"),
         ("a.txt", "x", [], "jsonl"),
         ("a.csv", "image,expression\na.png,x\n", ["--image", "b.png"], "directory alone"),
         ("a.csv", "expression\nx\n", ["--expression", "x"], "either"),

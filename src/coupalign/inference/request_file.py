@@ -99,6 +99,10 @@ def _csv(content: str, path: Path) -> Iterator[tuple[int, dict]]:
         raise UserError(f"{path} line 1: expected names of columns with expression and, if needed, image")
     try:
         for row in reader:
+            if None in row:
+                raise UserError(
+                    f"{path} line {reader.line_num}: more values than columns: put text with commas in quotes"
+                )
             yield reader.line_num, row
     except csv.Error as error:
         raise UserError(f"{path} line {reader.reader.line_num}: not a row of CSV ({error}): correct it") from error
