@@ -143,14 +143,14 @@ def test_groups_are_pytorchs_and_what_is_frozen_stays():
 
 def test_patterns_that_match_nothing_name_the_nearest():
     objective = Three()
-    for key, value, call in (
-        ("frozen", "fc.weights", lambda config: freeze(objective, config.training.frozen)),
-        ("learning_rate_scales", "fc.weights=1", None),
-        ("weight_decays", "fc.weights=1", None),
+    for key, value, kind, call in (
+        ("frozen", "fc.weights", "parameter", lambda config: freeze(objective, config.training.frozen)),
+        ("learning_rate_scales", "fc.weights=1", "trainable parameter", None),
+        ("weight_decays", "fc.weights=1", "trainable parameter", None),
     ):
         config = load_config(overrides={key: value})
         call = call or (lambda config: make_optimizer(config.training, objective.trainable_params(), 5))
-        with pytest.raises(UserError, match=f"{key}: pattern 'fc.weights' matches no .*fc.weight\\b"):
+        with pytest.raises(UserError, match=f"{key}: pattern 'fc.weights' matches no {kind} .*fc.weight\\b"):
             call(config)
     with pytest.raises(UserError, match=r"frozen \* leaves no trainable"):
         freeze(objective, ["*"])

@@ -109,12 +109,15 @@ def start_from(path: str | os.PathLike, model: nn.Cell, excluded: Sequence[str] 
     return f"starting from {path}: {len(loaded)} of {len(wanted)} parameters loaded, random weights in {others}"
 
 
-def matching_names(key: str, pattern: str, names: Sequence[str]) -> list[str]:
-    """The names that match a pattern (``*``, ``?``, ``[…]``) of configuration `key`. Raises: UserError if none does."""
+def matching_names(key: str, pattern: str, names: Sequence[str], kind: str = "parameter") -> list[str]:
+    """The names of a `kind` that match a pattern (``*``, ``?``, ``[…]``) of configuration `key`.
+
+    Raises: UserError if none does.
+    """
     matching = [name for name in names if fnmatchcase(name, pattern)]
     if not matching:
         closest = difflib.get_close_matches(pattern, names, n=1, cutoff=0)[0]
-        raise UserError(f"{key}: pattern {pattern!r} matches no parameter (closest: {closest}): correct it")
+        raise UserError(f"{key}: pattern {pattern!r} matches no {kind} (closest: {closest}): correct it")
     return matching
 
 

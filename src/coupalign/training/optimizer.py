@@ -49,7 +49,7 @@ def make_optimizer(settings: TrainingConfig, parameters: list[Parameter], steps_
     Returns: The optimizer. Its ``schedule`` is the learning rate without scales.
 
     Raises:
-        UserError: The warm-up is not shorter than the decay, or a pattern matches no parameter.
+        UserError: The warm-up is not shorter than the decay, or a pattern matches no trainable parameter.
     """
     check_warmup(settings, steps_per_epoch)
     decay_steps = settings.decay_epochs * steps_per_epoch
@@ -85,7 +85,7 @@ def _values_by_name(key: str, entries: Sequence[str], names: Sequence[str]) -> d
     values: dict[str, float] = {}
     for entry in entries:
         pattern, _, value = entry.rpartition("=")
-        for name in matching_names(key, pattern, names):
+        for name in matching_names(key, pattern, names, "trainable parameter"):
             values.setdefault(name, float(value))
     return values
 
