@@ -162,6 +162,7 @@ def test_downloads_that_are_refused_leave_nothing(server, tmp_path):
         ("file:///etc/passwd", digest, "https://"),
         ("https://localhost:1/a.zip", digest, "cannot be downloaded"),
         ("https://", digest, "cannot be downloaded"),
+        ("https://local host/a.zip", digest, "cannot be downloaded"),
     ):
         with pytest.raises(UserError, match=message):
             download_model(url, expected, tmp_path / "a")

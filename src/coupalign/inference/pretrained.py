@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import tempfile
@@ -92,7 +93,7 @@ def _download(url: str, sha256: str, path: Path) -> None:
                 raise UserError(
                     f"{url} has the SHA-256 {digest.hexdigest()}, not {sha256}: check both; nothing was kept"
                 )
-    except (OSError, ValueError) as error:  # of the network; ValueError for an invalid address
+    except (OSError, ValueError, http.client.HTTPException) as error:  # the last two also for invalid addresses
         raise UserError(f"{url} cannot be downloaded ({error}): check the address and the network") from error
 
 
