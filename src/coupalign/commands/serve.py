@@ -16,7 +16,7 @@ from coupalign.cli import MODEL_KEYS, Argv, command, option, parse_arguments
 from coupalign.errors import UserError
 
 OPTIONS = [
-    option("--checkpoint FILE", "trained model (.ckpt)", default="assets/refshapes/best.ckpt"),
+    option("--checkpoint FILE", "trained model, .ckpt or .safetensors", default="assets/refshapes/best.ckpt"),
     option("--host ADDRESS", "address to listen on; 0.0.0.0 opens the service to the network", default="127.0.0.1"),
     option("--port INT", "1024 to 65535, or 0 for any free port", default=8000),
     option("--api_key_file FILE", "text file with a key that requests must send in the header X-API-Key"),

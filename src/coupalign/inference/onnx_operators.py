@@ -15,8 +15,8 @@ from onnx import helper
 if TYPE_CHECKING:
     from coupalign.inference.onnx_graph import Translation
 
-# Batch size of the MindIR. It is a prime that hardly divides another size of a model, so the sizes that grow with the
-# batch are its multiples. Larger ones cost memory, because MindSpore computes some constants for the whole batch.
+# Batch size of the MindIR. No other size of a model is likely to be a multiple of this prime, so it marks the sizes that
+# grow with the batch. Larger primes cost memory, because MindSpore computes some constants for the whole batch.
 BATCH = 1009
 
 # Name of a value of the ONNX graph; an array, which is a constant; a number, text or tuple among an operator's arguments.

@@ -127,6 +127,7 @@ def _identity(config: Config, checkpoint: str | os.PathLike, predictor: Predicto
         coupalign.__version__,
         sha256(find_checkpoint(checkpoint)),
         predictor.tokenizer.vocabulary_sha256,
+        config.run.precision,
         settings,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -13,8 +13,6 @@ from coupalign.inference.uploads import MAX_MEGABYTES
 
 GUARDED = "/v1/"  # paths below it
 MAX_BODY = (MAX_MEGABYTES + 1) * 2**20  # the image and the other fields
-
-
 _DISCARDED = 64 * 2**20  # bytes of a refused request that are read and thrown away
 
 

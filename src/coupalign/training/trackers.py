@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,7 +110,8 @@ class _Mlflow:
             raise UserError(f"mlflow refuses a picture of step {step} ({error})") from error
 
     def close(self) -> None:
-        self._client.set_terminated(self._run)
+        with suppress(self._error):  # all figures are there already; only the status of the run would stay "running"
+            self._client.set_terminated(self._run)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
