@@ -85,8 +85,11 @@ class ModelInputs:
         """Returns what the outputs of the graph for one pair say.
 
         These are the probability map (S, S) float32, the probability that something fits the expression, or None for a
-        model without this output, and whether that is below the threshold of the export.
+        model without this output, and whether that is below the threshold of the export. Raises: RequestError if an output
+        is not finite.
         """
+        if not all(np.isfinite(each).all() for each in outputs):
+            raise RequestError("the model's output is not finite: check its checkpoint with predict.py")
         threshold = self.description["existence_threshold"]
         if threshold is None:
             return outputs[0], None, False

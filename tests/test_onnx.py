@@ -215,3 +215,16 @@ def test_the_program_reports_a_damaged_graph_in_one_line(stand_in, tmp_path, cap
     assert run_predict("--model", graph, "--image", tmp_path / "a.png", "--expression", "dog") == 2
     out, err = capfd.readouterr()
     assert not out and err.startswith("error: ONNX Runtime") and err.count("\n") == 1 and "damaged" in err
+
+
+def test_the_program_refuses_an_output_that_is_not_finite(stand_in, tmp_path, capfd):
+    assert run_export(stand_in) == 0
+    capfd.readouterr()
+    graph = tmp_path / "stand_in.onnx"
+    model = onnx.load(graph)
+    bias = next(each for each in model.graph.initializer if each.name == "mask_proj.bias")
+    bias.raw_data = np.full_like(np.frombuffer(bias.raw_data, np.float32), np.nan).tobytes()
+    onnx.save(model, graph)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    assert run_predict("--model", graph, "--image", tmp_path / "a.png", "--expression", "dog") == 2
+    assert "not finite" in capfd.readouterr().err
