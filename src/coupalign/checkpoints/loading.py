@@ -102,7 +102,8 @@ def start_from(path: str | os.PathLike, model: nn.Cell, excluded: Sequence[str] 
         for name, parameter in wanted.items()
         if name not in kept and (_module(name) in modules or not is_converted and _module(name) != ADDED)
     }
-    set_parameters(path, saved, loaded, _CONVERT_AGAIN if is_converted else _OTHER_CONFIGURATION)
+    remedy = _CONVERT_AGAIN if is_converted else _OTHER_CONFIGURATION
+    set_parameters(path, saved, loaded, f"{remedy}, or leave these parameters out with init_except")
     if len(loaded) == len(wanted):
         return f"starting from {path}: all {len(wanted)} parameters loaded"
     others = ", ".join(dict.fromkeys(_module(name) for name in wanted if name not in loaded))
