@@ -4,7 +4,7 @@
     python lite_predict.py --model coupalign.mindir --vocab vocab.txt --image photos --expressions list.jsonl
 
 A line of list.jsonl is {"image": NAME, "expression": TEXT}; list.csv has columns of these names. Images are relative to
-the directory --image, or to the file. Without images, the expressions are asked of each --image.
+the directory --image, or to the file. Without images, every expression is evaluated on every --image.
 
 For each image and expression the program writes a .mask.png, an .overlay.png and a .json, and prints a line of JSON. An
 image that cannot be read is reported and skipped, and the exit status is then 2. The same command continues where it

@@ -9,7 +9,7 @@ exit code is then 2.
     python predict.py --checkpoint runs/refcoco/best.ckpt --image photos --expressions list.jsonl --output masks
 
 A line of list.jsonl is {"image": NAME, "expression": TEXT}; list.csv has columns of these names. Images are relative to
-the directory --image, or to the file. Without images, the expressions are asked of each --image.
+the directory --image, or to the file. Without images, every expression is evaluated on every --image.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ OPSET = 18
 def to_onnx(mindir: mind_ir_pb2.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
     """Translates a graph that was exported with the batch size ``BATCH``; the batch of the result is dynamic.
 
-    What depends on parameters only is computed here. Other parameters keep their names.
+    Results that depend on parameters only are computed during the translation. Other parameters keep their names.
 
     Args:
         inputs: Names of the inputs, whose first axis is the batch.

@@ -26,10 +26,10 @@ def find_requests(
 
     Args:
         images: image files, and directories that stand for all their images.
-        expressions: asked of each image.
+        expressions: evaluated on each image.
         file: Instead of `expressions`, JSON Lines (.jsonl) with ``{"image": PATH, "expression": TEXT}``, or a table
             (.csv) with columns of these names; other fields are ignored. Images are relative to the only directory in
-            `images`, or else to the file. Without images in the file, each expression is asked of each of `images`.
+            `images`, or else to the file. Without images in the file, each expression is evaluated on each of `images`.
 
     Raises: UserError if a directory has no images, or the file cannot be used.
     """

@@ -15,7 +15,7 @@ class ObjectLoss(nn.Cell):
 
     The cost of a pair is the loss of its masks, mean binary cross entropy plus Dice, plus the distance of the
     proposal's anchor from the object's centre. Pairs are taken by lowest cost first, in the graph. Proposals without an
-    object are free. Q_w should be spread evenly over the proposals of the targets; an empty mask asks nothing of it.
+    object are free. Q_w should be spread evenly over the proposals of the targets; its loss is 0 for an empty mask.
 
     Args:
         anchors: Point (y, x) of each proposal, 0 to 1, (N, 2).

@@ -173,7 +173,7 @@ def _records(split: str, settings: RefShapesSettings, workers: int) -> Iterator[
 
 
 def _shares(expressions: int, generalised: bool) -> dict[str, int]:
-    """Returns the numbers of expressions that name one object, several and none, as far as there are to be any."""
+    """Returns the numbers of expressions that name one object, several and none; only the first if not generalised."""
     if not generalised:
         return {"one": expressions}
     several, none = (round(expressions * SHARES[kind] / sum(SHARES.values())) for kind in ("several", "none"))

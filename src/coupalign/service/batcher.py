@@ -26,7 +26,7 @@ class _Pair:
 class Batcher:
     """Runs a model on one thread of its own, because MindSpore keeps its graphs per thread.
 
-    What arrives while the model is busy becomes the next batch; nothing waits for others to arrive. A single pair runs as a
+    Pairs that arrive while the model is busy become the next batch; no pair waits for others to arrive. A single pair runs as a
     batch of one, several are padded to `batch_size`, so that there are two compiled graphs.
 
     Args:
@@ -48,7 +48,7 @@ class Batcher:
         self.predictor = loaded.result()
 
     async def predict(self, image: np.ndarray, expressions: Sequence[str]) -> list[Prediction]:
-        """The predictions for an image (H, W, 3) uint8. If the caller is cancelled, what has not begun is left out."""
+        """The predictions for an image (H, W, 3) uint8. If the caller is cancelled, pairs that still wait are dropped."""
         pairs = [_Pair(image, expression, Future()) for expression in expressions]
         for pair in pairs:
             self._waiting.put(pair)
@@ -79,7 +79,7 @@ class Batcher:
                 self._answer(predictor, batch)
 
     def _others(self) -> Iterator[_Pair]:
-        """What is waiting too, up to a batch."""
+        """Further waiting pairs, up to a full batch."""
         with contextlib.suppress(queue.Empty):
             for _ in range(self._batch_size - 1):
                 if (pair := self._waiting.get_nowait()) is None:

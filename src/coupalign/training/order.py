@@ -17,8 +17,8 @@ def epoch_order(
 ) -> np.ndarray:
     """Rows of the split in the order in which epoch 0, 1, … sees them.
 
-    Of several data sets, an epoch takes ``round(weight * size)`` rows each, in mixed order. Each data set is gone through
-    pass by pass, each pass in an order of its own, and an epoch continues where the one before stopped. So with a weight
+    Of several data sets, an epoch takes ``round(weight * size)`` rows each, in mixed order. Each data set is read
+    in passes, each in an order of its own, and an epoch continues where the one before stopped. So with a weight
     of 0.5 two epochs see each row once.
 
     Args:

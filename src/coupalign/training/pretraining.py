@@ -135,7 +135,7 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
         UserError: An ``init_checkpoint`` that does not fit, an `output` that cannot be written, or
             ``max_skipped_steps`` steps in a row that were not finite.
     """
-    # Something fits every description, so a training has to teach the existence output.
+    # Something fits every description, so the existence output cannot be learnt here.
     config = replace(config, model=replace(config.model, existence=False))
     settings, writes = config.training, devices.rank() == 0
     steps = count // settings.batch_size
