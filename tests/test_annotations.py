@@ -228,16 +228,22 @@ def test_expressions_of_coco(photos, tmp_path):
 
 def test_rows_of_a_table_give_expression_split_and_category(photos, tmp_path):
     path, table = _coco(photos, POLYGON, {**POLYGON, "id": 8}), tmp_path / "table.csv"
-    rows = ["annotation\texpression\tsplit\tcategory", '7\t"the,\nleft cup"\tval\tmug', "7\tmug\t\t", "99\tno\t\t"]
+    rows = [
+        "annotation\texpression\tsplit\tcategory",
+        '7\t"the,\nleft cup"\tval\tmug',
+        "7\tmug\t\t",
+        "7\tmug\t\t",
+        "99\tno\t\t",
+    ]
     table.write_text("\n".join(rows), encoding="utf-8-sig")
-    convert_annotations(AnnotationSource("coco", path, photos, table), tmp_path / "out")
+    assert not convert_annotations(AnnotationSource("coco", path, photos, table), tmp_path / "out").united
     assert [(line["expression"], line["split"], line["category"]) for line in _lines(tmp_path / "out")] == [
         ("the,\nleft cup", "val", "mug"),
         ("mug", "train", "cup"),
     ]
     assert _left_out(tmp_path / "out") == [
         ("no expression", f"{path}: annotation 8"),
-        ("rows of the table that name no object", f"{table}: line 5"),
+        ("rows of the table that name no object", f"{table}: line 6"),
     ]
 
 

@@ -164,7 +164,9 @@ class _Collected:
             key = self._written(image), row.expression, row.split
             if key not in self._masks:
                 self._origins[origin] += 1
-            self._masks.setdefault(key, []).append(mask)
+            masks = self._masks.setdefault(key, [])
+            if mask not in masks:  # a row of the table may occur twice
+                masks.append(mask)
             if category := row.category or found.label:
                 self._categories.setdefault(key, {})[category] = None
 

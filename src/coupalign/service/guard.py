@@ -20,7 +20,7 @@ _DISCARDED = 64 * 2**20  # bytes of a refused request that are read and thrown a
 class Limits:
     """Limits of requests below `GUARDED`."""
 
-    requests: int = 32  # at a time; further ones are answered 503 at once
+    requests: int = 32  # at a time; further ones are answered 503
     seconds: float = 30.0  # from the first byte of a request to its answer
     key: str = ""  # expected in the header X-API-Key; empty accepts everyone
 
