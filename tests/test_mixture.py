@@ -139,6 +139,8 @@ def test_an_epoch_takes_each_data_set_by_its_weight(directory):
     np.testing.assert_array_equal(again[1], orders[0])
     other = epoch_order(config.training, 43, split, 0, weights)
     assert not np.array_equal(other, orders[0])
+    with pytest.raises(UserError, match="data_weights is 0.01 for a data set of 6 samples, .* give at least 0.2"):
+        epoch_order(config.training, 42, split, 0, (0.01, 1, 1))
 
 
 def test_random_sentences_are_one_per_referent_of_each_data_set(directory):

@@ -25,7 +25,7 @@ def epoch_order(
         weights: One per data set of a `JoinedSplit`; empty is 1 for each.
 
     Raises:
-        UserError: The split has no expressions of one of ``train_families``.
+        UserError: The split has no expressions of one of ``train_families``, or a weight gives a data set no rows.
     """
     if not isinstance(split, JoinedSplit):
         return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(_rows(settings, seed, split, epoch))
@@ -33,6 +33,11 @@ def epoch_order(
     for number, (part, start) in enumerate(zip(split.splits, split.starts)):
         size = len(_rows(settings, seed, part, 0))
         count = round((weights[number] if weights else 1) * size)
+        if not count:
+            problem = (
+                f"data_weights is {weights[number]:g} for a data set of {size:,} samples, which gives none to an epoch"
+            )
+            raise UserError(f"{problem}: give at least {1 / size:.1g}")
         passes = range(epoch * count // size, -(-(epoch + 1) * count // size))
         # The seed has another length than an epoch's, so that they never agree.
         draws = [np.random.Generator(np.random.PCG64([seed, each, number])) for each in passes]
