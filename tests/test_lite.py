@@ -56,17 +56,18 @@ SAMPLES = 30
 ENVIRONMENT = {**{name: value for name, value in os.environ.items() if name != "GLOG_v"}, "MS_LITE_HOME": str(RUNTIME)}
 
 
+def _export(checkpoint: Path, mindir: Path) -> Path:
+    line = [EXPORT, "export.py", "--checkpoint", checkpoint, "--file_name", mindir]
+    subprocess.run(list(map(str, line)), cwd=REPOSITORY, check=True)
+    return mindir
+
+
 class Deployed:
     """An exported smallest model with random weights, its checkpoint, and the C++ program."""
 
     def __init__(self, directory: Path, checkpoint: Path, config):
         self.config, self.checkpoint = config, checkpoint
-        self.mindir = directory / "graph.mindir"
-        subprocess.run(
-            [str(EXPORT), "export.py", "--checkpoint", str(checkpoint), "--file_name", str(self.mindir)],
-            cwd=REPOSITORY,
-            check=True,
-        )
+        self.mindir = _export(checkpoint, directory / "graph.mindir")
         self.program = directory / "build/coupalign"
         subprocess.run(
             ["bash", "ascend310_infer/build.sh", "-DSANITIZE=ON"],
@@ -126,25 +127,51 @@ def test_a_split_gets_the_probabilities_and_the_score_of_mindspore(deployed, inp
         assert score(deployed.config, "val", results).metrics == result.metrics
 
 
-def test_an_image_gets_the_mask_of_mindspore(deployed, tmp_path):
+@pytest.fixture
+def street(tmp_path):
     path = tmp_path / "street.jpg"
     cv2.imwrite(str(path), cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), (310, 220)))
-    done = deployed.run(tmp_path, image=str(path), expression="the blue square", vocab=str(VOCABULARY), output="out")
-    assert (done.returncode, done.stderr) == (0, "")
-    answer = json.loads(done.stdout)
-    rgb = load_image(path)
-    expected = Predictor(deployed.checkpoint, config=deployed.config).predict(rgb, "the blue square")
-    mask = cv2.imread(str(tmp_path / answer["mask"]), cv2.IMREAD_GRAYSCALE) > 0
+    return path
+
+
+def _answers(deployed: Deployed, mindir: Path, image: Path, expression: str) -> list[tuple[dict, np.ndarray]]:
+    """The line of JSON and the mask of the C++ program and of lite_predict.py."""
+    given = {"image": str(image), "expression": expression, "vocab": str(VOCABULARY)}
+    outputs = [image.with_name(name) for name in ("cpp", "python")]
+    cpp = deployed.run(image.parent, **given, mindir_path=str(mindir), output=str(outputs[0]))
+    options = {**given, "model": mindir, "output": outputs[1]}
+    line = [LITE, "deploy/lite_predict.py", *(each for name, value in options.items() for each in (f"--{name}", value))]
+    python = subprocess.run(list(map(str, line)), cwd=REPOSITORY, capture_output=True, text=True)
+    assert (cpp.returncode, python.returncode) == (0, 0)
+    answers = [json.loads(done.stdout) for done in (cpp, python)]
+    assert cpp.stderr == "".join(f"warning: {each}\n" for each in answers[0]["warnings"])
+    return [(each, cv2.imread(each["mask"], cv2.IMREAD_GRAYSCALE) > 0) for each in answers]
+
+
+def test_an_image_gets_the_mask_of_mindspore(deployed, street):
+    expected = Predictor(deployed.checkpoint, config=deployed.config).predict(street, "the blue square")
+    (answer, mask), (_, python) = _answers(deployed, deployed.mindir, street, "the blue square")
+    assert answer["warnings"] == [] and "existence" not in answer
     assert 0.02 < mask.mean() < 0.98
     # Apart from pixels on the threshold.
     assert (mask != expected.mask).mean() < 1e-3
     assert answer["score"] == pytest.approx(expected.probability.max(), abs=1e-4)
-    line = [LITE, "deploy/lite_predict.py", "--model", deployed.mindir, "--vocab", VOCABULARY, "--image", path]
-    line += ["--expression", "the blue square", "--output", tmp_path / "python"]
-    done = subprocess.run(list(map(str, line)), cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0
-    python = cv2.imread(json.loads(done.stdout)["mask"], cv2.IMREAD_GRAYSCALE) > 0
     np.testing.assert_array_equal(python, mask)
+
+
+def test_an_expression_that_fits_nothing_gets_an_empty_mask(deployed, make_checkpoint, tiny_data, street, tmp_path):
+    # The threshold lies between the probabilities that the random weights give the two expressions.
+    config = refshapes_config(tiny_data, existence=True, threshold=0.6, existence_threshold=0.315)
+    checkpoint = make_checkpoint(config)
+    mindir = _export(checkpoint, tmp_path / "graph.mindir")
+    predictor = Predictor(checkpoint, config=config)
+    for expression, nothing_fits in (("the blue square", False), ("cup", True)):
+        expected = predictor.predict(street, expression)
+        assert expected.nothing_fits == nothing_fits and (expected.probability > 0.6).mean() > 0.02
+        for answer, mask in _answers(deployed, mindir, street, expression):
+            assert answer["existence"] == pytest.approx(expected.existence, abs=1e-5)
+            assert answer["nothing_fits"] == nothing_fits and tuple(answer["warnings"]) == expected.warnings
+            assert (mask != expected.mask).mean() < 1e-3 and mask.any() != nothing_fits
 
 
 def test_pillow_of_python_3_7_reads_images_as_training_does(tmp_path):
