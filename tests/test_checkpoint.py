@@ -106,7 +106,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 def test_a_models_checkpoint_comes_back_and_its_rooms_are_known(tmp_path, tiny_config):
     model, other = build_model(tiny_config), build_model(tiny_config)
     names = {name.split(".")[0] for name in model.parameters_dict()}
-    assert names | {"mask_proj"} == MODEL_PREFIXES
+    assert names | {"mask_proj", "existence"} == MODEL_PREFIXES
     for parameter in model.get_parameters():
         parameter.set_data(Parameter(np.random.default_rng(0).random(parameter.shape).astype(np.float32)))
     mindspore.save_checkpoint(model, str(tmp_path / "a.ckpt"))

@@ -143,8 +143,8 @@ def test_every_sample_is_evaluated_by_exactly_one_rank(monkeypatch, tmp_path, co
     for rank in range(count):
         monkeypatch.setattr(devices, "_ranks", (rank, count))
         evaluate_split(Forward(), settings, FakeSplit(), "val", **named)
-    own, shuffled = np.stack(counts[0::2]), np.stack(counts[1::2])
-    for each in (own, shuffled):
+    own, of_masks, shuffled = (np.stack(counts[part::3]) for part in range(3))
+    for each in (own, of_masks, shuffled):
         assert (np.count_nonzero(each[:, :, 1], 0) == 1).all()
     expected = [[int(row["intersection"]), int(row["union"])] for row in read_csv(tmp_path / "val.csv")]
     assert own.sum(0).tolist() == expected
