@@ -21,8 +21,8 @@ from coupalign.files import find_file
 # Keys that several programs read; see the argument `keys` of parse_arguments.
 DEVICE_KEYS = ("device_target", "precision", "jit_level", "cpu_kernels", "seed")
 DATA_KEYS = ("dataset", "data_dir", "vocab_file", "num_workers", "prefetch")
-PROTOCOL_KEYS = ("sentences", "eval_limit", "eval_resolution", "threshold")
-MODEL_KEYS = (*DEVICE_KEYS, "vocab_file", "threshold", "model")
+PROTOCOL_KEYS = ("sentences", "eval_limit", "eval_resolution", "threshold", "existence_threshold")
+MODEL_KEYS = (*DEVICE_KEYS, "vocab_file", "threshold", "existence_threshold", "model")
 
 Argv = Optional[Sequence[str]]  # arguments of a program; None is those of the process
 Option = tuple[str, dict[str, Any]]
