@@ -119,6 +119,16 @@ def use_umask(path: Path) -> None:
     path.chmod(0o666 & ~umask)
 
 
+def read_text(path: Path, option: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark. Raises: UserError, which names the `option`."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check {option}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8: save it as UTF-8") from error
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a UTF-8 file atomically. Raises: UserError as `atomic_path`."""
     with atomic_path(path) as temporary:

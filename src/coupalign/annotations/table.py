@@ -11,6 +11,7 @@ from pathlib import Path
 from coupalign.annotations.objects import file_key
 from coupalign.data.referents import as_text, is_split, shown
 from coupalign.errors import UserError
+from coupalign.files import read_text
 
 _OPTIONAL = ("split", "category")
 
@@ -42,12 +43,7 @@ class ExpressionTable:
     """
 
     def __init__(self, path: Path, choices: Sequence[tuple[str, ...]]):
-        try:
-            content = path.read_bytes().decode("utf-8-sig")
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}): check --expressions") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not in UTF-8: save the table as CSV in UTF-8") from error
+        content = read_text(path, "--expressions")
         header = content.partition("\n")[0]
         reader = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
         names, rows = [], []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from coupalign.data.tokenizer import has_word
 from coupalign.errors import UserError
-from coupalign.files import find_file
+from coupalign.files import find_file, read_text
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -60,12 +60,7 @@ def find_images(path: str | os.PathLike) -> list[Path]:
 def read_requests(file: str | os.PathLike) -> list[tuple[str, str]]:
     """The image, "" in a file without images, and the expression of each line. Raises: UserError."""
     path = find_file(file)
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check --expressions") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8: save it as UTF-8") from error
+    content = read_text(path, "--expressions")
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise UserError(f"{path}: expected a name that ends in .jsonl (JSON Lines) or .csv")
     rows: list[tuple[str, str]] = []
