@@ -32,8 +32,8 @@ def mask_resizing(image_size: int) -> list:
     resize = vision.Resize((image_size, image_size), vision.Inter.NEAREST)
 
     def resize_mask(mask: np.ndarray) -> np.ndarray:
-        resized = np.array(resize(mask))
-        if mask.any() and not resized.any():
+        resized = resize(mask)
+        if not resized.any() and mask.any():  # the small mask first, since nearly all have a pixel
             pixels = np.argwhere(mask)
             resized[tuple(pixels[len(pixels) // 2] * image_size // mask.shape)] = 255
         return resized
