@@ -110,14 +110,16 @@ def inputs(config):
 
 @pytest.mark.parametrize("sma", [True, False])
 def test_the_model_gives_the_same_masks_with_the_logit_beside_them(tmp_path, sma):
-    """Also for a checkpoint from before it had the output, which a training may start from but no prediction."""
+    """A training may add the output to a checkpoint without it, or leave it out, if ``init_except`` says so."""
     plain, judging = (smallest(existence=existence, sma=sma) for existence in (False, True))
     model = build_model(plain)
     save_weights(tmp_path / "plain.ckpt", model.parameters_dict())
     with_existence = build_model(judging)
     with pytest.raises(UserError, match="lacks existence"):
         load_checkpoint(tmp_path / "plain.ckpt", with_existence)
-    line = start_from(tmp_path / "plain.ckpt", with_existence)
+    with pytest.raises(UserError, match="lacks existence.*init_except"):
+        start_from(tmp_path / "plain.ckpt", with_existence)
+    line = start_from(tmp_path / "plain.ckpt", with_existence, ["existence.*"])
     loaded = len(model.parameters_dict())
     assert line.endswith(f"{loaded} of {loaded + 10} parameters loaded, random weights in existence")
     expected = model.set_train(False)(*inputs(plain))
@@ -127,8 +129,9 @@ def test_the_model_gives_the_same_masks_with_the_logit_beside_them(tmp_path, sma
     np.testing.assert_allclose(outputs.existence.asnumpy(), existence.asnumpy(), rtol=1e-5)
     save_weights(tmp_path / "judging.ckpt", with_existence.parameters_dict())
     assert "all" in start_from(tmp_path / "judging.ckpt", build_model(judging))
-    with pytest.raises(UserError, match="has unexpected existence"):
+    with pytest.raises(UserError, match="has unexpected existence.*init_except"):
         start_from(tmp_path / "judging.ckpt", model)
+    assert "all" in start_from(tmp_path / "judging.ckpt", model, ["existence.*"])
 
 
 def test_training_needs_expressions_that_name_nothing(tiny_data, tmp_path):

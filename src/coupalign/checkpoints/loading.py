@@ -28,7 +28,6 @@ MODEL_PREFIXES = frozenset(
         "existence",
     }
 )
-ADDED = "existence"  # the part that a training may add to a checkpoint without it
 # A parameter that only checkpoints of convert_weights.py have.
 CONVERTED = "converted_encoders"
 _OTHER_CONFIGURATION = "it was made with another configuration: pass its config.yaml with --config, before other files"
@@ -84,9 +83,9 @@ def load_checkpoint(path: str | os.PathLike, model: nn.Cell) -> None:
 def start_from(path: str | os.PathLike, model: nn.Cell, excluded: Sequence[str] = ()) -> str:
     """Sets the initial parameters of a training: all, or the encoders that a converted checkpoint holds.
 
-    An encoder, or the existence output, is loaded completely or, if the file has none of it, keeps its initial weights.
-    Parameters of the model whose names match a pattern in `excluded` keep theirs, those of the file are ignored.
-    Returns a line that says so.
+    An encoder is loaded completely or, if a converted checkpoint has none of it, keeps its initial weights. Parameters of
+    the model whose names match a pattern in `excluded` keep theirs, those of the file are ignored. Returns a line that
+    says so.
 
     Raises: UserError as ``load_checkpoint``, except that converted checkpoints are accepted, or for a pattern that
         matches no parameter of either.
@@ -100,7 +99,7 @@ def start_from(path: str | os.PathLike, model: nn.Cell, excluded: Sequence[str] 
     loaded = {
         name: parameter
         for name, parameter in wanted.items()
-        if name not in kept and (_module(name) in modules or not is_converted and _module(name) != ADDED)
+        if name not in kept and (_module(name) in modules or not is_converted)
     }
     remedy = _CONVERT_AGAIN if is_converted else _OTHER_CONFIGURATION
     set_parameters(path, saved, loaded, f"{remedy}, or leave these parameters out with init_except")

@@ -27,6 +27,7 @@ from coupalign.model import build_model
 from coupalign.model.layers import conv
 from coupalign.training.build import build_step
 from coupalign.training.console import progress_bar
+from coupalign.training.optimizer import freeze
 from coupalign.training.order import first_samples, rank_share
 from coupalign.training.pretraining_labels import COLUMNS, VALUES, LabelledScenes, labelled_batches
 from coupalign.training.step import Objective
@@ -98,8 +99,8 @@ class _Predict(nn.Cell):
         self.pretraining = pretraining
 
     def construct(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
-        logits, pixels = self.pretraining.objective.model.training_outputs(image, token_ids, token_mask)
-        return logits, self.pretraining.label_head(pixels)
+        outputs = self.pretraining.objective.model.training_outputs(image, token_ids, token_mask)
+        return outputs[0], self.pretraining.label_head(outputs[1])
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class Accuracy:
 def pretrain(config: Config, count: int, output: Path, progress: bool = True) -> Accuracy:
     """Trains a model on scenes, each with a description and used once.
 
-    The learning rate follows the whole schedule from ``learning_rate`` to ``end_learning_rate``. Several ranks each
+    The learning rate follows the whole schedule from ``learning_rate`` to ``end_learning_rate``. An existence output keeps
+    its initial weights. Several ranks each
     draw their own scenes of every batch; rank 0 alone writes.
 
     Args:
@@ -135,8 +137,6 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
         UserError: An ``init_checkpoint`` that does not fit, an `output` that cannot be written, or
             ``max_skipped_steps`` steps in a row that were not finite.
     """
-    # Something fits every description, so the existence output cannot be learnt here.
-    config = replace(config, model=replace(config.model, existence=False))
     settings, writes = config.training, devices.rank() == 0
     steps = count // settings.batch_size
     micro_batch = check_batch_size(config, devices.rank_count())
@@ -145,6 +145,10 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     weights = model.parameters_dict()
     if settings.init_checkpoint:
         start_from(settings.init_checkpoint, model, settings.init_except)
+    if config.model.existence:
+        logger.warning("something fits every description, so the existence output is not pretrained")
+        freeze(model, ["existence.*"])
+        config = replace(config, model=replace(config.model, existence=False))  # so that it has no loss
     steps_per_epoch = max(1, steps // settings.decay_epochs)
     extend = partial(PretrainingObjective, dim=config.model.seg_head_dim)
     step = build_step(config, model, steps_per_epoch, micro_batch, extend, COLUMNS).set_train()
