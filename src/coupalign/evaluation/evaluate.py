@@ -93,8 +93,9 @@ def evaluate_split(
     indices = evaluated_rows(config, split, name, limit)
     columns = {column: split.records[column][indices] for column in (*SAMPLE_COLUMNS, "baselines", *WORDS)}
     other = derangement(columns["image_id"], config.run.seed) if shuffled else None
-    counts = np.zeros((len(indices), len(COUNTS)), np.int64)
-    mask_counts, shuffled_counts = np.zeros_like(counts), np.zeros_like(counts)
+    # A sample's counts are 0 on all ranks but its own.
+    totals = np.zeros((3, len(indices), len(COUNTS)), np.int64)
+    counts, mask_counts, shuffled_counts = totals
     settings, judges = config.evaluation, config.model.existence
     positions = np.arange(len(indices))
     mine = positions[positions // size % devices.rank_count() == devices.rank()]
@@ -119,8 +120,7 @@ def evaluate_split(
             bar.update(len(samples))
             if on_batch_end and number < full_rounds:
                 on_batch_end()
-    # A sample's counts are 0 on all ranks but its own.
-    counts, mask_counts, shuffled_counts = map(devices.all_reduce_sum, (counts, mask_counts, shuffled_counts))
+    counts, mask_counts, shuffled_counts = devices.all_reduce_sum(totals)
     return Result(
         config,
         name,
