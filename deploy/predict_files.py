@@ -185,18 +185,22 @@ def _json_lines(content, file):
 
 
 def _csv(content, file):
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
-    if "expression" not in (reader.fieldnames or ()):
-        raise RequestError(f"{file} line 1: expected names of columns with expression and, if needed, image")
+    header = content.partition("\n")[0]
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
     try:
-        for row in reader:
-            if None in row:
-                raise RequestError(
-                    f"{file} line {reader.line_num}: more values than columns: put text with commas in quotes"
-                )
-            yield reader.line_num, row
+        names = [name.strip() for name in next(reader, [])]
+        rows = [(reader.line_num, values) for values in reader if any(map(str.strip, values))]
     except csv.Error as error:
-        raise RequestError(f"{file} line {reader.reader.line_num}: not a row of CSV ({error}): correct it") from error
+        raise RequestError(f"{file} line {reader.line_num}: not a row of CSV ({error}): correct it") from error
+    if len(set(names)) < len(names):
+        raise RequestError(f"{file} line 1: two columns have one name: rename or remove one of {', '.join(names)}")
+    if "expression" not in names:
+        raise RequestError(f"{file} line 1: expected names of columns with expression and, if needed, image")
+    for number, values in rows:
+        if len(values) != len(names):
+            remedy = "put text with separators in double quotes"
+            raise RequestError(f"{file} line {number}: {len(values)} values for {len(names)} columns: {remedy}")
+        yield number, dict(zip(names, values))
 
 
 def overlay(rgb, mask):

@@ -210,7 +210,11 @@ def check_lines(random: Random, directory: Path) -> str:
     for line in whole:
         if random.random() < 0.5:
             line[list(line)[random.integers(len(line))]] = values[random.integers(len(values))]
-    text = "\n".join(json.dumps(line, ensure_ascii=bool(random.integers(2))) for line in whole)
+    suffix, separator = ("jsonl", "csv")[random.integers(2)], ",;\t"[random.integers(3)]
+    if suffix == "csv":
+        text = "\n".join(separator.join(map(str, line)) for line in [whole[0], *(line.values() for line in whole)])
+    else:
+        text = "\n".join(json.dumps(line, ensure_ascii=bool(random.integers(2))) for line in whole)
     content = text.encode(("utf-8", "utf-8-sig", "utf-16", "utf-8")[random.integers(4)], "surrogatepass")
     file = directory / ("own.jsonl", "own.txt")[random.integers(2)]
     file.write_bytes(damage(content, random))
@@ -234,9 +238,13 @@ def check_requests(random: Random, directory: Path) -> str:
         {key: values[random.integers(len(values))] if random.random() < 0.2 else right for key, right in line}
         for line in [(("image", "a.png"), ("expression", "cup"))] * 3
     ]
-    text = "\n".join(json.dumps(line, ensure_ascii=bool(random.integers(2))) for line in whole)
+    suffix, separator = ("jsonl", "csv")[random.integers(2)], ",;\t"[random.integers(3)]
+    if suffix == "csv":
+        text = "\n".join(separator.join(map(str, line)) for line in [whole[0], *(line.values() for line in whole)])
+    else:
+        text = "\n".join(json.dumps(line, ensure_ascii=bool(random.integers(2))) for line in whole)
     content = text.encode(("utf-8", "utf-8-sig", "utf-16", "latin-1")[random.integers(4)], "backslashreplace")
-    file = directory / "requests.jsonl"
+    file = directory / f"requests.{suffix}"
     file.write_bytes(damage(content, random))
     try:
         rows = predict_files.read_requests(str(file))

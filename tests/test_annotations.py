@@ -243,7 +243,7 @@ def test_rows_of_a_table_give_expression_split_and_category(photos, tmp_path):
     ]
     assert _left_out(tmp_path / "out") == [
         ("no expression", f"{path}: annotation 8"),
-        ("rows of the table that name no object", f"{table}: line 6"),
+        ("rows of the table that name no object", f"{table} line 6"),
     ]
 
 
@@ -288,14 +288,14 @@ def test_values_without_an_expression_are_counted(photos):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("", "line 1 has the columns none: write the header file,index,expression or file,colour,expression"),
+        ("", "line 1: the columns are none: write the header file,index,expression or file,colour,expression"),
         ("file,index,text\n", "write the header"),
-        ("file,index,expression\ndesk.png,5\n", "line 2 has 2 values for 3 columns"),
-        ('file,index,expression\ndesk.png,5,"cup\ndesk.png,2,plate\n', "line 3 is not a row of CSV"),
-        ("file,index,expression\ndesk.png,five,cup\n", "line 2 has the index 'five': write a whole number"),
-        ("file,colour,expression\ndesk.png,orange,cup\n", "has the colour 'orange': write it as #ff8000"),
-        ("file,index,expression\ndesk.png,,cup\n", "line 2 has no index"),
-        ("file,index,expression,split\ndesk.png,5,cup,../x\n", "has the split"),
+        ("file,index,expression\ndesk.png,5\n", "line 2: 2 values for 3 columns"),
+        ('file,index,expression\ndesk.png,5,"cup\ndesk.png,2,plate\n', "line 3: not a row of CSV"),
+        ("file,index,expression\ndesk.png,five,cup\n", "line 2: the index is 'five': write a whole number"),
+        ("file,colour,expression\ndesk.png,orange,cup\n", "the colour is 'orange': write it as #ff8000"),
+        ("file,index,expression\ndesk.png,,cup\n", "line 2: no index"),
+        ("file,index,expression,split\ndesk.png,5,cup,../x\n", "the split is"),
         ("file,index,expression\nroom.png,5,cup\n", "no object with a mask, an expression and an image"),
     ],
 )

@@ -24,7 +24,9 @@ def test_a_file_of_expressions_with_and_without_images(one_predictor, checkpoint
     lines = [json.dumps({"image": image, "expression": text, "mask": 1}) for image, text in rows]
     (tmp_path / "in/list.jsonl").write_text("\n\n".join(lines), encoding="utf-8-sig")
     table = "".join(f'{image},1,"{text}"\r\n' for image, text in rows)
-    (tmp_path / "list.csv").write_text("image,id,expression\r\n" + table, encoding="utf-8-sig")
+    (tmp_path / "list.csv").write_text("image,id,expression\r\n\r\n" + table, encoding="utf-8-sig")
+    table = "".join(f"{image}\t{text}\n" for image, text in rows)
+    (tmp_path / "tabs.csv").write_text("image\texpression\n" + table)
     (tmp_path / "words.csv").write_text("expression\ncup\n")
     arguments = ["--checkpoint", checkpoint, "--output", tmp_path / "out"]
 
@@ -35,8 +37,9 @@ def test_a_file_of_expressions_with_and_without_images(one_predictor, checkpoint
 
     expected = sorted([("a.png", "cup"), ("a.png", "the dog"), ("none.png", None), ("deep/b.png", "x, y")], key=str)
     assert sorted(found("--expressions", tmp_path / "in/list.jsonl", status=2), key=str) == expected
-    csv = ("--image", tmp_path / "in", "--expressions", tmp_path / "list.csv")
-    assert sorted(found(*csv, status=2), key=str) == expected
+    for name in ("list.csv", "tabs.csv"):
+        csv = ("--image", tmp_path / "in", "--expressions", tmp_path / name)
+        assert sorted(found(*csv, status=2), key=str) == expected
     assert found("--image", tmp_path / "in", "--expressions", tmp_path / "words.csv", status=0) == [("a.png", "cup")]
 
 
@@ -51,7 +54,8 @@ def test_a_file_of_expressions_with_and_without_images(one_predictor, checkpoint
         ("a.jsonl", "", [], "no expressions"),
         ("a.csv", "text\nx\n", [], "line 1: expected names of columns"),
         ("a.csv", 'expression\n"x\n', [], "line 2: not a row of CSV"),
-        ("a.csv", "expression\nthe cup, on the left\n", [], "line 2: more values than columns"),
+        ("a.csv", "expression\nthe cup, on the left\n", [], "line 2: 2 values for 1 columns: .* quotes"),
+        ("a.csv", "expression,expression\nx,y\n", [], "line 1: two columns have one name"),
         ("a.txt", "x", [], "jsonl"),
         ("a.csv", "image,expression\na.png,x\n", ["--image", "b.png"], "directory alone"),
         ("a.csv", "expression\nx\n", ["--expression", "x"], "either"),

@@ -1,8 +1,10 @@
-"""Paths: where relative ones lead, checks of outputs, and files that are written whole or not at all."""
+"""Paths, checks of outputs, text files and tables, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
 import uuid
 from collections.abc import Iterator
@@ -127,6 +129,30 @@ def read_text(path: Path, option: str) -> str:
         raise UserError(f"{path} cannot be read ({error.strerror}): check {option}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8: save it as UTF-8") from error
+
+
+def read_table(path: Path, option: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """A CSV file in UTF-8 with a header. Commas, semicolons or tabs separate: whichever the header has most of.
+
+    Returns: The names of the columns; line and values by name of each row that is not blank.
+
+    Raises: UserError, which names the line, or the `option` that the file was given with.
+    """
+    content = read_text(path, option)
+    header = content.partition("\n")[0]
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        rows = [(reader.line_num, values) for values in reader if any(value.strip() for value in values)]
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: not a row of CSV ({error}): correct it") from error
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} line 1: two columns have one name: rename or remove one of {', '.join(names)}")
+    for number, values in rows:
+        if len(values) != len(names):
+            remedy = "put text with separators in double quotes"
+            raise UserError(f"{path} line {number}: {len(values)} values for {len(names)} columns: {remedy}")
+    return names, [(number, dict(zip(names, values))) for number, values in rows]
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

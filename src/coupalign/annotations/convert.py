@@ -174,7 +174,7 @@ class _Collected:
         """The lines of the file, and what became of the annotations. Raises: UserError if there is no line."""
         unused = [row for rows in self._unused.values() for row in rows]
         self._left_out += [
-            LeftOut("rows of the table that name no object", f"{self._table.path}: line {row.number}") for row in unused
+            LeftOut("rows of the table that name no object", f"{self._table.path} line {row.number}") for row in unused
         ]
         images = list(dict.fromkeys(image for image, *_ in self._masks))
         if not images:

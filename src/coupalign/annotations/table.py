@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 from coupalign.annotations.objects import file_key
 from coupalign.data.referents import as_text, is_split, shown
 from coupalign.errors import UserError
-from coupalign.files import read_text
+from coupalign.files import read_table
 
 _OPTIONAL = ("split", "category")
 
@@ -29,8 +27,8 @@ class Row:
 class ExpressionTable:
     """Expressions of objects, several rows for several expressions of one object.
 
-    The file is CSV in UTF-8 with a header; commas, semicolons or tabs separate. Its columns are key columns,
-    ``expression`` and, optionally, ``split`` and ``category``.
+    The columns of the file, see ``read_table``, are key columns, ``expression`` and, optionally, ``split`` and
+    ``category``.
 
     Args:
         choices: Key columns, one of which sets the table must have.
@@ -43,42 +41,28 @@ class ExpressionTable:
     """
 
     def __init__(self, path: Path, choices: Sequence[tuple[str, ...]]):
-        content = read_text(path, "--expressions")
-        header = content.partition("\n")[0]
-        reader = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
-        names, rows = [], []
-        try:
-            names = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, values) for values in reader]
-        except csv.Error as error:
-            raise UserError(f"{path}: line {reader.line_num} is not a row of CSV ({error}): correct it") from error
+        names, rows = read_table(path, "--expressions")
         self.columns = next((each for each in choices if {*each, "expression"} <= set(names)), ())
-        allowed = {*self.columns, "expression", *_OPTIONAL}
-        if not self.columns or not set(names) <= allowed or len(set(names)) < len(names):
+        if not self.columns or not set(names) <= {*self.columns, "expression", *_OPTIONAL}:
             wanted = " or ".join(",".join((*each, "expression")) for each in choices)
             raise UserError(
-                f"{path}: line 1 has the columns {', '.join(names) or 'none'}: write the header {wanted}; further "
+                f"{path} line 1: the columns are {', '.join(names) or 'none'}: write the header {wanted}; further "
                 f"columns allowed: {', '.join(_OPTIONAL)}"
             )
         self.path = path
         self.rows: dict[tuple[str, ...], list[Row]] = {}
         for number, values in rows:
-            if any(value.strip() for value in values):
-                self._add(number, names, values)
+            self._add(number, values)
 
-    def _add(self, number: int, names: list[str], values: list[str]) -> None:
-        where = f"{self.path}: line {number}"
-        if len(values) != len(names):
-            raise UserError(
-                f"{where} has {len(values)} values for {len(names)} columns: put text with separators in double quotes"
-            )
-        cells = {name: as_text(value) for name, value in zip(names, values)}
+    def _add(self, number: int, values: dict[str, str]) -> None:
+        where = f"{self.path} line {number}"
+        cells = {name: as_text(value) for name, value in values.items()}
         for name in (*self.columns, "expression"):
             if not cells[name]:
-                raise UserError(f"{where} has no {name}: fill it in, or remove the line")
+                raise UserError(f"{where}: no {name}: fill it in, or remove the line")
         split = cells.get("split", "")
         if split and not is_split(split):
-            raise UserError(f"{where} has the split {shown(split)}: use letters, digits, _ and -")
+            raise UserError(f"{where}: the split is {shown(split)}: use letters, digits, _ and -")
         key = tuple(_normalised(name, cells[name], where) for name in self.columns)
         self.rows.setdefault(key, []).append(Row(number, cells["expression"], split, cells.get("category", "")))
 
@@ -88,13 +72,13 @@ def _normalised(column: str, value: str, where: str) -> str:
     if column == "file":
         return file_key(value)
     if column == "index" and not value.isdecimal():
-        raise UserError(f"{where} has the index {shown(value)}: write a whole number")
+        raise UserError(f"{where}: the index is {shown(value)}: write a whole number")
     if column == "colour":
         digits = value.lower().removeprefix("#")
         parts = value.replace(",", " ").split()
         if len(parts) == 3 and all(part.isdecimal() and int(part) < 256 for part in parts):
             digits = "".join(f"{int(part):02x}" for part in parts)
         if len(digits) != 6 or set(digits) - set("0123456789abcdef"):
-            raise UserError(f"{where} has the colour {shown(value)}: write it as #ff8000 or 255 128 0")
+            raise UserError(f"{where}: the colour is {shown(value)}: write it as #ff8000 or 255 128 0")
         return f"#{digits}"
     return str(int(value)) if column == "index" else value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from coupalign.data.tokenizer import has_word
 from coupalign.errors import UserError
-from coupalign.files import find_file, read_text
+from coupalign.files import find_file, read_table, read_text
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -28,7 +26,7 @@ def find_requests(
         images: image files, and directories that stand for all their images.
         expressions: evaluated on each image.
         file: Instead of `expressions`, JSON Lines (.jsonl) with ``{"image": PATH, "expression": TEXT}``, or a table
-            (.csv) with columns of these names; other fields are ignored. Images are relative to the only directory in
+            (.csv, see ``read_table``) with columns of these names; other fields are ignored. Images are relative to the only directory in
             `images`, or else to the file. Without images in the file, each expression is evaluated on each of `images`.
 
     Raises: UserError if a directory has no images, or the file cannot be used.
@@ -60,11 +58,10 @@ def find_images(path: str | os.PathLike) -> list[Path]:
 def read_requests(file: str | os.PathLike) -> list[tuple[str, str]]:
     """The image, "" in a file without images, and the expression of each line. Raises: UserError."""
     path = find_file(file)
-    content = read_text(path, "--expressions")
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise UserError(f"{path}: expected a name that ends in .jsonl (JSON Lines) or .csv")
     rows: list[tuple[str, str]] = []
-    for number, row in (_csv if path.suffix.lower() == ".csv" else _json_lines)(content, path):
+    for number, row in (_csv if path.suffix.lower() == ".csv" else _json_lines)(path):
         image, text = row.get("image", ""), row.get("expression")
         if not isinstance(image, str) or not isinstance(text, str) or re.search("[\ud800-\udfff]", image + text):
             raise UserError(f"{path} line {number}: expected an expression and, if needed, an image, as text")
@@ -78,8 +75,8 @@ def read_requests(file: str | os.PathLike) -> list[tuple[str, str]]:
     return rows
 
 
-def _json_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
-    for number, line in enumerate(content.split("\n"), 1):
+def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    for number, line in enumerate(read_text(path, "--expressions").split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -88,19 +85,11 @@ def _json_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
             yield number, row if isinstance(row, dict) else {}
 
 
-def _csv(content: str, path: Path) -> Iterator[tuple[int, dict]]:
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
-    if "expression" not in (reader.fieldnames or ()):
+def _csv(path: Path) -> list[tuple[int, dict]]:
+    names, rows = read_table(path, "--expressions")
+    if "expression" not in names:
         raise UserError(f"{path} line 1: expected names of columns with expression and, if needed, image")
-    try:
-        for row in reader:
-            if None in row:
-                raise UserError(
-                    f"{path} line {reader.line_num}: more values than columns: put text with commas in quotes"
-                )
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(f"{path} line {reader.reader.line_num}: not a row of CSV ({error}): correct it") from error
+    return rows
 
 
 def _root(images: Sequence[str | os.PathLike], file: Path) -> Path:
