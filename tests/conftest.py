@@ -20,6 +20,7 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")  # as coupalign.devices does
 import hypothesis
 import numpy as np
 import pytest
+from PIL import Image
 
 from coupalign.config import Config, load_config
 
@@ -82,6 +83,16 @@ def refuses(tmp_path, capfd):
         return err
 
     return run
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A directory with desk.jpg and room.png, 40 x 60 pixels."""
+    directory = tmp_path / "photos"
+    directory.mkdir()
+    for name in ("desk.jpg", "room.png"):
+        Image.new("RGB", (60, 40), "grey").save(directory / name)
+    return directory
 
 
 @pytest.fixture

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coupalign.annotations.objects import AnnotatedObject, LeftOut, as_size, entries, file_key, own_texts, read_json
+from coupalign.annotations.objects import (
+    AnnotatedObject,
+    Found,
+    LeftOut,
+    as_size,
+    entries,
+    file_key,
+    own_texts,
+    read_json,
+)
 from coupalign.data.masks import packed
 from coupalign.data.referents import as_text
 from coupalign.errors import UserError
@@ -15,7 +24,7 @@ KEYS: tuple[tuple[str, ...], ...] = (("annotation",),)
 TEXT_ATTRIBUTES = ("expression", "caption", "description")
 
 
-def read_coco(path: Path) -> Iterator[AnnotatedObject | LeftOut]:
+def read_coco(path: Path) -> Iterator[Found]:
     """Reads polygons, run lengths (compressed or not) and crowds.
 
     An annotation's own expressions are its ``caption``, or ``expression``, ``caption`` and ``description`` of its
@@ -28,9 +37,9 @@ def read_coco(path: Path) -> Iterator[AnnotatedObject | LeftOut]:
         name = f"{path}: annotation {entry['id']}"
         image = _looked_up(images, entry.get("image_id"))
         if not isinstance(image.get("file_name"), str):
-            raise UserError(
-                f"{name} has the image_id {entry.get('image_id')!r:.40}, which is no image with a file_name"
-            )
+            problem = f"{name} has the image_id {entry.get('image_id')!r:.40}, which is no image with a file_name"
+            yield UserError(f"{problem}: correct or remove it")
+            continue
         segmentation = entry.get("segmentation")
         if not segmentation:
             reason = "no mask, only a box" if entry.get("bbox") else "no mask, such as captions of whole images"

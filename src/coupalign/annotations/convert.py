@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from coupalign.annotations import coco, cvat, labelme, mask_files
-from coupalign.annotations.objects import AnnotatedObject, LeftOut
+from coupalign.annotations.objects import AnnotatedObject, Found, LeftOut
 from coupalign.annotations.table import ExpressionTable, Row
 from coupalign.data.images import image_size
 from coupalign.data.masks import annotation_mask, run_lengths
@@ -85,7 +85,7 @@ def convert_annotations(source: AnnotationSource, output: Path, val_images: int 
 
     Args:
         val_images: Number of images whose expressions are the split val; a hash of their names selects them.
-        skip: Leave out masks and files that cannot be used, instead of raising the first problem.
+        skip: Leave out objects and files that cannot be used, instead of raising the first problem.
 
     Raises: UserError.
     """
@@ -113,7 +113,7 @@ def convert_annotations(source: AnnotationSource, output: Path, val_images: int 
     return conversion
 
 
-def _read(source: AnnotationSource, table: ExpressionTable | None) -> Iterator[AnnotatedObject | LeftOut]:
+def _read(source: AnnotationSource, table: ExpressionTable | None) -> Iterator[Found]:
     if source.kind == "labelme":
         return labelme.read_labelme(source.annotations, source.images)
     if source.kind == "masks":
@@ -140,11 +140,21 @@ class _Collected:
         self._objects = 0
         self._size = cache(image_size)
 
-    def add(self, found: AnnotatedObject | LeftOut) -> None:
+    def add(self, found: Found) -> None:
         """Raises: UserError for what cannot be used, unless it is to be skipped."""
-        if isinstance(found, LeftOut):
-            self._left_out.append(found)
-            return
+        try:
+            if isinstance(found, UserError):
+                raise found
+            if isinstance(found, LeftOut):
+                self._left_out.append(found)
+            else:
+                self._add_object(found)
+        except UserError as error:
+            if not self._skip:
+                raise
+            self._left_out.append(LeftOut("unusable shapes, masks, images or files", str(error)))
+
+    def _add_object(self, found: AnnotatedObject) -> None:
         rows, origin = self._expressions(found)
         spoken = [row for row in rows if has_word(row.expression)]
         if len(spoken) < len(rows) or not rows:
@@ -152,13 +162,7 @@ class _Collected:
         image = self._image(found) if spoken else None
         if not spoken or image is None:
             return
-        try:
-            mask = self._mask(found, image)
-        except UserError as error:
-            if not self._skip:
-                raise
-            self._left_out.append(LeftOut("unusable masks and images", str(error)))
-            return
+        mask = self._mask(found, image)
         self._objects += 1
         for row in spoken:
             key = self._written(image), row.expression, row.split

@@ -12,12 +12,15 @@ import numpy as np
 from coupalign.annotations.coco import TEXT_ATTRIBUTES
 from coupalign.annotations.objects import (
     AnnotatedObject,
+    Found,
     LeftOut,
+    Size,
     box_outline,
     ellipse_outline,
     file_key,
     own_texts,
     placed,
+    until_error,
 )
 from coupalign.data.masks import run_lengths
 from coupalign.data.referents import as_text
@@ -27,7 +30,7 @@ KEYS: tuple[tuple[str, ...], ...] = (("file", "label"),)
 _NO_AREA = ("points", "polyline", "skeleton", "cuboid")
 
 
-def read_cvat(path: Path) -> Iterator[AnnotatedObject | LeftOut]:
+def read_cvat(path: Path) -> Iterator[Found]:
     """Reads polygons, boxes, ellipses and masks.
 
     Shapes of an image with the same label and ``group_id`` (other than 0) are one object. An object's own expressions
@@ -45,10 +48,10 @@ def read_cvat(path: Path) -> Iterator[AnnotatedObject | LeftOut]:
     for track in root.iter("track"):
         yield LeftOut("tracks of a video: export as 'CVAT for images 1.1'", f"{path}: track {track.get('id')}")
     for image in root.iter("image"):
-        yield from _read_image(image, path)
+        yield from until_error(_read_image(image, path))
 
 
-def _read_image(image: ElementTree.Element, path: Path) -> Iterator[AnnotatedObject | LeftOut]:
+def _read_image(image: ElementTree.Element, path: Path) -> Iterator[Found]:
     where = f"{path}: image {image.get('name')}"
     try:
         name, size = file_key(image.attrib["name"]), (int(image.attrib["height"]), int(image.attrib["width"]))
@@ -68,39 +71,43 @@ def _read_image(image: ElementTree.Element, path: Path) -> Iterator[AnnotatedObj
             key = number if group == "0" else (shape.get("label"), group)
             groups.setdefault(key, []).append((shown, shape))
     for shapes in groups.values():
-        label = as_text(shapes[0][1].get("label"))
-        attributes = [{each.get("name"): each.text for each in shape.iter("attribute")} for _, shape in shapes]
-        yield AnnotatedObject(
-            name=shapes[0][0],
-            image=name,
-            segmentation=[_part(shape, size, shown) for shown, shape in shapes],
-            key=(name, label),
-            label=label,
-            texts=own_texts(*(each.get(key) for each in attributes for key in TEXT_ATTRIBUTES)),
-            size=size,
-        )
+        yield _drawn(name, size, shapes)
 
 
-def _part(shape: ElementTree.Element, size: tuple[int, int], name: str) -> Any:
-    try:
-        return _PARTS[shape.tag](shape, size)
-    except (KeyError, ValueError, OverflowError) as error:
-        raise UserError(f"{name} cannot be read ({error}): draw it again, or remove it") from error
+def _drawn(image: str, size: Size, shapes: list[tuple[str, ElementTree.Element]]) -> AnnotatedObject | UserError:
+    """The object that the shapes are, or the error of a damaged one."""
+    segmentation = []
+    for shown, shape in shapes:
+        try:
+            segmentation.append(_PARTS[shape.tag](shape, size))
+        except (KeyError, ValueError, OverflowError) as error:
+            return UserError(f"{shown} cannot be read ({error}): draw it again, or remove it")
+    label = as_text(shapes[0][1].get("label"))
+    attributes = [{each.get("name"): each.text for each in shape.iter("attribute")} for _, shape in shapes]
+    return AnnotatedObject(
+        name=shapes[0][0],
+        image=image,
+        segmentation=segmentation,
+        key=(image, label),
+        label=label,
+        texts=own_texts(*(each.get(key) for each in attributes for key in TEXT_ATTRIBUTES)),
+        size=size,
+    )
 
 
-def _polygon(shape: ElementTree.Element, _size: tuple[int, int]) -> list[float]:
+def _polygon(shape: ElementTree.Element, _size: Size) -> list[float]:
     return [float(number) for point in shape.attrib["points"].split(";") for number in point.split(",")]
 
 
-def _box(shape: ElementTree.Element, _size: tuple[int, int]) -> list[float]:
+def _box(shape: ElementTree.Element, _size: Size) -> list[float]:
     return box_outline(*_numbers(shape, "xtl", "ytl", "xbr", "ybr"))
 
 
-def _ellipse(shape: ElementTree.Element, _size: tuple[int, int]) -> list[float]:
+def _ellipse(shape: ElementTree.Element, _size: Size) -> list[float]:
     return ellipse_outline(*_numbers(shape, "cx", "cy", "rx", "ry"))
 
 
-def _mask(shape: ElementTree.Element, size: tuple[int, int]) -> dict[str, Any]:
+def _mask(shape: ElementTree.Element, size: Size) -> dict[str, Any]:
     """Run lengths row by row within a box, background first."""
     left, top, width, height = (int(shape.attrib[key]) for key in ("left", "top", "width", "height"))
     runs = np.array([int(run) for run in shape.attrib["rle"].split(",")], np.int64)

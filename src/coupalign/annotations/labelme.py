@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as Pillow
 
 from coupalign.annotations.objects import (
     AnnotatedObject,
+    Found,
     LeftOut,
+    Size,
     as_size,
     box_outline,
     ellipse_outline,
@@ -24,7 +25,9 @@ from coupalign.annotations.objects import (
     own_texts,
     placed,
     read_json,
+    until_error,
 )
+from coupalign.data.images import open_upright
 from coupalign.data.masks import run_lengths
 from coupalign.data.referents import as_text
 from coupalign.errors import UserError
@@ -33,7 +36,7 @@ KEYS: tuple[tuple[str, ...], ...] = (("file", "label"),)
 _NO_AREA = ("point", "points", "line", "linestrip")
 
 
-def read_labelme(path: Path, images: Path) -> Iterator[AnnotatedObject | LeftOut]:
+def read_labelme(path: Path, images: Path) -> Iterator[Found]:
     """Reads a file, or all files of a directory: polygons, rectangles, circles and masks.
 
     Shapes with the same label and ``group_id`` are one object. An object's own expressions are the lines of its
@@ -43,10 +46,11 @@ def read_labelme(path: Path, images: Path) -> Iterator[AnnotatedObject | LeftOut
     if not files:
         raise UserError(f"{path} has no .json file: give the directory of LabelMe's files with --annotations")
     for file in files:
-        yield from _read_file(file, file.relative_to(path).parent if path.is_dir() else Path(), images)
+        below = file.relative_to(path).parent if path.is_dir() else Path()
+        yield from until_error(_read_file(file, below, images))
 
 
-def _read_file(file: Path, below: Path, images: Path) -> Iterator[AnnotatedObject | LeftOut]:
+def _read_file(file: Path, below: Path, images: Path) -> Iterator[Found]:
     content = read_json(file)
     size = as_size(content.get("imageHeight"), content.get("imageWidth"))
     stored = file_key(as_text(content.get("imagePath")))
@@ -62,31 +66,38 @@ def _read_file(file: Path, below: Path, images: Path) -> Iterator[AnnotatedObjec
     is_there = (images / image).is_file() or nearby.is_file()
     inside = None if is_there else _image_content(content.get("imageData"), file)
     for shapes in groups.values():
-        segmentation = []
-        for name, shape in shapes:
-            kind = str(shape.get("shape_type") or "polygon")
-            if kind in _NO_AREA:
-                yield LeftOut("points and lines, which have no area", f"{name} ({kind})")
-            elif kind not in _OUTLINES and kind != "mask":
-                yield LeftOut("unknown shapes", f"{name} ({kind:.40})")
-            else:
-                segmentation.append(_part(kind, shape, size, name))
-        if segmentation:
-            name, first = shapes[0]
-            label = as_text(first.get("label"))
-            texts = own_texts(*(shape.get("description") for _, shape in shapes))
-            key = image, label
-            yield AnnotatedObject(name, image, segmentation, key, label, texts, size, nearby, inside)
+        name, first = shapes[0]
+        label = as_text(first.get("label"))
+        texts = own_texts(*(shape.get("description") for _, shape in shapes))
+        found = AnnotatedObject(name, image, [], (image, label), label, texts, size, nearby, inside)
+        yield from until_error(_drawn(found, shapes, size))
 
 
-def _part(kind: str, shape: dict[str, Any], size: tuple[int, int], name: str) -> Any:
+def _drawn(found: AnnotatedObject, shapes: list[tuple[str, dict[str, Any]]], size: Size) -> Iterator[Found]:
+    """What is no area, and the object `found` with the segmentation of the others, if there are any."""
+    segmentation = []
+    for name, shape in shapes:
+        kind = str(shape.get("shape_type") or "polygon")
+        if kind in _NO_AREA:
+            yield LeftOut("points and lines, which have no area", f"{name} ({kind})")
+        elif kind not in _OUTLINES and kind != "mask":
+            yield LeftOut("unknown shapes", f"{name} ({kind:.40})")
+        else:
+            segmentation.append(_part(kind, shape, size, f"{name} ({kind})"))
+    if segmentation:
+        yield replace(found, segmentation=segmentation)
+
+
+def _part(kind: str, shape: dict[str, Any], size: Size, name: str) -> Any:
     try:
         points = np.array(shape.get("points"), np.float64)
         if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
             raise ValueError("points are not pairs of numbers")
-        return run_lengths(_mask(points, shape, size)) if kind == "mask" else _OUTLINES[kind](points)
-    except (TypeError, ValueError, OSError) as error:
-        raise UserError(f"{name} ({kind}) cannot be read ({error}): draw it again, or remove it") from error
+        if kind == "mask":
+            return run_lengths(_mask(points, shape.get("mask"), size))
+        return _OUTLINES[kind](points)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"{name} cannot be read ({error}): draw it again, or remove it") from error
 
 
 def _polygon(points: np.ndarray) -> list[float]:
@@ -105,13 +116,15 @@ def _circle(points: np.ndarray) -> list[float]:
     return ellipse_outline(x, y, radius, radius)
 
 
-def _mask(points: np.ndarray, shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+def _mask(points: np.ndarray, code: Any, size: Size) -> np.ndarray:
     """The points are the first and the last pixel (x, y) of a picture, in which everything but 0 is the object."""
     (left, top), (right, bottom) = points.astype(int).tolist()
-    with Pillow.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as picture:
-        if picture.size != (right - left + 1, bottom - top + 1):
-            raise ValueError(f"its picture has {picture.size} pixels, its points {right - left + 1, bottom - top + 1}")
-        part = np.asarray(picture)
+    try:
+        part = np.asarray(open_upright(base64.b64decode(code), ""))
+    except UserError as error:
+        raise ValueError("its picture is damaged") from error
+    if part.shape[:2] != (bottom - top + 1, right - left + 1):
+        raise ValueError(f"its picture and its points {left, top}, {right, bottom} differ in size")
     return placed(part if part.ndim == 2 else part.any(2), left, top, size)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from coupalign.annotations.objects import AnnotatedObject, LeftOut, file_key
+from coupalign.annotations.objects import AnnotatedObject, Found, LeftOut, file_key, until_error
 from coupalign.annotations.table import ExpressionTable
 from coupalign.data.images import open_upright, read_content
 from coupalign.data.masks import run_lengths
@@ -23,37 +23,40 @@ _SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm")
 
 
-def read_masks(directory: Path, images: Path, table: ExpressionTable) -> Iterator[AnnotatedObject | LeftOut]:
+def read_masks(directory: Path, images: Path, table: ExpressionTable) -> Iterator[Found]:
     """Reads the masks that a table names by file and index, or file and colour (``#rrggbb``).
 
     The image of a mask has the mask's name, with the suffix of an image. Values that the table does not name are left out,
     except the background: index 0, or black. Raises: UserError.
     """
-    by_index = "index" in table.columns
     files = sorted(each for each in directory.rglob("*") if each.suffix.lower() in _SUFFIXES)
     if not files:
         raise UserError(f"{directory} has no mask ({', '.join(_SUFFIXES)}): check --annotations")
     for file in files:
-        key = file_key(str(file.relative_to(directory)))
-        image = _image_of(key, file, images)
-        values = _values(file, by_index)
-        found = np.unique(values).tolist()
-        if len(found) > _MOST_VALUES:
-            problem = f"mask {file} has {len(found):,} values, more than {_MOST_VALUES:,}"
-            raise UserError(f"{problem}: save it without loss and without soft edges, one value per object")
-        for value in found:
-            written = str(value) if by_index else f"#{value:06x}"
-            if (key, written) in table.rows:
-                mask = values == value
-                yield AnnotatedObject(
-                    name=f"{file}: {written}",
-                    image=image,
-                    segmentation=[run_lengths(mask)],
-                    key=(key, written),
-                    size=(mask.shape[0], mask.shape[1]),
-                )
-            elif value:
-                yield LeftOut("no expression", f"{file}: {written}")
+        yield from until_error(_read_file(file, file_key(str(file.relative_to(directory))), images, table))
+
+
+def _read_file(file: Path, key: str, images: Path, table: ExpressionTable) -> Iterator[Found]:
+    by_index = "index" in table.columns
+    image = _image_of(key, file, images)
+    values = _values(file, by_index)
+    found = np.unique(values).tolist()
+    if len(found) > _MOST_VALUES:
+        problem = f"mask {file} has {len(found):,} values, more than {_MOST_VALUES:,}"
+        raise UserError(f"{problem}: save it without loss and without soft edges, one value per object")
+    for value in found:
+        written = str(value) if by_index else f"#{value:06x}"
+        if (key, written) in table.rows:
+            mask = values == value
+            yield AnnotatedObject(
+                name=f"{file}: {written}",
+                image=image,
+                segmentation=[run_lengths(mask)],
+                key=(key, written),
+                size=(mask.shape[0], mask.shape[1]),
+            )
+        elif value:
+            yield LeftOut("no expression", f"{file}: {written}")
 
 
 def _image_of(key: str, mask: Path, images: Path) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
+from coupalign.data.images import MOST_PIXELS
 from coupalign.data.referents import as_text, is_size
 from coupalign.errors import UserError
 
@@ -37,6 +39,18 @@ class LeftOut:
 
     reason: str  # the same for all parts of one kind, so that they can be counted
     name: str
+
+
+# A UserError stands for an object or a file that cannot be used; the caller raises or lists it.
+Found = Union[AnnotatedObject, LeftOut, UserError]
+
+
+def until_error(found: Iterator[Found]) -> Iterator[Found]:
+    """`found`, with a UserError that it raises as the last item."""
+    try:
+        yield from found
+    except UserError as error:
+        yield error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -87,6 +101,8 @@ def ellipse_outline(x: float, y: float, radius_x: float, radius_y: float, degree
 def placed(part: np.ndarray, left: int, top: int, size: Size) -> np.ndarray:
     """A mask (H, W) bool with `part` at the given place. Raises: ValueError if it does not fit."""
     height, width = part.shape
+    if size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(f"a mask in an image of more than {MOST_PIXELS:,} pixels")
     if left < 0 or top < 0 or top + height > size[0] or left + width > size[1]:
         raise ValueError(f"a mask of {height} x {width} pixels at row {top}, column {left} of an image {size}")
     mask = np.zeros(size, bool)

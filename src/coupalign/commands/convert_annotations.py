@@ -26,7 +26,7 @@ OPTIONS = [
     option("--images DIR", "directory of the images (default: the directory of the annotations)"),
     option("--expressions FILE", "CSV of expressions, in UTF-8; required for masks"),
     option("--val_images INT", "images to put into split val; the others are split train", default=0),
-    option("--on_error stop|skip", "at an unusable mask or image stop, or leave it out and list it", default="stop"),
+    option("--on_error stop|skip", "at an unusable shape, mask, image or file stop, or list it", default="stop"),
     option("--output DIR", "directory to write annotations.jsonl and left_out.jsonl to", required=True),
 ]
 
