@@ -177,7 +177,7 @@ def report(shape: tuple[int, int, int, int], share: float, rounds: int) -> None:
 
 def report_turns(batch: int, share: float) -> None:
     """Prints how often each loop over tiles turns, forward and backward, at the paper's size."""
-    from coupalign.loss.negatives import default_tile
+    from coupalign.devices import default_tile
 
     pixels = PAPER[2] * PAPER[3]
     for on_cpu in (True, False):

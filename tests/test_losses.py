@@ -15,7 +15,7 @@ from mindspore import Tensor, nn
 
 from coupalign import devices
 from coupalign.loss import PixelContrastiveLoss, SegmentationLoss
-from coupalign.loss.negatives import default_tile
+from coupalign.devices import default_tile
 from tests.conftest import assert_close
 
 HEIGHT, WIDTH = 9, 16

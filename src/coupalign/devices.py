@@ -22,6 +22,8 @@ from coupalign.errors import UserError
 if TYPE_CHECKING:
     from coupalign.config import RunConfig
 
+_TILE_SCORES = 2**26  # scores of a tile of the contrastive loss on GPU and Ascend, 268 MB
+_MOST_TILES = 16  # most tiles there; if they need more scores, tiles are larger: 321 MB for batch 16 at 448 pixels
 _ranks = (0, 1)  # (this rank, number of ranks), set once by _join_ranks
 
 
@@ -139,6 +141,20 @@ class WeightedSum(nn.Cell):
             return ops.reduce_sum(x * ops.expand_dims(weights, 3 - self.axis), self.axis)
         row = ops.expand_dims(weights, 1)
         return self.mm(row, x).squeeze(1) if self.axis == 1 else self.mm_tb(x, row).squeeze(2)
+
+
+def default_tile(batch: int, length: int, on_cpu: bool) -> int:
+    """Anchors of a tile of the contrastive loss (``NegativeTerms``) for maps of ``length`` pixels.
+
+    On a CPU small tiles stay in the cache: 256 over the batch, at least 48, but a twelfth of a small map, where the
+    referent may be a dozen pixels. On GPU and Ascend the host reads the condition of the loop, so tiles are few and
+    large; the gradient holds four arrays of their size. Their products are fast if they are multiples of 16.
+    """
+    if on_cpu:
+        return min(max(256 // batch, 48), -(-length // 12))
+    most = -(-length // 2)  # anchors
+    tile = max(_TILE_SCORES // (batch * length), -(-most // _MOST_TILES))
+    return min(-(-tile // 16) * 16, most)
 
 
 class SquaredNorm(nn.Cell):

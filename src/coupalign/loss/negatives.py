@@ -11,8 +11,6 @@ from coupalign import devices
 EMPTY = -1e30  # logarithm of an empty sum; also masks scores
 MIN_SUM = 1e-30  # least sum before its logarithm; sums of exponentials that are not empty are larger
 MAX_SCORE = 11.0  # exponentials of scores up to this size fit into float16, in which some devices multiply float32
-DEVICE_SCORES = 2**26  # scores of a tile on GPU and Ascend, 268 MB
-DEVICE_TILES = 16  # most tiles there; if they need more scores, tiles are larger: 321 MB for batch 16 at 448 pixels
 
 
 class NegativeTerms(nn.Cell):
@@ -26,7 +24,7 @@ class NegativeTerms(nn.Cell):
     Args:
         max_score: Bound on the magnitude of the scores; None if there is none. Below ``MAX_SCORE``, exponentials are
             summed without a maximum, which is exact and faster.
-        tile: Anchors of a tile; by default ``default_tile``.
+        tile: Anchors of a tile; by default ``devices.default_tile``.
 
     Inputs: y (B, d, L) float32, already divided by the root of the temperature; referent (B, L) float32, 1 on the
     referent and 0 elsewhere, without gradient.
@@ -134,20 +132,6 @@ class NegativeTerms(nn.Cell):
         return ops.where(valid, index, index - length), valid.astype("float32")
 
 
-def default_tile(batch: int, length: int, on_cpu: bool) -> int:
-    """Anchors of a tile for maps of ``length`` pixels.
-
-    On a CPU small tiles stay in the cache: 256 over the batch, at least 48, but a twelfth of a small map, where the
-    referent may be a dozen pixels. On GPU and Ascend the host reads the condition of the loop, so tiles are few and
-    large; the gradient holds four arrays of their size. Their products are fast if they are multiples of 16.
-    """
-    if on_cpu:
-        return min(max(256 // batch, 48), -(-length // 12))
-    most = -(-length // 2)  # anchors
-    tile = max(DEVICE_SCORES // (batch * length), -(-most // DEVICE_TILES))
-    return min(-(-tile // 16) * 16, most)
-
-
 @ops.constexpr
 def _tile_length(batch: int, length: int, on_cpu: bool, tile: int | None) -> int:
-    return default_tile(batch, length, on_cpu) if tile is None else min(tile, -(-length // 2))
+    return devices.default_tile(batch, length, on_cpu) if tile is None else min(tile, -(-length // 2))
