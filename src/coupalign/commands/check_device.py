@@ -35,8 +35,9 @@ def main(argv: Argv = None) -> int:
     from coupalign.device_check.versions import find_versions
 
     start, rows = time.monotonic(), []
+    versions = find_versions(config.run.device_target)
     print(f"{'row':18} {'':4} {'difference':>10} {'tolerance':>9} {'s':>6}  note")
-    for row in run_rows(config, names):
+    for row in run_rows(config, names, versions):
         rows.append(row)
         numbers = ["" if each is None else f"{each:.2g}" for each in (row["difference"], row["tolerance"])]
         line = f"{row['row']:18} {row['status']:4} {numbers[0]:>10} {numbers[1]:>9} {row['seconds']:>6}  {row['note']}"
@@ -44,7 +45,6 @@ def main(argv: Argv = None) -> int:
     failed = [row["row"] for row in rows if row["status"] == "FAIL"]
     seconds = round(time.monotonic() - start, 1)
     where = {"device_target": config.run.device_target, "precision": config.run.precision}
-    versions = find_versions(config.run.device_target)
     result = {"failed": failed, "seconds": seconds, "versions": versions, "rows": rows, **where}
     write_text(output, json.dumps(result, indent=2) + "\n")
     print(f"{'FAIL: ' + ', '.join(failed) if failed else 'PASS'} in {seconds} s; written to {output}")

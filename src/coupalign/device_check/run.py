@@ -15,20 +15,25 @@ from pathlib import Path
 
 from coupalign.config import Config
 from coupalign.device_check.rows import HOST_ROWS
+from coupalign.device_check.versions import VERSIONS
 from coupalign.errors import UserError
 
 BUDGET = 300  # seconds of the whole check; paper_size takes what the other rows leave
 ROW_LIMIT = 600  # seconds after which a row other than paper_size is taken to hang
 
 
-def run_rows(config: Config, names: Sequence[str]) -> Iterator[dict]:
+def run_rows(config: Config, names: Sequence[str], versions: dict[str, str]) -> Iterator[dict]:
     """Yields a dictionary for each row: row, status, difference, tolerance, note, seconds.
+
+    Args:
+        versions: From ``find_versions``, which takes seconds.
 
     Raises: UserError if the device is not available.
     """
     deadline = time.monotonic() + BUDGET
     with tempfile.TemporaryDirectory() as scratch:
         config.save(Path(scratch, "config.yaml"))
+        Path(scratch, VERSIONS).write_text(json.dumps(versions), encoding="utf-8")
         for _, group in itertools.groupby(names, HOST_ROWS.__contains__):
             left = list(group)
             while left:  # again after a crash

@@ -20,6 +20,7 @@ PAIRS = {
 # What MindSpore 2.9's own check accepts besides, and what its packages for GPU are built for.
 ACCEPTED_CANN, CUDA = ("8.2", "8.3", "8.5", "9.0"), ("11.1", "11.6")
 UNKNOWN = "unknown"
+VERSIONS = "versions.json"  # file of what find_versions found, for the process that checks it
 
 
 def find_versions(device_target: str) -> dict[str, str]:

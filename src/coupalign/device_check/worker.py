@@ -21,7 +21,7 @@ from coupalign.device_check.paper_size import measure_steps
 from coupalign.device_check.ranks import CONFIG, check_ranks
 from coupalign.device_check.rows import HOST_ROWS, Outcome
 from coupalign.device_check.updates import compare_adamw, skip_nan, skip_overflow
-from coupalign.device_check.versions import check_versions, find_versions
+from coupalign.device_check.versions import VERSIONS, check_versions
 from coupalign.errors import UserError
 
 
@@ -29,7 +29,7 @@ def check(name: str, config: Config, directory: Path, deadline: float) -> Outcom
     """The outcome of a row of ROWS; an error is a FAIL with its reason."""
     target = config.run.device_target
     rows: dict[str, Callable[[], Outcome]] = {
-        "versions": lambda: check_versions(find_versions(target), target),
+        "versions": lambda: check_versions(json.loads((directory / VERSIONS).read_text()), target),
         "collective": lambda: check_ranks(target, directory),
         "dropout": compare_dropout,
         "adamw": compare_adamw,
