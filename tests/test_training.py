@@ -152,6 +152,12 @@ def test_patterns_that_match_nothing_name_the_nearest():
         call = call or (lambda config: make_optimizer(config.training, objective.trainable_params(), 5))
         with pytest.raises(UserError, match=f"{key}: pattern 'fc.weights' matches no {kind} .*fc.weight\\b"):
             call(config)
+    freeze(objective, ["fc.*"])
+    names = [each.name for each in objective.untrainable_params()]
+    for key in ("learning_rate_scales", "weight_decays"):
+        settings = load_config(overrides={key: "head.*=1,fc.*=1"}).training
+        with pytest.raises(UserError, match=rf"{key} has 'fc\.\*=1'.* frozen: remove this entry"):
+            make_optimizer(settings, objective.trainable_params(), 5, names)
     with pytest.raises(UserError, match=r"frozen \* leaves no trainable"):
         freeze(objective, ["*"])
 

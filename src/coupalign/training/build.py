@@ -49,9 +49,10 @@ def build_step(
     use_kernels(model, config.run)
     if settings.recompute:
         model.recompute_blocks()
+    untrained = [each.name for each in objective.untrainable_params()]
     step = TrainStep(
         objective,
-        make_optimizer(settings, objective.trainable_params(), steps_per_epoch),
+        make_optimizer(settings, objective.trainable_params(), steps_per_epoch, untrained),
         settings.max_grad_norm,
         micro_batch,
         settings.accumulation_steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 import tempfile
@@ -34,7 +35,9 @@ def freeze(model: nn.Cell, patterns: Sequence[str]) -> None:
         raise UserError(f"frozen {', '.join(patterns)} leaves no trainable parameter: remove a pattern")
 
 
-def make_optimizer(settings: TrainingConfig, parameters: list[Parameter], steps_per_epoch: int) -> nn.Cell:
+def make_optimizer(
+    settings: TrainingConfig, parameters: list[Parameter], steps_per_epoch: int, frozen: Sequence[str] = ()
+) -> nn.Cell:
     """Builds AdamW with the learning rate of 4.1.
 
     The rate falls as a polynomial of ``decay_power`` from ``learning_rate`` to ``end_learning_rate`` at epoch
@@ -45,6 +48,7 @@ def make_optimizer(settings: TrainingConfig, parameters: list[Parameter], steps_
         settings: The section ``training`` of the configuration.
         parameters: Trainable parameters in the order of their gradients.
         steps_per_epoch: Updates per epoch.
+        frozen: Names of the parameters that are not trained, for messages.
 
     Returns: The optimizer. Its ``schedule`` is the learning rate without scales.
 
@@ -65,8 +69,8 @@ def make_optimizer(settings: TrainingConfig, parameters: list[Parameter], steps_
         )
 
     names = [each.name for each in parameters]
-    scales = _values_by_name("learning_rate_scales", settings.learning_rate_scales, names)
-    decays = _values_by_name("weight_decays", settings.weight_decays, names)
+    scales = _values_by_name("learning_rate_scales", settings.learning_rate_scales, names, frozen)
+    decays = _values_by_name("weight_decays", settings.weight_decays, names, frozen)
     groups: dict[tuple[float, float], dict] = {}
     for each in parameters:
         decay = decays.get(each.name, 0.0 if each.name.endswith(UNDECAYED) else settings.weight_decay)
@@ -80,11 +84,13 @@ def make_optimizer(settings: TrainingConfig, parameters: list[Parameter], steps_
     return optimizer
 
 
-def _values_by_name(key: str, entries: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+def _values_by_name(key: str, entries: Sequence[str], names: Sequence[str], frozen: Sequence[str]) -> dict[str, float]:
     """Values of the ``pattern=value`` entries of configuration `key`, by parameter name; the first match counts."""
     values: dict[str, float] = {}
     for entry in entries:
         pattern, _, value = entry.rpartition("=")
+        if not fnmatch.filter(names, pattern) and fnmatch.filter(frozen, pattern):
+            raise UserError(f"{key} has {entry!r}, but all parameters that match are frozen: remove this entry")
         for name in matching_names(key, pattern, names, "trainable parameter"):
             values.setdefault(name, float(value))
     return values
