@@ -52,15 +52,14 @@ def figures(step: int) -> dict[str, float]:
 def run(tmp_path):
     """A run of nine steps, four an epoch, with a checkpoint after steps 2, 4, 6 and 8: (configuration, directory)."""
     config = load_config(overrides={**SMALLEST, "output_dir": str(tmp_path / "run"), "keep_checkpoints": 2})
-    run = RunDirectory(config, None)
-    for step in range(1, 10):
-        run.log_step(figures(step))
-        if step % 4 == 0:
-            run.log_epoch({"epoch": step // 4, "step": step})
-        if step % 2 == 0:
-            run.save(parameters(step), progress(config, step))
-    run.save_best(parameters(4))
-    run.close()
+    with RunDirectory(config, None) as run:
+        for step in range(1, 10):
+            run.log_step(figures(step))
+            if step % 4 == 0:
+                run.log_epoch({"epoch": step // 4, "step": step})
+            if step % 2 == 0:
+                run.save(parameters(step), progress(config, step))
+        run.save_best(parameters(4))
     return config, tmp_path / "run"
 
 
@@ -241,7 +240,6 @@ def test_files_that_may_not_grow_are_reported_and_leave_the_last_checkpoint(run)
                 resumed.log_step(figures(step))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    resumed.close()
     after = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     for name in before.keys() - {"steps.csv"}:
         assert after[name] == before[name], name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from coupalign.checks import check_tracker
 from coupalign.config import load_config
 from coupalign.errors import ConfigError, UserError
+from coupalign.training.stopping import Stopped
 from coupalign.training.trackers import open_tracker
 
 PICTURE = np.zeros((4, 12, 3), np.uint8)
@@ -17,13 +20,14 @@ CONFIG = load_config(overrides={"seed": 7}).as_dict()
 
 
 def track(kind, directory):
-    """Two starts of one training, the second from step 2, whose loss is not finite in step 3."""
-    for first, losses in ((1, (0.5, 0.25)), (2, (0.125, float("nan")))):
-        tracker = open_tracker(kind, directory, first, CONFIG)
-        for step, loss in enumerate(losses, first):
-            tracker.scalars(step, {"train/loss": loss, "validation/prec@0.5": 0.75})
-        tracker.image(first, f"validation/{first}: the “red” cup?", PICTURE)
-        tracker.close()
+    """Three starts of one training: one is stopped, one fails after step 3 is not finite, one has nothing left to do."""
+    for first, losses, end in ((1, (0.5, 0.25), Stopped(143)), (2, (0.125, float("nan")), UserError()), (4, (), None)):
+        with suppress(Stopped, UserError), open_tracker(kind, directory, first, CONFIG) as tracker:
+            for step, loss in enumerate(losses, first):
+                tracker.scalars(step, {"train/loss": loss, "validation/prec@0.5": 0.75})
+            if end:
+                tracker.image(first, f"validation/{first}: the “red” cup?", PICTURE)
+                raise end
 
 
 @pytest.mark.slow
@@ -35,12 +39,13 @@ def test_mlflow_writes_files(tmp_path, monkeypatch):
     track("mlflow", tmp_path / "my run" / "mlflow")
     client = MlflowClient((tmp_path / "my run" / "mlflow").as_uri())
     runs = client.search_runs([client.get_experiment_by_name("coupalign").experiment_id], order_by=["start_time"])
-    assert [run.info.run_name for run in runs] == ["my run from step 1", "my run from step 2"]
-    assert all(run.info.status == "FINISHED" and run.data.params["seed"] == "7" for run in runs)
+    assert [run.info.run_name for run in runs] == [f"my run from step {first}" for first in (1, 2, 4)]
+    assert [run.info.status for run in runs] == ["KILLED", "FAILED", "FINISHED"]
+    assert all(run.data.params["seed"] == "7" for run in runs)
     found = [
         [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, "train/loss")] for run in runs
     ]
-    assert found == [[(1, 0.5), (2, 0.25)], [(2, 0.125)]]
+    assert found == [[(1, 0.5), (2, 0.25)], [(2, 0.125)], []]
     assert runs[0].data.metrics["validation/prec_0.5"] == 0.75
     picture, _ = sorted((tmp_path / "my run").rglob("*.png"))
     np.testing.assert_array_equal(cv2.imread(str(picture))[..., ::-1], PICTURE)
@@ -53,8 +58,8 @@ def test_wandb_writes_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     track("wandb", tmp_path / "my run" / "wandb")
     runs = sorted((tmp_path / "my run" / "wandb").rglob("*.wandb"))
-    assert len(runs) == 2 and wandb.run is None
-    for run in runs:
+    assert len(runs) == 3 and wandb.run is None
+    for run in runs[:2]:
         content = run.read_bytes()
         assert b"my run from step" in content and b"train/loss" in content and b"validation/prec@0.5" in content
     for picture in (tmp_path / "my run").rglob("*.png"):

@@ -14,9 +14,10 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import make_image
 
 from coupalign.files import make_directory
+from coupalign.training.trackers import Status, Tracker
 
 
-class Events:
+class Events(Tracker):
     """Writes scalars and images to an event file. All methods raise OSError if it cannot be written.
 
     tensorboardX's SummaryWriter writes from a thread, which dies silently when the disk is full and can then block the
@@ -41,7 +42,7 @@ class Events:
         """Adds a picture (H, W, 3) uint8."""
         self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=make_image(rgb))])))
 
-    def close(self) -> None:
+    def close(self, status: Status) -> None:
         self._writer.close()
 
     def _add(self, event: Event) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -158,7 +158,7 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     tracker_files = output.with_suffix(f".{settings.tracker}")
     tracker = open_tracker(settings.tracker, tracker_files, 1, config.as_dict()) if writes else None
     shown = progress and writes
-    with closing(tracker) if tracker else nullcontext(), progress_bar(steps, 0, "pretraining", shown) as bar:
+    with tracker or nullcontext(), progress_bar(steps, 0, "pretraining", shown) as bar:
         for number in range(1, steps + 1):
             given = islice(batches, settings.accumulation_steps)
             parts = ({column: Tensor(value) for column, value in batch.items()} for batch in given)

@@ -61,7 +61,8 @@ class RunDirectory:
 
     These are config.yaml; steps.csv, curve.csv, and what the tracker writes; last.ckpt and up to
     ``keep_checkpoints`` older step_<number>.ckpt, from which training can be resumed; and best.ckpt, which holds
-    weights only. Figures are on disk when a method returns, so a full disk is noticed at once.
+    weights only. Figures are on disk when a method returns, so a full disk is noticed at once. As a context manager it
+    closes the tracker, see ``Tracker``.
 
     Args:
         config: Configuration of the run.
@@ -97,6 +98,9 @@ class RunDirectory:
         tracker = config.training.tracker
         self._tracker = open_tracker(tracker, self.path / tracker, step + 1, config.as_dict())
         config.save(self.path / "config.yaml")
+
+    def __enter__(self) -> RunDirectory:
+        return self
 
     @property
     def has_best(self) -> bool:
@@ -136,10 +140,10 @@ class RunDirectory:
         """Writes best.ckpt."""
         save_weights(self.path / "best.ckpt", weights)
 
-    def close(self) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with suppress(OSError):  # reported by the method that wrote
             if self.writes and self._tracker:
-                self._tracker.close()
+                self._tracker.__exit__(kind)
 
     def _track(self, figures: Mapping[str, float], tags: Mapping[str, str]) -> None:
         if self._tracker:

@@ -6,10 +6,11 @@ import math
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,16 +20,32 @@ from coupalign.files import make_directory
 PROJECT = "coupalign"  # the project of wandb, the experiment of MLflow
 
 
-class Tracker(Protocol):
-    """Receives figures and pictures. Methods raise OSError or UserError if they cannot be written."""
+Status = Literal["FINISHED", "FAILED", "KILLED"]  # in MLflow's words
 
+
+class Tracker(ABC):
+    """Receives figures and pictures. Methods raise OSError or UserError if they cannot be written.
+
+    As a context manager it closes with the status that the block has: killed by a signal, failed or finished.
+    """
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stopped = kind and issubclass(kind, (KeyboardInterrupt, SystemExit))
+        self.close("KILLED" if stopped else "FAILED" if kind else "FINISHED")
+
+    @abstractmethod
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds numbers by tag. Numbers that are not finite are left out."""
 
+    @abstractmethod
     def image(self, step: int, tag: str, rgb: np.ndarray) -> None:
         """Adds a picture (H, W, 3) uint8."""
 
-    def close(self) -> None: ...
+    @abstractmethod
+    def close(self, status: Status) -> None: ...
 
 
 def open_tracker(kind: str, directory: Path, step: int, config: Mapping[str, Any]) -> Tracker | None:
@@ -51,7 +68,7 @@ def open_tracker(kind: str, directory: Path, step: int, config: Mapping[str, Any
     return (_Wandb if kind == "wandb" else _Mlflow)(make_directory(directory), name, config)
 
 
-class _Wandb:
+class _Wandb(Tracker):
     def __init__(self, directory: Path, name: str, config: Mapping[str, Any]):
         import wandb
 
@@ -71,11 +88,11 @@ class _Wandb:
     def image(self, step: int, tag: str, rgb: np.ndarray) -> None:
         self._run.log({"step": step, tag: self._image(rgb)})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, status: Status) -> None:
+        self._run.finish(exit_code=int(status != "FINISHED"))
 
 
-class _Mlflow:
+class _Mlflow(Tracker):
     def __init__(self, directory: Path, name: str, config: Mapping[str, Any]):
         from mlflow.entities import Metric, Param
         from mlflow.exceptions import MlflowException
@@ -109,9 +126,9 @@ class _Mlflow:
         except self._error as error:
             raise UserError(f"mlflow refuses a picture of step {step} ({error})") from error
 
-    def close(self) -> None:
+    def close(self, status: Status) -> None:
         with suppress(self._error):  # all figures are there already; only the status of the run would stay "running"
-            self._client.set_terminated(self._run)
+            self._client.set_terminated(self._run, status)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -137,7 +137,7 @@ class Trainer:
         ds.config.set_prefetch_size(config.data.prefetch)
         profiled = settings.profile if self.directory.writes else 0
         profile = StepProfiler(profiled, config.run.device_target, self.directory.path / "profile")
-        with self._stop_request, closing(self.directory), closing(profile):
+        with self._stop_request, self.directory, closing(profile):
             try:
                 while progress.epochs < settings.epochs:
                     figures, epochs = self._train_epoch(profile), progress.epochs + 1
