@@ -83,7 +83,9 @@ def read_events(directory):
 def test_tensorboard_shows_each_step_once_after_two_resumes(tmp_path):
     with log(tmp_path, range(1, 11)):
         pass
-    with log(tmp_path, range(7, 10), tmp_path, 6):  # after a checkpoint at step 6; it is still there when the next starts
+    with log(
+        tmp_path, range(7, 10), tmp_path, 6
+    ):  # after a checkpoint at step 6; it is still there when the next starts
         log(tmp_path, range(9, 13), tmp_path, 8)
     shown, repeated = read_events(tmp_path / "tensorboard")
     assert repeated == 0
