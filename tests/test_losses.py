@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import arrays
 from mindspore import Tensor, nn
 
 from coupalign import devices
-from coupalign.loss import PixelContrastiveLoss, SegmentationLoss
 from coupalign.devices import default_tile
+from coupalign.loss import PixelContrastiveLoss, SegmentationLoss
 from tests.conftest import assert_close
 
 HEIGHT, WIDTH = 9, 16
