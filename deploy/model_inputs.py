@@ -96,6 +96,14 @@ class ModelInputs:
         existence = float(outputs[1])
         return outputs[0], existence, existence < threshold
 
+    def at_size(self, answer, rgb, expression):
+        """Returns mask (H, W) bool, probability (H, W) float32 and warnings of an `answer`, which `judged` returned."""
+        probability, existence, nothing_fits = answer
+        probability = cv2.resize(probability, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        mask = (probability > self.threshold) & (not nothing_fits)
+        doubts = [self.nothing_fits_line(existence)] if nothing_fits else []
+        return mask, probability, doubts + self.warnings(expression)
+
     @staticmethod
     def nothing_fits_line(existence):
         """Returns the warning if nothing fits; `existence` is the probability that something does."""

@@ -92,9 +92,9 @@ def _saved(json_file, files, made_from):
 
 
 def _write(model, path, rgb, expression, stem, files, made_from):
-    probability, existence, nothing_fits = model.answer(rgb, expression)
-    probability = cv2.resize(probability, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    mask = (probability > model.threshold) & (not nothing_fits)
+    answer = model.answer(rgb, expression)
+    mask, probability, lines = model.at_size(answer, rgb, expression)
+    _, existence, nothing_fits = answer
     json_file = Path(f"{stem}.json")
     if json_file.exists():
         json_file.unlink()  # or it would describe another prediction after an interruption
@@ -105,7 +105,6 @@ def _write(model, path, rgb, expression, stem, files, made_from):
         np.save(buffer, probability)
         write_file(files["probability"], buffer.getvalue())
     judged = {} if existence is None else {"existence": round(existence, 6), "nothing_fits": nothing_fits}
-    doubts = [model.nothing_fits_line(existence)] if nothing_fits else []
     record = {
         "image": str(path),
         "expression": expression,
@@ -114,7 +113,7 @@ def _write(model, path, rgb, expression, stem, files, made_from):
         "box": box(mask),
         "score": round(float(probability.max()), 6),
         **judged,
-        "warnings": [*doubts, *model.warnings(expression)],
+        "warnings": lines,
         "segmentation": run_lengths(mask),
         "made_from": made_from,
     }

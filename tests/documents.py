@@ -23,7 +23,7 @@ PAGES = [
     *sorted((REPOSITORY / "docs").glob("*.md")),
     REPOSITORY / "benchmarks/README.md",
 ]
-FOREIGN = {"curl", "pip", "source", "cp", "tensorboard", "pre-commit"}
+FOREIGN = {"curl", "docker", "pip", "schemathesis", "source", "cd", "cp", "tensorboard", "pre-commit"}
 _INLINE = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python|bash|msrun|coupalign) \S")
 
 

@@ -17,11 +17,12 @@ from coupalign.config import load_config
 from coupalign.data.images import load_image
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import MEAN, STD
-from coupalign.demo.engines import LiteEngine, find_vocabulary
+from coupalign.demo.engines import LiteEngine
 from coupalign.demo.requests import read_expressions, read_upload
 from coupalign.demo.serve import served
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file, sha256
+from coupalign.inference.exported import find_vocabulary
 from coupalign.inference.uploads import MAX_EXPRESSIONS, Refused
 from coupalign.overlay import write_png
 from tests.conftest import SMALLEST, assert_close

@@ -42,6 +42,7 @@ def test_imports_point_one_way():
         # Threads that NumPy starts would take the signals that a training saves at.
         ("coupalign.commands.train", "mindspore, numpy"),
         ("coupalign.visual.curves", "mindspore"),
+        ("coupalign.service.server", "mindspore"),
         ("coupalign.training", "coupalign.refshapes, coupalign.data.prepare, coupalign.data.convert"),
     ],
 )

@@ -31,6 +31,10 @@ def test_the_package_requires_what_the_scripts_install():
     assert set(extras["serve"]) == requirements("requirements-serve.txt")
     assert set(extras["dev"]) == requirements("requirements-dev.txt") | {"coupalign[demo,onnx,serve]"}
 
+    slim = requirements("deploy/requirements-serve.txt")  # of the service with ONNX Runtime
+    assert slim <= requirements("requirements.txt") | requirements("requirements-serve.txt")
+    assert requirements("requirements-serve.txt") <= slim
+
 
 PACKAGE_FILES = {
     str(path.relative_to(REPOSITORY / "src"))
@@ -40,6 +44,7 @@ PACKAGE_FILES = {
 RESOURCES = {"default_config.yaml", "configs/refshapes_tiny.yaml"}
 RESOURCES |= {"assets/bert-base-uncased-vocab.txt", "assets/refshapes-vocab.txt"}
 RESOURCES |= {"assets/refshapes/best.ckpt", "assets/refshapes/config.yaml"}
+RESOURCES |= {f"deploy/{path.name}" for path in (REPOSITORY / "deploy").glob("*.*")}
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import httpx
+import mindspore  # noqa: F401, before onnx, as in the package
 import numpy as np
+import onnx
 import pytest
 import uvicorn
 from pycocotools import mask as coco
@@ -20,8 +28,10 @@ from coupalign.checks import free_port
 from coupalign.commands.serve import main, read_key
 from coupalign.config import load_config
 from coupalign.data.tokenizer import Tokenizer
+from coupalign.data.transform import MEAN, STD
 from coupalign.errors import UserError
-from coupalign.files import find_file
+from coupalign.files import REPOSITORY, find_file
+from coupalign.inference.exported import OnnxPredictor
 from coupalign.inference.prediction import Prediction
 from coupalign.inference.predictor import Predictor
 from coupalign.inference.uploads import MAX_EXPRESSIONS
@@ -30,6 +40,7 @@ from coupalign.service.batcher import Batcher
 from coupalign.service.guard import Limits
 from tests.conftest import SMALLEST
 from tests.test_demo_parts import large_png, picture
+from tests.test_deployment import describe
 
 CONFIG = load_config(overrides=SMALLEST)
 LIMITS = Limits(seconds=20)
@@ -50,11 +61,11 @@ class StubPredictor:
         assert len(expressions) <= batch_size
         self.batches.append(expressions)
         assert self.gate.wait(60)
+        if "fail" in expressions:
+            raise RuntimeError("secret path")
         return [self.predict(image, expression) for image, expression in zip(images, expressions)]
 
     def predict(self, image: np.ndarray, expression: str) -> Prediction:
-        if expression == "fail":
-            raise RuntimeError("secret path")
         probability = image[..., 0].astype(np.float32) / 255
         return Prediction(probability > len(expression) / 100, probability, warnings=(f"about {expression}",))
 
@@ -90,6 +101,32 @@ def url(stub) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture
+def graph(tmp_path) -> Path:
+    """A graph in ONNX whose probability is the sigmoid of the normalised red channel, with its description."""
+    tensor, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    text = [tensor(name, onnx.TensorProto.INT32, ["batch", 8]) for name in ("token_ids", "token_mask")]
+    nodes = [onnx.helper.make_node("Gather", ["image", "first"], ["red"], axis=1)]
+    nodes.append(onnx.helper.make_node("Sigmoid", ["red"], ["probability"]))
+    made = onnx.helper.make_graph(
+        nodes,
+        "graph",
+        [tensor("image", float32, ["batch", 3, 64, 64]), *text],
+        [tensor("probability", float32, ["batch", 64, 64])],
+        [onnx.numpy_helper.from_array(np.array(0, np.int64), "first")],
+    )
+    path = describe(tmp_path).with_suffix(".onnx")
+    onnx.save(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture(params=["stub", "onnx"])
+def each_url(request, stub, graph) -> Iterator[str]:
+    """Services with a stand-in for the model and with ONNX Runtime."""
+    with running(lambda: stub if request.param == "stub" else OnnxPredictor(CONFIG, graph, 1)) as address:
+        yield address
+
+
 def post(url: str, *expressions: str, content: bytes = PNG, headers=None, **fields) -> httpx.Response:
     data = {"expressions": list(expressions), **fields}
     return httpx.post(f"{url}/v1/segment", files={"image": ("a.png", content)}, data=data, headers=headers, timeout=60)
@@ -111,6 +148,8 @@ def test_a_mask_as_png(url, stub):
     assert answer.headers["content-type"] == "image/png"
     mask = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(mask, stub.predict(picture(1), "lamp").mask * np.uint8(255))
+    answer = post(url, "der Löffel", output="png")
+    assert answer.headers["x-warnings"].isascii() and json.loads(answer.headers["x-warnings"]) == ["about der Löffel"]
     assert "single expression" in post(url, "lamp", "cup", output="png").json()["error"]
 
 
@@ -138,34 +177,57 @@ def test_what_arrives_together_is_one_batch_and_each_gets_its_own_answer(url, st
         (PNG[:200], ["cup"], 400, "is not an image"),
         (large_png(60000), ["cup"], 400, "more than 25 million pixels"),
         (b"\0" * (50 * 2**20), ["cup"], 413, "larger than"),
-        (PNG, [" "], 400, "There is no expression"),
+        (PNG, ["cup", " "], 400, "has no word"),
         (PNG, ["cup"] * (MAX_EXPRESSIONS + 1), 400, "at most 6"),
         (PNG, ["!!!"], 400, "has no word"),
         (PNG, ["x" * 301], 400, "at most 300"),
         (PNG, [], 422, "expressions"),
     ],
 )
-def test_what_cannot_be_used_is_refused(url, content, expressions, status, said):
-    answer = post(url, *expressions, content=content)
+def test_what_cannot_be_used_is_refused(each_url, content, expressions, status, said):
+    answer = post(each_url, *expressions, content=content)
     assert answer.status_code == status and said in answer.json()["error"]
-    assert post(url, "cup").status_code == 200
+    assert post(each_url, "cup").status_code == 200
 
 
-def test_a_body_without_a_length_is_cut_off(url):
+def test_a_body_without_a_length_is_cut_off(each_url):
     def endless() -> Iterator[bytes]:
         yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
         for _ in range(50):
             yield b"\0" * 2**20
 
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    assert httpx.post(f"{url}/v1/segment", content=endless(), headers=headers).status_code == 413
-    assert post(url, "cup").status_code == 200
+    assert httpx.post(f"{each_url}/v1/segment", content=endless(), headers=headers).status_code == 413
+    assert post(each_url, "cup").status_code == 200
 
 
 def test_failures_of_the_model_show_nothing_of_the_server(url):
     answer = post(url, "fail")
     assert answer.status_code == 500 and "secret" not in answer.text
     assert post(url, "cup").status_code == 200
+
+
+def test_a_pair_that_fails_spares_the_others_of_its_batch(stub):
+    batcher = Batcher(lambda: stub, 4)
+    stub.batches.clear()
+    stub.gate.clear()
+
+    async def together() -> list:
+        blocked = asyncio.create_task(batcher.predict(picture(1), ["lamp"]))
+        while not stub.batches:
+            await asyncio.sleep(0.01)
+        others = [asyncio.create_task(batcher.predict(picture(1), [name])) for name in ("cup", "fail", "vase")]
+        await asyncio.sleep(0)  # all wait now
+        stub.gate.set()
+        return await asyncio.gather(blocked, *others, return_exceptions=True)
+
+    try:
+        (lamp,), (cup,), error, (vase,) = asyncio.run(together())
+    finally:
+        batcher.close()
+    assert stub.batches[1] == ["cup", "fail", "vase"] and isinstance(error, RuntimeError)
+    for name, found in (("lamp", lamp), ("cup", cup), ("vase", vase)):
+        np.testing.assert_array_equal(found.mask, stub.predict(picture(1), name).mask)
 
 
 def test_requests_need_the_key_and_health_does_not(stub):
@@ -220,6 +282,47 @@ def test_mistakes_are_named_before_a_model_is_loaded(tmp_path, refuses):
         read_key(tmp_path / "key")
     assert "--max_requests is 0" in refuses(main, ["--max_requests", "0"])
     assert "no checkpoint" in refuses(main, ["--checkpoint", str(tmp_path / "none.ckpt")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "{graph}"], "--engine onnx"),
+        (["--engine", "onnx"], "--model FILE"),
+        (["--engine", "onnx", "--model", "none.onnx"], "no file or directory none.onnx"),
+        (["--engine", "onnx", "--model", "{graph}", "--threshold", "0.7"], "--threshold is not used"),
+        (["--engine", "onnx", "--model", "{graph}", "--batch_pairs", "4"], "--batch_pairs are for --engine mindspore"),
+        (["--engine", "onnx", "--model", "{empty}", "--port", "0"], "damaged, or not an ONNX graph"),
+    ],
+)
+def test_options_that_do_not_fit_the_engine(graph, refuses, arguments, message):
+    (empty := graph.with_name("empty.onnx")).touch()
+    empty.with_suffix(".json").write_text(graph.with_suffix(".json").read_text())
+    assert message in refuses(main, [each.format(graph=graph, empty=empty) for each in arguments])
+
+
+def test_an_exported_graph_is_served_without_mindspore(graph, tmp_path):
+    (tmp_path / "mindspore.py").write_text("raise ImportError('the service must not need it')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY / 'src'}"}
+    command = [sys.executable, str(REPOSITORY / "serve.py"), "--engine", "onnx", "--model", str(graph), "--port", "0"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = server.stdout.readline().split("/openapi.json")[0]
+            while True:
+                with contextlib.suppress(httpx.ConnectError):
+                    answer = post(url, "a qxzj cup").json()
+                    break
+        finally:
+            server.terminate()
+    assert server.returncode in (0, -15)
+    square = cv2.resize(picture(1), (64, 64), interpolation=cv2.INTER_LINEAR)
+    probability = 1 / (1 + np.exp(-(square[..., 0].astype(np.float64) - MEAN[0]) / STD[0]))
+    probability = cv2.resize(probability, (70, 50), interpolation=cv2.INTER_LINEAR)
+    (found,) = answer["results"]
+    near = np.abs(probability - 0.4) < 1e-5  # may round either way
+    assert (coco.decode(found["rle"]).astype(bool) == (probability > 0.4))[~near].all()
+    assert found["score"] == pytest.approx(probability.max(), abs=1e-5)
+    assert found["warnings"] == ["words that are not in the vocabulary: qxzj"]
 
 
 @pytest.mark.slow

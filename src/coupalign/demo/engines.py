@@ -8,15 +8,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from coupalign.config import Config
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
-from coupalign.files import REPOSITORY, find_file, sha256
-from coupalign.inference.deployment import read_description
+from coupalign.files import REPOSITORY, find_file
+from coupalign.inference.exported import find_vocabulary
 from coupalign.inference.prediction import Details
 from coupalign.inference.predictor import Predictor
 
@@ -128,19 +127,3 @@ class LiteEngine:
         if "error" in answer:
             raise UserError(answer["error"])
         return answer
-
-
-def find_vocabulary(config: Config, model: str) -> Path:
-    """The vocabulary that an exported model was trained with, by the SHA-256 in the model's .json. Raises: UserError.
-
-    Tries the configuration's ``vocab_file``, the text files in the model's directory, and the vocabularies in assets/.
-    """
-    wanted = read_description(model)["text"]["vocabulary_sha256"]
-    directory = find_file(model).absolute().parent
-    candidates = [find_file(config.data.vocab_file), *sorted(directory.glob("*.txt"))]
-    candidates += sorted((REPOSITORY / "assets").glob("*vocab*.txt"))
-    for path in candidates:
-        if path.is_file() and sha256(path) == wanted:
-            return path
-    missing = f"no vocabulary with the SHA-256 {wanted[:12]}… that {model} names"
-    raise UserError(f"{missing}: copy the vocab.txt of its training to {directory}, or pass it with --vocab_file")

@@ -87,4 +87,4 @@ def read_upload(path: str | os.PathLike | None) -> np.ndarray:
 
 def read_expressions(text: str | None, tokenizer: Tokenizer) -> list[str]:
     """The expressions of a text, one per line; blank lines are skipped. Raises: Refused."""
-    return check_expressions((text or "").splitlines(), tokenizer)
+    return check_expressions([line for line in (text or "").splitlines() if line.strip()], tokenizer)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -16,7 +14,8 @@ from coupalign.data.transform import image_transforms
 from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import answers, evaluated_rows, pixel_counts
 from coupalign.evaluation.result import COUNTS, SAMPLE_COLUMNS, Result
-from coupalign.files import find_file, make_directory
+from coupalign.files import make_directory
+from coupalign.inference.exported import read_description
 
 INPUTS = ("00_image", "01_token_ids", "02_token_mask")
 
@@ -102,16 +101,6 @@ def score(
         return None
     columns = {column: split.records[column][rows] for column in (*SAMPLE_COLUMNS, "baselines")}
     return Result(config, split_name, columns, counts)
-
-
-def read_description(mindir: str | os.PathLike) -> dict[str, Any]:
-    """Reads the .json that export.py wrote beside a graph. Raises: UserError if it is missing or invalid."""
-    path = find_file(mindir).with_suffix(".json")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        return {key: description[key] for key in ("image", "text", "inputs", "threshold")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not describe a graph ({error}): run export.py again, which writes it") from error
 
 
 def _values(path: Path, count: int, what: str) -> np.ndarray:

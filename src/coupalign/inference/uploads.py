@@ -52,8 +52,8 @@ def check_image(content: bytes, name: str) -> np.ndarray:
 
 
 def check_expressions(lines: Iterable[str], tokenizer: Tokenizer) -> list[str]:
-    """The expressions with single spaces; blank ones are skipped. Raises: Refused."""
-    expressions = [" ".join(line.split()) for line in lines if line.strip()]
+    """The expressions with single spaces. Raises: Refused."""
+    expressions = [" ".join(line.split()) for line in lines]
     if not expressions:
         raise Refused("There is no expression: say which object is meant, for example “the left cup”.")
     if len(expressions) > MAX_EXPRESSIONS:

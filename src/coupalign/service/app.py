@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Annotated, Any, Literal
 
@@ -19,9 +20,18 @@ from starlette.exceptions import HTTPException
 import coupalign
 from coupalign.data.masks import run_lengths
 from coupalign.inference.prediction import Prediction
-from coupalign.inference.uploads import MAX_EXPRESSIONS, MAX_MEGABYTES, Refused, check_expressions, check_image
+from coupalign.inference.uploads import (
+    MAX_CHARACTERS,
+    MAX_EXPRESSIONS,
+    MAX_MEGABYTES,
+    Refused,
+    check_expressions,
+    check_image,
+)
 from coupalign.service.batcher import Batcher
 from coupalign.service.guard import Guard, Limits
+
+WARNINGS = "X-Warnings"  # header of PNG answers
 
 
 class RunLengths(BaseModel):
@@ -91,6 +101,7 @@ class Counted:
         await self._app(scope, receive, counting if scope["type"] == "http" else send)
 
 
+_IMAGE_TYPES = {"image": {"contentType": "image/jpeg, image/png, image/webp, image/bmp, image/tiff"}}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The image or an expression cannot be used", "model": Problem},
     401: {"description": "The header X-API-Key is missing or wrong", "model": Problem},
@@ -100,7 +111,13 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"description": "Overloaded: try again after the seconds in the header Retry-After", "model": Problem},
 }
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"model": Answer, "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
+    200: {
+        "model": Answer,
+        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {
+            WARNINGS: {"description": "With image/png: the warnings, a list in JSON", "schema": {"type": "string"}}
+        },
+    },
     **_PROBLEMS,
 }
 
@@ -110,20 +127,32 @@ def build_app(batcher: Batcher, metrics: Metrics, limits: Limits) -> Any:
     # The pages /docs and /redoc would load scripts from another server.
     app = FastAPI(title="CoupAlign", version=coupalign.__version__, docs_url=None, redoc_url=None)
     tokenizer = batcher.predictor.tokenizer
-    key = APIKeyHeader(name="X-API-Key", auto_error=False)  # for the documentation; Guard checks it
+    # For the description only; Guard checks the key.
+    key = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))] if limits.key else []
 
-    @app.post("/v1/segment", responses=_ANSWERS, response_model=None, dependencies=[Security(key)])
+    @app.post(
+        "/v1/segment",
+        responses=_ANSWERS,
+        response_model=None,
+        dependencies=key,
+        openapi_extra={"requestBody": {"content": {"multipart/form-data": {"encoding": _IMAGE_TYPES}}}},
+    )
     async def segment(
         image: Annotated[UploadFile, File(description=f"JPEG, PNG, WebP, BMP or TIFF, up to {MAX_MEGABYTES} MB")],
         expressions: Annotated[
             list[str],
             Form(
                 description=f"what to find; the field once per expression, up to {MAX_EXPRESSIONS}",
-                json_schema_extra={"minItems": 1, "maxItems": MAX_EXPRESSIONS},
+                json_schema_extra={
+                    "minItems": 1,
+                    "maxItems": MAX_EXPRESSIONS,
+                    "items": {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS},
+                },
             ),
         ],
         output: Annotated[
-            Literal["json", "png"], Form(description="png: the mask itself, 0 and 255, for a single expression")
+            Literal["json", "png", ""],  # FastAPI takes an empty field for a missing one
+            Form(description="png: the mask itself, 0 and 255, for a single expression; empty is json"),
         ] = "json",
     ) -> Response:
         """The mask of what each expression refers to in the image."""
@@ -133,7 +162,8 @@ def build_app(batcher: Batcher, metrics: Metrics, limits: Limits) -> Any:
         rgb = await run_in_threadpool(check_image, await image.read(), image.filename or "the image")
         found = await batcher.predict(rgb, texts)
         if output == "png":
-            return Response(_png(found[0].mask), media_type="image/png")
+            headers = {WARNINGS: json.dumps(found[0].warnings)}  # escapes what is not ASCII
+            return Response(_png(found[0].mask), headers=headers, media_type="image/png")
         return JSONResponse(await run_in_threadpool(_answer, rgb, texts, found))
 
     @app.get("/healthz")

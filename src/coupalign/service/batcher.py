@@ -9,11 +9,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Union
 
 import numpy as np
 
+from coupalign.inference.exported import OnnxPredictor
 from coupalign.inference.prediction import Prediction
 from coupalign.inference.predictor import Predictor
+
+Model = Union[Predictor, OnnxPredictor]
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,10 @@ class Batcher:
     Raises: UserError if the model cannot be loaded.
     """
 
-    def __init__(
-        self, load: Callable[[], Predictor], batch_size: int, on_batch: Callable[[int], None] = lambda _: None
-    ):
+    def __init__(self, load: Callable[[], Model], batch_size: int, on_batch: Callable[[int], None] = lambda _: None):
         self._batch_size, self._on_batch = batch_size, on_batch
         self._waiting: queue.Queue[_Pair | None] = queue.Queue()
-        loaded: Future[Predictor] = Future()
+        loaded: Future[Model] = Future()
         self._thread = threading.Thread(target=self._run, args=(load, loaded), daemon=True)
         self._thread.start()
         self.predictor = loaded.result()
@@ -63,7 +65,7 @@ class Batcher:
         self._waiting.put(None)
         self._thread.join()
 
-    def _run(self, load: Callable[[], Predictor], loaded: Future[Predictor]) -> None:
+    def _run(self, load: Callable[[], Model], loaded: Future[Model]) -> None:
         try:
             predictor = load()
             blank = np.zeros((64, 64, 3), np.uint8)
@@ -87,14 +89,18 @@ class Batcher:
                     return
                 yield pair
 
-    def _answer(self, predictor: Predictor, batch: list[_Pair]) -> None:
+    def _answer(self, predictor: Model, batch: list[_Pair]) -> None:
+        """Answers the pairs. If their batch fails, each runs alone, so that only the one at fault gets the error."""
         self._on_batch(len(batch))
         try:
             images, expressions = [pair.image for pair in batch], [pair.expression for pair in batch]
             found = predictor.predict_batch(images, expressions, 1 if len(batch) == 1 else self._batch_size)
         except Exception as error:
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
+                return
             for pair in batch:
-                pair.answer.set_exception(error)
+                self._answer(predictor, [pair])
             return
         for pair, prediction in zip(batch, found):
             pair.answer.set_result(prediction)

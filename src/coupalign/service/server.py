@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import uvicorn
 
 from coupalign.checks import free_port
-from coupalign.config import Config
-from coupalign.inference.predictor import Predictor
 from coupalign.service.app import Metrics, build_app
-from coupalign.service.batcher import Batcher
+from coupalign.service.batcher import Batcher, Model
 from coupalign.service.guard import Limits
 
 _CONNECTIONS = 1000  # further ones get uvicorn's own 503
 _IDLE_SECONDS = 5  # after which an unused connection is closed
 
 
-def serve(config: Config, checkpoint: str, host: str, port: int, batch_pairs: int, limits: Limits) -> None:
-    """Loads and compiles the model, then answers requests until SIGINT or SIGTERM. Raises: UserError."""
+def serve(load: Callable[[], Model], host: str, port: int, batch_pairs: int, limits: Limits) -> None:
+    """Loads the model, then answers requests until SIGINT or SIGTERM. Raises: UserError."""
     port = free_port(host, port)
     metrics = Metrics()
-    batcher = Batcher(lambda: Predictor(checkpoint, config=config), batch_pairs, metrics.batches.observe)
+    batcher = Batcher(load, batch_pairs, metrics.batches.observe)
     try:
         print(f"http://{host}:{port}/openapi.json  (press Ctrl-C to stop)", flush=True)
         uvicorn.run(
