@@ -1,7 +1,7 @@
 # The service on a CPU with an exported ONNX graph, without MindSpore; see docs/service.md.
 FROM python:3.11-slim
 
-ENV PYTHONUNBUFFERED=1 PYTHONPATH=/app/src
+ENV PYTHONUNBUFFERED=1 PYTHONPATH=/app/src ORT_DISABLE_TELEMETRY=1
 WORKDIR /app
 
 COPY deploy/requirements-onnx.txt deploy/requirements-serve.txt deploy/

@@ -8,8 +8,8 @@ beside it.
 """
 
 import argparse
+import os
 
-import onnxruntime
 import predict_files
 from model_inputs import ModelInputs, RequestError
 
@@ -18,6 +18,9 @@ class OnnxModel(ModelInputs):
     """An .onnx of export.py, with the .json beside it, and the vocabulary of its training. Raises: RequestError."""
 
     def __init__(self, model, vocab, threads=2):
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
+        import onnxruntime
+
         super().__init__(model, vocab)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

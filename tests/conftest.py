@@ -16,6 +16,7 @@ from typing import Any
 # Before MindSpore is imported anywhere: its warnings would bury what a failing test prints.
 os.environ.setdefault("GLOG_v", "3")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")  # as coupalign.devices does
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as coupalign.cli does
 
 import hypothesis
 import numpy as np
