@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Makes the small model for RefShapes, from seeds to assets/refshapes.
+set -euo pipefail
+
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+usage() {
+    cat <<'END'
+Usage: bash scripts/train_shipped_model.sh [--no-install] [--key value …]
+
+Makes the data sets, pretrains on scenes of RefShapes (synthetic), trains with the losses of the paper at 192 and 256
+pixels, then proposals and the existence output, and evaluates the model on data that chose nothing. At the end the
+model and its figures replace those in assets/refshapes.
+
+  --no-install  install nothing; name what is missing
+  --key value   for all trainings, evaluations and measurements, for instance --device_target GPU
+
+Finished stages are skipped, and an interrupted training is resumed: repeat the command. An interrupted pretraining
+repeats the part that it is in, one of five. Everything is in runs/shipped, the figures of each stage in
+runs/shipped/figures. docs/training.md says how long it takes.
+END
+}
+
+handle_help "$@"
+keys=("$@")
+prepare_environment requirements.txt
+
+printed=configs/refshapes_best.yaml
+proposals=configs/refshapes_proposals.yaml
+run=runs/shipped
+figures=$run/figures
+scored=data/refshapes_generalised  # val compares the stages
+
+# Usage: prepare DIRECTORY ARGUMENT…
+prepare() {
+    python prepare_data.py --config "$printed" --output "$@"
+}
+
+# Usage: pretrain OUTPUT ARGUMENT…; OUTPUT appears when the pretraining has finished.
+pretrain() {
+    local output=$1
+    if [[ -f $output ]]; then
+        echo "$output is there already"
+        return
+    fi
+    python pretrain.py --config "$printed" --output "$run/unfinished.ckpt" --tracker none \
+        "${@:2}" "${keys[@]}"
+    mv "$run/unfinished.ckpt" "$output"
+}
+
+# Usage: resize CHECKPOINT SIZE WINDOW OUTPUT
+resize() {
+    [[ -f $4 ]] || python convert_weights.py --config "$printed" --checkpoint "$1" --image_size "$2" \
+        --swin_window_size "$3" --output "$4"
+}
+
+# Usage: train NAME CONFIG ARGUMENT…; trains in runs/shipped/NAME and evaluates the best weights.
+train() {
+    local name=$1 config=$2
+    if [[ ! -f $run/$name/trained ]]; then
+        python train.py --config "$config" --output_dir "$run/$name" --resume auto "${@:3}" "${keys[@]}"
+        touch "$run/$name/trained"
+    fi
+    evaluate "$name" "$scored" "$figures/$name" val
+}
+
+# Usage: evaluate NAME DATA OUTPUT SPLITS; all expressions of the splits, the last of which is written last.
+evaluate() {
+    if [[ -f $3/${4##*,}.json ]]; then
+        echo "$3 has the figures already"
+        return
+    fi
+    python eval.py --checkpoint "$run/$1/best.ckpt" --data_dir "$2" --eval_splits "$4" --eval_limit 0 --output "$3" \
+        "${keys[@]}"
+}
+
+echo "== Data"
+prepare "$scored" --generalised --expressions 33520
+prepare data/refshapes_120k --expressions 120000 --seed 43
+prepare data/refshapes_104k --expressions 104000 --seed 51
+prepare data/refshapes_112k --expressions 112000 --seed 52
+prepare data/refshapes_40k_generalised --generalised --expressions 40000 --seed 61
+prepare data/refshapes_draw --generalised --seed 83
+
+echo "== Pretraining at 128 and 192 pixels"
+mkdir -p "$run"
+rates=(2e-3 1.6e-3 1.2e-3 8e-4 4e-4 3e-5)
+start=()
+for part in 1 2 3 4 5; do
+    pretrain "$run/pretrained_128_$part.ckpt" --image_size 128 --swin_window_size 8 --scenes 94000 \
+        --seed $((100 + part)) --learning_rate "${rates[part - 1]}" --end_learning_rate "${rates[part]}" "${start[@]}"
+    start=(--init_checkpoint "$run/pretrained_128_$part.ckpt")
+done
+resize "$run/pretrained_128_5.ckpt" 192 12 "$run/start_192.ckpt"
+pretrain "$run/pretrained_192.ckpt" --image_size 192 --swin_window_size 12 --scenes 48000 --seed 44 \
+    --learning_rate 1.2e-3 --end_learning_rate 3e-4 --init_checkpoint "$run/start_192.ckpt"
+
+echo "== Training with the losses of the paper"
+train all_192 "$printed" --image_size 192 --swin_window_size 12 --seed 44 --data_dir data/refshapes_120k \
+    --init_checkpoint "$run/pretrained_192.ckpt"
+resize "$run/all_192/best.ckpt" 256 16 "$run/start_256.ckpt"
+# The families that are found least often come first.
+train hard_256 "$printed" --seed 51 --data_dir data/refshapes_104k --train_sentences all \
+    --train_families ordinal,relation,relation_ordinal --init_checkpoint "$run/start_256.ckpt" \
+    --learning_rate 6e-4 --end_learning_rate 2e-4
+train all_256 "$printed" --seed 52 --data_dir data/refshapes_112k --init_checkpoint "$run/hard_256/best.ckpt" \
+    --learning_rate 3e-4 --end_learning_rate 1e-5
+
+echo "== Proposals and the existence output: first on top of frozen stages, then with all of the model"
+train proposals "$proposals" --data_dir data/refshapes_40k_generalised --existence true \
+    --init_checkpoint "$run/all_256/best.ckpt" --init_except "mask_generator.*,sma.*,cross_attention.*,wpa.[23].*,existence.*"
+train whole "$proposals" --data_dir data/refshapes_40k_generalised --existence true --seed 43 \
+    --init_checkpoint "$run/proposals/best.ckpt" --init_except "" --frozen "" --learning_rate 3e-4 \
+    --end_learning_rate 1e-5 --learning_rate_scales "image_encoder.*=0.3,text_encoder.*=0.3,wpa.*=0.3"
+
+echo "== Figures on a draw of data that chose nothing"
+evaluate whole data/refshapes_draw "$figures/draw" val,testA,testB
+[[ -f $figures/draw/alignment_val.json ]] ||
+    python proposals.py --checkpoint "$run/whole/best.ckpt" --data_dir data/refshapes_draw --output "$figures/draw" \
+        "${keys[@]}"
+
+mkdir -p assets/refshapes/eval
+cp "$run/whole/best.ckpt" "$run/whole/config.yaml" assets/refshapes/
+cp "$figures"/draw/*.json assets/refshapes/eval/
+cat <<END
+
+Done. The data are synthetic: these figures say nothing about photographs.
+  model     assets/refshapes
+  figures   $figures, those of the model in $figures/draw
+END
