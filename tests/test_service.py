@@ -290,6 +290,7 @@ def test_mistakes_are_named_before_a_model_is_loaded(tmp_path, refuses):
         (["--model", "{graph}"], "--engine onnx"),
         (["--engine", "onnx"], "--model FILE"),
         (["--engine", "onnx", "--model", "none.onnx"], "no file or directory none.onnx"),
+        (["--engine", "onnx", "--model", "{graph}", "--threads", "-1"], "--threads is -1"),
         (["--engine", "onnx", "--model", "{graph}", "--threshold", "0.7"], "--threshold is not used"),
         (["--engine", "onnx", "--model", "{graph}", "--batch_pairs", "4"], "--batch_pairs are for --engine mindspore"),
         (["--engine", "onnx", "--model", "{empty}", "--port", "0"], "damaged, or not an ONNX graph"),

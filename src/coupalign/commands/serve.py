@@ -50,6 +50,8 @@ def main(argv: Argv = None) -> int:
         _check_onnx(argv, args)
     elif args.model or args.threads:
         raise UserError("--model and --threads are for an exported graph: add --engine onnx, or leave them out")
+    elif not find_spec("mindspore"):
+        raise UserError("no package mindspore: python -m pip install -r requirements-serve.txt, or use --engine onnx")
     else:
         check_model(config, args.checkpoint)
     try:
@@ -77,6 +79,8 @@ def _check_onnx(argv: Argv, args: argparse.Namespace) -> None:
         raise UserError("--engine onnx needs --model FILE: pass the .onnx of export.py --file_format ONNX")
     if args.checkpoint != _CHECKPOINT or args.batch_pairs != _BATCH_PAIRS:
         raise UserError("--checkpoint and --batch_pairs are for --engine mindspore: leave them out")
+    if args.threads < 0:
+        raise UserError(f"--threads is {args.threads}: give a number of threads, or 0 for one per core")
     try:
         parse_arguments(__doc__, argv, OPTIONS, keys=["vocab_file"])
     except UserError as error:
