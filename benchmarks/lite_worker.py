@@ -36,7 +36,7 @@ def main(model, vocab, threads):
         )
         assert arrays[1].size == arrays[2].size == tokens
         start = time.perf_counter()
-        probability = lite.outputs(*arrays)[0]
+        probability = lite.outputs(*(each[None] for each in arrays))[0]
         milliseconds = 1000 * (time.perf_counter() - start)
         probability.tofile(output)
         print(milliseconds, flush=True)

@@ -31,18 +31,14 @@ class LiteModel(ModelInputs):
             )
         self._model = _build(model, self.description["versions"], device, device_id, threads)
 
-    def answer(self, rgb, expression):
-        """Returns what the model finds in an image (H, W, 3) uint8, by `judged`. Raises: RequestError."""
-        return self.judged(self.outputs(self.prepare(rgb), *self.encode(expression)))
-
     def outputs(self, image, token_ids, token_mask):
-        """Returns all outputs of the graph for one prepared image and expression, without the batch axis."""
+        """Returns all outputs of the graph for a batch. Raises: RequestError."""
         tensors = self._model.get_inputs()
         for tensor, array in zip(tensors, (image, token_ids, token_mask)):
-            if list(tensor.shape) != [1, *array.shape]:
-                raise RequestError(f"the model's input is {tensor.shape}, not {array.shape}: export it with batch 1")
-            tensor.set_data_from_numpy(np.ascontiguousarray(array[None]))
-        return [output.get_data_to_numpy()[0] for output in self._model.predict(tensors)]
+            if list(tensor.shape) != list(array.shape):
+                raise RequestError(f"the model's input is {tensor.shape}, not {array.shape}: export the model again")
+            tensor.set_data_from_numpy(np.ascontiguousarray(array))
+        return [output.get_data_to_numpy() for output in self._model.predict(tensors)]
 
 
 def main(argv=None):

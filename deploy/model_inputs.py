@@ -27,8 +27,11 @@ class RequestError(Exception):
 class ModelInputs:
     """Turns images and expressions into inputs, by the .json that export.py wrote beside `model`, and the vocabulary.
 
+    Programs add ``outputs(image, token_ids, token_mask)``, which returns all outputs of the graph for a batch.
+
     Attributes:
         description: Content of the .json.
+        batch_size: Pairs that the graph takes at a time, 1 if it takes any number.
         threshold: Probability above which a pixel is in the mask.
         identity: A text that differs for models whose masks may differ.
 
@@ -41,6 +44,8 @@ class ModelInputs:
         if hashlib.sha256(read(vocab, "vocabulary")).hexdigest() != text["vocabulary_sha256"]:
             raise RequestError(f"{vocab} is not the vocabulary of the model's training: pass its vocabulary")
         self.threshold = self.description["threshold"]
+        batch = self.description["inputs"][0]["shape"][0]
+        self.batch_size = batch if isinstance(batch, int) else 1
         content = read(model, "model") + read(Path(model).with_suffix(".json"), "description of the model")
         self.identity = hashlib.sha256(content).hexdigest()
         self._max_tokens = text["max_tokens"]
@@ -81,7 +86,25 @@ class ModelInputs:
         mean, std = (np.array(image[key], np.float32) for key in ("mean", "std"))
         return ((square.astype(np.float32) - mean) / std).transpose(2, 0, 1)
 
-    def judged(self, outputs):
+    def answer(self, rgb, expression):
+        """As `answers`, for one expression."""
+        return next(self.answers(rgb, [expression]))
+
+    def answers(self, rgb, expressions):
+        """Yields what the model finds in an image (H, W, 3) uint8 for each expression, by `_judged`.
+
+        The graph runs on batches of `batch_size`; the last pair fills an incomplete one. Raises: RequestError.
+        """
+        prepared = self.prepare(rgb)
+        for first in range(0, len(expressions), self.batch_size):
+            texts = expressions[first : first + self.batch_size]
+            pairs = [(prepared, *self.encode(text)) for text in texts]
+            pairs += pairs[-1:] * (self.batch_size - len(texts))
+            outputs = self.outputs(*(np.stack(each) for each in zip(*pairs)))
+            for row in range(len(texts)):
+                yield self._judged([each[row] for each in outputs])
+
+    def _judged(self, outputs):
         """Returns what the outputs of the graph for one pair say.
 
         These are the probability map (S, S) float32, the probability that something fits the expression, or None for a
@@ -97,7 +120,7 @@ class ModelInputs:
         return outputs[0], existence, existence < threshold
 
     def at_size(self, answer, rgb, expression):
-        """Returns mask (H, W) bool, probability (H, W) float32 and warnings of an `answer`, which `judged` returned."""
+        """Returns mask (H, W) bool, probability (H, W) float32 and warnings of an `answer`, one of `answers`."""
         probability, existence, nothing_fits = answer
         probability = cv2.resize(probability, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         mask = (probability > self.threshold) & (not nothing_fits)
@@ -181,8 +204,8 @@ def _description(model):
         description = json.loads(read(path, "description of the model").decode("utf-8"))
         description["versions"]["mindspore"].split(".")
         description.setdefault("existence_threshold", None)  # of a model without an existence output
-        return {
-            key: description[key] for key in ("device", "existence_threshold", "image", "text", "threshold", "versions")
-        }
-    except (AttributeError, ValueError, KeyError, TypeError) as error:
+        description["inputs"][0]["shape"][0]
+        keys = ("device", "existence_threshold", "image", "inputs", "text", "threshold", "versions")
+        return {key: description[key] for key in keys}
+    except (AttributeError, ValueError, LookupError, TypeError) as error:
         raise RequestError(f"{path} does not describe a model: export the model again") from error

@@ -32,7 +32,7 @@ def add_arguments(parser):
 def main(parser, argv, load):
     """Runs a program: ``load(args)`` makes the model. Returns the exit status, 2 if an image could not be read.
 
-    A model is a ``ModelInputs`` with ``answer(rgb, expression)``, which returns what ``ModelInputs.judged`` does.
+    A model is a ``ModelInputs``.
     """
     args = parser.parse_args(argv)
     if bool(args.expression) == bool(args.expressions):
@@ -68,10 +68,14 @@ def predict(model, requests, output, probability):
             print(json.dumps({"image": str(path), "error": str(error)}), flush=True)
             continue
         made_from = hashlib.sha256(model.identity.encode() + hashlib.sha256(content).digest()).hexdigest()
-        for text in texts:
-            stem = output / file_stem(path, text)
-            files = {kind: f"{stem}{suffix}" for kind, suffix in kinds.items()}
-            record = _saved(f"{stem}.json", files, made_from) or _write(model, path, rgb, text, stem, files, made_from)
+        stems = {text: output / file_stem(path, text) for text in texts}
+        names = {text: {kind: f"{stem}{suffix}" for kind, suffix in kinds.items()} for text, stem in stems.items()}
+        saved = {text: _saved(f"{stem}.json", names[text], made_from) for text, stem in stems.items()}
+        answers = model.answers(rgb, [text for text in texts if not saved[text]])
+        for text, files in names.items():
+            record = saved[text]
+            if not record:
+                record = _write(model, path, rgb, text, stems[text], files, made_from, next(answers))
             records.append({**record, "image": str(path), **files})
             shown = {name: each for name, each in records[-1].items() if name not in ("segmentation", "made_from")}
             print(json.dumps(shown), flush=True)
@@ -91,8 +95,7 @@ def _saved(json_file, files, made_from):
         return None
 
 
-def _write(model, path, rgb, expression, stem, files, made_from):
-    answer = model.answer(rgb, expression)
+def _write(model, path, rgb, expression, stem, files, made_from, answer):
     mask, probability, lines = model.at_size(answer, rgb, expression)
     _, existence, nothing_fits = answer
     json_file = Path(f"{stem}.json")

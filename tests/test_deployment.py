@@ -168,12 +168,35 @@ def test_lite_writes_what_predict_writes(lite, checkpoint, tmp_path, monkeypatch
     np.testing.assert_array_equal(mask, expected * np.uint8(255))
 
 
+def test_expressions_share_the_batches_of_a_graph(tmp_path, monkeypatch):
+    """Five expressions in batches of two; the probability depends on the expression alone."""
+    sizes = []
+
+    class Words(Lite):
+        def get_inputs(self):
+            return [Port([2, 3, 64, 64]), Port([2, 8]), Port([2, 8])]
+
+        def predict(self, inputs):
+            sizes.append(len(inputs[0].array))
+            probability = Port(None)
+            probability.array = np.broadcast_to(np.sin(inputs[1].array.sum(1))[:, None, None], (2, 64, 64))
+            return [probability]
+
+    monkeypatch.setattr(lite_predict, "_build", lambda *_: Words())
+    path = describe(tmp_path, inputs=[{"name": "image", "shape": [2, 3, 64, 64], "dtype": "float32"}])
+    lite = lite_predict.LiteModel(path, VOCABULARY)
+    texts = ["a dog", "the dog", "two dogs", "a cat", "the red cat"]
+    answers = list(lite.answers(np.zeros((30, 40, 3), np.uint8), texts))
+    assert [each[0][0, 0] for each in answers] == [np.sin(lite.encode(text)[0].sum()) for text in texts]
+    assert sizes == [2, 2, 2] and len({each[0][0, 0] for each in answers}) == 5
+
+
 def test_lite_continues_where_it_was(lite, tmp_path, monkeypatch, capsys):
     for name in "ab":
         _picture(tmp_path / f"{name}.png")
     made = []
-    found = lite_predict.LiteModel.answer
-    monkeypatch.setattr(lite_predict.LiteModel, "answer", lambda self, *args: made.append(1) or found(self, *args))
+    found = lite_predict.LiteModel.outputs
+    monkeypatch.setattr(lite_predict.LiteModel, "outputs", lambda self, *args: made.append(1) or found(self, *args))
 
     def again():
         made.clear()
