@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -56,8 +57,8 @@ SAMPLES = 30
 ENVIRONMENT = {**{name: value for name, value in os.environ.items() if name != "GLOG_v"}, "MS_LITE_HOME": str(RUNTIME)}
 
 
-def _export(checkpoint: Path, mindir: Path) -> Path:
-    line = [EXPORT, "export.py", "--checkpoint", checkpoint, "--file_name", mindir]
+def _export(checkpoint: Path, mindir: Path, batch_size: int = 1) -> Path:
+    line = [EXPORT, "export.py", "--checkpoint", checkpoint, "--file_name", mindir, "--export_batch_size", batch_size]
     subprocess.run(list(map(str, line)), cwd=REPOSITORY, check=True)
     return mindir
 
@@ -144,7 +145,8 @@ def _answers(deployed: Deployed, mindir: Path, image: Path, expression: str) -> 
     python = subprocess.run(list(map(str, line)), cwd=REPOSITORY, capture_output=True, text=True)
     assert (cpp.returncode, python.returncode) == (0, 0)
     answers = [json.loads(done.stdout) for done in (cpp, python)]
-    assert cpp.stderr == "".join(f"warning: {each}\n" for each in answers[0]["warnings"])
+    assert all(each in cpp.stderr for each in answers[0]["warnings"])
+    assert len(answers[0]["warnings"]) == len(cpp.stderr.splitlines())
     return [(each, cv2.imread(each["mask"], cv2.IMREAD_GRAYSCALE) > 0) for each in answers]
 
 
@@ -185,20 +187,48 @@ def test_pillow_of_python_3_7_reads_images_as_training_does(tmp_path):
         np.testing.assert_array_equal(np.load(f"{path}.npy"), load_image(path), err_msg=path.name)
 
 
-def test_two_expressions_and_unusual_names_get_their_own_files(deployed, tmp_path):
+def test_every_pair_gets_its_own_files(deployed, tmp_path):
     pixels = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
     names = ["猫.png", "狗.png", os.fsdecode(b"caf\xe9.png"), "n" * 200 + ".png"]
-    written = set()
+    expressions = ["the dog", "the 龘 dog"]
     for name in names:
         (tmp_path / name).write_bytes(pixels)
-        for expression in ("the dog", "the 龘 dog") if name == names[0] else ("the dog",):
-            done = deployed.run(tmp_path, image=name, expression=expression, vocab=str(VOCABULARY), output="out")
-            answer = json.loads(done.stdout)
-            assert answer["image"] == name and len(answer["warnings"]) == done.stderr.count("warning: ") == (
-                "龘" in expression
-            )
-            written |= {answer["mask"], answer["overlay"]}
-    assert len(written) == 10 == len(os.listdir(tmp_path / "out"))
+    given = [f"--image={each}" for each in [*names, names[0]]] + [f"--expression={each}" for each in expressions]
+    done = deployed.run(tmp_path, *given, vocab=str(VOCABULARY), output="out")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(each["image"], each["expression"]) for each in answers] == list(product(names, expressions))
+    assert all(len(each["warnings"]) == ("龘" in each["expression"]) for each in answers)
+    assert done.returncode == 0 and done.stderr.count("warning: ") == 1
+    assert (
+        len({each[kind] for each in answers for kind in ("mask", "overlay")}) == 16 == len(os.listdir(tmp_path / "out"))
+    )
+
+
+def test_batches_get_the_answers_of_single_pairs(deployed, tmp_path):
+    """Four pairs in batches of three. Other files of a directory are left out, and a damaged image is reported."""
+    mindir = _export(deployed.checkpoint, tmp_path / "graph.mindir", batch_size=3)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(3):
+        pixels = cv2.resize(random.integers(0, 256, (6, 8, 3), np.uint8), (310, 220 + 10 * i))
+        cv2.imwrite(str(photos / f"{i}.JPG"), pixels)
+    (photos / "1.JPG").write_bytes((photos / "1.JPG").read_bytes()[:-500])
+    (photos / "notes.txt").write_text("no image")
+    (photos / "older").mkdir()
+    expressions = [f"--expression={each}" for each in ("the blue square", "cup")]
+    given = {"image": str(photos), "vocab": str(VOCABULARY)}
+    found = []
+    for name, graph in (("single", deployed.mindir), ("batches", mindir)):
+        done = deployed.run(tmp_path, *expressions, **given, mindir_path=str(graph), output=name)
+        assert done.returncode == 2 and "1.JPG" in done.stderr and "notes" not in done.stderr
+        found.append([json.loads(line) for line in done.stdout.splitlines()])
+    assert [len(each) for each in found] == [4, 4]
+    for single, batched in zip(*found):
+        assert (single["image"], single["expression"]) == (batched["image"], batched["expression"])
+        assert batched["score"] == pytest.approx(single["score"], abs=1e-5)
+        masks = [cv2.imread(str(tmp_path / each["mask"]), cv2.IMREAD_GRAYSCALE) > 0 for each in (single, batched)]
+        assert (masks[0] != masks[1]).mean() < 1e-3 and 0.02 < masks[0].mean() < 0.98
 
 
 IMAGE = {"image": "good.png", "expression": "the dog", "vocab": str(VOCABULARY)}
@@ -229,6 +259,7 @@ IMAGE = {"image": "good.png", "expression": "the dog", "vocab": str(VOCABULARY)}
             for name in ("text", "list", "nothing", "no_shape", "words", "cut_json")
         ),
         ({**IMAGE, "mindir_path": "negative.mindir"}, "negative.json is damaged"),
+        ({**IMAGE, "image": "bare"}, "directory bare has no images"),
         ({**IMAGE, "output": "good.png"}, "cannot be created as a directory"),
         ({"input0_path": "none", "input1_path": "none", "input2_path": "none"}, "none cannot be listed"),
         ({"input0_path": "bare", "input1_path": "bare", "input2_path": "bare"}, "no file in bare"),

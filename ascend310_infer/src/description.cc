@@ -40,7 +40,9 @@ Description Description::beside(std::filesystem::path mindir) {
   } catch (const std::exception&) {  // OpenCV's for invalid JSON, ours for missing numbers
     throw Error(path.string() + " does not describe a model: export the model again");
   }
-  if (made.image.size < 1 || made.max_tokens < 3) throw Error(path.string() + " is damaged: export the model again");
+  if (made.image.size < 1 || made.batch < 1 || made.max_tokens < 3) {
+    throw Error(path.string() + " is damaged: export the model again");
+  }
   return made;
 }
 

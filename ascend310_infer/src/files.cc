@@ -46,7 +46,6 @@ std::vector<std::string> file_names(const fs::path& directory) {
     if (entry->is_regular_file(code)) names.push_back(entry->path().filename().string());
   }
   if (code) throw Error(directory.string() + " cannot be listed (" + code.message() + "): check its path");
-  if (names.empty()) throw Error("no file in " + directory.string() + ": fill it with preprocess.py");
   std::sort(names.begin(), names.end());
   return names;
 }

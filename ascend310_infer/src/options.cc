@@ -28,15 +28,24 @@ Options::Options(int argc, const char* const* argv) {
     if (name.compare(0, 2, "--") != 0 || defaults().count(name.substr(2)) == 0) {
       throw Error("unknown option " + name + " (--help lists all)");
     }
-    if (has(name.substr(2))) throw Error(name + " is given twice: give it once");
+    if (has(name.substr(2)) && name != "--image" && name != "--expression") {
+      throw Error(name + " is given twice: give it once");
+    }
     if (equals == std::string::npos && i + 1 == argc) throw Error(name + " has no value");
-    values_[name.substr(2)] = equals == std::string::npos ? argv[++i] : argument.substr(equals + 1);
+    auto& values = values_[name.substr(2)];
+    const std::string value = equals == std::string::npos ? argv[++i] : argument.substr(equals + 1);
+    if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
   }
+}
+
+std::vector<std::string> Options::texts(const std::string& name) const {
+  const auto given = values_.find(name);
+  return given == values_.end() ? std::vector<std::string>{text(name)} : given->second;
 }
 
 std::string Options::text(const std::string& name) const {
   const auto given = values_.find(name);
-  if (given != values_.end()) return given->second;
+  if (given != values_.end()) return given->second.front();
   const char* otherwise = defaults().at(name);
   if (otherwise == nullptr) throw Error("--" + name + " is missing (--help lists all options)");
   return otherwise;
@@ -57,10 +66,12 @@ With inputs in files, one sample per file (from preprocess.py):
   Files of the same name hold the image, the token ids and the token mask of a sample. Writes the outputs to
   result_Files/<name>_<number>.bin, and the time to time_Result/test_perform_static.txt.
 
-With an image and an expression:
-  coupalign --mindir_path FILE --image FILE --expression TEXT --vocab FILE [--output DIR]
-  Writes a .mask.png and an .overlay.png to the directory, and prints a line of JSON that names them.
-  The .json that export.py wrote must be beside the MindIR.
+With images and expressions:
+  coupalign --mindir_path FILE --image PATH --expression TEXT --vocab FILE [--output DIR]
+  PATH is an image or a directory. --image and --expression may be given several times: every expression is evaluated on
+  every image, in batches of the model's size. For each pair the program writes a .mask.png and an .overlay.png to the
+  output directory, and prints a line of JSON that names them. An image that cannot be read is reported and skipped, and
+  the exit status is then 2. The .json that export.py wrote must be beside the MindIR.
 
 Both:
   --device_type CPU or Ascend (default CPU)    --device_id NUMBER (default 0)
