@@ -17,10 +17,10 @@ from coupalign.model.build import compute_in
 from coupalign.model.existence import Existence
 from coupalign.refshapes.writer import RefShapesSettings, prepare_refshapes
 from coupalign.training import train
-from coupalign.training.run_directory import LOSSES
-from coupalign.training.step import Objective
+from coupalign.training.step import ADDED_LOSSES, LOSSES, Objective
 from tests.conftest import SMALLEST, assert_close, read_csv, refshapes_config
 from tests.equations import layer_norm, linear, softmax
+from tests.test_run_logs import read_events
 
 
 def reference(mask, pixels, sentence, w):
@@ -94,7 +94,8 @@ def test_the_objective_adds_the_weighted_loss_for_empty_single_and_union_masks()
     binary = np.mean(np.logaddexp(0, existence) - existence * [0, 1, 1])
     objective = Objective(Predicted(logits, pixels, existence), PixelContrastiveLoss(), 0.1, existence_loss_weight=0.3)
     losses = objective(tensors[0], tensors[0], tensors[0], tensors[2])
-    expected = (segmentation + 0.1 * auxiliary + 0.3 * binary, segmentation, auxiliary)
+    expected = (segmentation + 0.1 * auxiliary + 0.3 * binary, segmentation, auxiliary, binary)
+    assert objective.loss_names == ("loss", "segmentation_loss", "auxiliary_loss", "existence_loss")
     np.testing.assert_allclose([float(each.asnumpy()) for each in losses], expected, rtol=1e-5)
 
 
@@ -146,15 +147,20 @@ def test_a_training_with_several_targets_and_none(tmp_path, caplog):
     """With set prediction; the loss has the existence loss in it, its weights learn, and validation has its metrics."""
     keys = {"existence": True, "object_loss_weight": 1.0, "choice_loss_weight": 0.5, "max_objects": 8}
     keys |= {"epochs": 1, "decay_epochs": 1, "batch_size": 16, "eval_limit": 30, "learning_rate": 1e-3}
-    config = refshapes_config(tmp_path / "data", output_dir=str(tmp_path / "run"), tracker="none", **keys)
+    config = refshapes_config(tmp_path / "data", output_dir=str(tmp_path / "run"), **keys)
     tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
     prepare_refshapes(tmp_path / "data", RefShapesSettings(80, 5, generalised=True), tokenizer)
     start = {name: each.asnumpy().copy() for name, each in build_model(config).parameters_dict().items()}
     with caplog.at_level("INFO"):
         directory = train(config, progress=False)
-    assert all(np.isfinite(float(row[name])) for row in read_csv(directory / "steps.csv") for name in LOSSES)
     weights = read_checkpoint(directory / "last.ckpt")
     for name in start:
         if name.startswith("existence."):
             assert np.abs(weights[name].asnumpy() - start[name]).max() > 1e-5, name
+    shown, _ = read_events(directory / "tensorboard")
+    for row in read_csv(directory / "steps.csv"):
+        loss, segmentation, auxiliary = (float(row[name]) for name in LOSSES)
+        added = [shown[f"train/{name}"][int(row["step"])].simple_value for name in ADDED_LOSSES]
+        expected = segmentation + 0.1 * auxiliary + np.dot((1.0, 0.5, 0.1), added)
+        assert min(added) > 0 and loss == pytest.approx(expected, rel=1e-5)
     assert any("N-acc" in record.message and "T-acc" in record.message for record in caplog.records)

@@ -17,7 +17,8 @@ from coupalign.device_check.quickstart import STEPS as RECORDED
 from coupalign.devices import set_up
 from coupalign.files import REPOSITORY
 from coupalign.training import train
-from coupalign.training.run_directory import LOSSES, RunDirectory
+from coupalign.training.run_directory import RunDirectory
+from coupalign.training.step import LOSSES
 from tests.conftest import read_csv
 
 STEPS = 20

@@ -162,6 +162,7 @@ class RecordingStep:
 
     def __init__(self):
         self.scenes, self.inside, self.objective = [], False, SimpleNamespace(objective=None)
+        self.loss_names = ("loss", "segmentation_loss", "label_loss")
 
     def set_train(self):
         return self
@@ -169,7 +170,7 @@ class RecordingStep:
     def update(self, batches, seed, number, first_samples):
         parts = [batch["mask"].asnumpy() for batch in batches]
         self.scenes.append(dict(zip(first_samples, parts, strict=True)))
-        return StepResult((Tensor(0.5), Tensor(0.5), Tensor(0.5)), Tensor(0.1), Tensor(True))
+        return StepResult(Tensor([0.5] * 3), Tensor(0.1), Tensor(True))
 
     @contextmanager
     def averaged(self):
@@ -213,7 +214,7 @@ def test_losses_are_written_for_tensorboard(config_file, tmp_path, monkeypatch):
 
 def test_a_run_that_diverges_ends_in_one_line_and_leaves_nothing(config_file, tmp_path, monkeypatch, capsys):
     step = RecordingStep()
-    step.update = lambda *_: StepResult((Tensor(np.nan),) * 3, Tensor(0.1), Tensor(False))
+    step.update = lambda *_: StepResult(Tensor([np.nan] * 3), Tensor(0.1), Tensor(False))
     monkeypatch.setattr(pretraining, "build_model", lambda _: nn.Dense(2, 2))
     monkeypatch.setattr(pretraining, "build_step", lambda *_: step)
     arguments = ["--config", str(config_file), "--output", str(tmp_path / "start.ckpt"), "--scenes", "8"]

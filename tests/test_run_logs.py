@@ -18,10 +18,12 @@ from coupalign.data.dataset import Split
 from coupalign.data.transform import prepare_image, restore_image
 from coupalign.devices import set_up
 from coupalign.evaluation.evaluate import evaluate_split
+from coupalign.training.console import losses_line
 from coupalign.training.events import Events
 from coupalign.training.pictures import Pictures
 from coupalign.training.profiler import SKIPPED, StepProfiler
-from coupalign.training.run_directory import LOSSES, STEP_COLUMNS, STEP_TAGS, RunDirectory
+from coupalign.training.run_directory import STEP_COLUMNS, STEP_TAGS, RunDirectory
+from coupalign.training.step import ADDED_LOSSES, LOSSES
 from coupalign.training.step_timer import TIME_COLUMNS, StepTimer
 from tests.conftest import TINY
 
@@ -30,6 +32,7 @@ def step_figures(step, loss=0.5):
     return {
         **dict(zip(STEP_COLUMNS, [step, loss, loss / 2, loss / 4, 1 / step, int(not math.isfinite(loss))])),
         "epoch": 1 + (step - 1) // 4,
+        **dict.fromkeys(ADDED_LOSSES, 0.125),
         **dict(zip(TIME_COLUMNS, (1.0, 2.0, 3.0))),
     }
 
@@ -92,11 +95,20 @@ def test_tensorboard_shows_each_step_once_after_two_resumes(tmp_path):
     for tag in STEP_TAGS.values():
         assert sorted(shown[tag]) == list(range(1, 13)), tag
     assert {step: each.simple_value for step, each in shown["validation/oIoU"].items()} == {4: 0.25, 8: 0.5, 12: 0.75}
+    assert shown["train/object_loss"][8].simple_value == 0.125
     assert shown["train/learning_rate"][8].simple_value == pytest.approx(1 / 8)
     image = shown["validation/12: a shape"][12].image
     decoded = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert (image.height, image.width) == decoded.shape[:2] == (4, 12)
     assert decoded[0, 0].tolist() == [0, 0, 255] and decoded.sum() == 255  # red, in OpenCV's order
+
+
+def test_the_console_names_each_loss_with_its_factor():
+    losses = load_config(overrides={"object_loss_weight": 2.0, "choice_loss_weight": 0.5}).losses
+    figures = {"loss": 4.0, "segmentation_loss": 1.0, "auxiliary_loss": 5.0, "learning_rate": 0.1}
+    assert losses_line(figures, losses) == "loss 4.0000 = seg 1.0000 + 0.1 aux 5.0000, lr 1.00e-01"
+    line = losses_line({**figures, "object_loss": 1.0, "choice_loss": 0.75, "existence_loss": 1.25}, losses)
+    assert "+ 2 object 1.0000 + 0.5 choice 0.7500 + 0.1 existence 1.2500" in line
 
 
 def test_times_of_a_step_add_up_and_means_leave_out_the_first():

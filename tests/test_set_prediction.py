@@ -13,7 +13,7 @@ from coupalign.loss import ObjectLoss
 from coupalign.model import build_model
 from coupalign.model.positions import anchor_points, grid_points, sine_encoding
 from coupalign.training import pretraining, train
-from coupalign.training.run_directory import LOSSES
+from coupalign.training.step import LOSSES
 from tests.conftest import SMALLEST, read_csv, refshapes_config
 
 RNG = np.random.default_rng
@@ -68,16 +68,15 @@ def reference(logits, weights, masks, anchors, targets):
 def test_losses_of_matched_pairs(seed):
     logits, weights, masks, mask = case(seed)
     anchors = anchor_points(5)
-    found = ObjectLoss(anchors, 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, mask)))
+    found = ObjectLoss(anchors, 1.0, 1.0)(*map(Tensor, (logits, weights, masks, mask)))[1:]
     expected = reference(logits, weights, masks, anchors, targets={1})
     np.testing.assert_allclose([float(each.asnumpy()) for each in found], expected, rtol=1e-4)
 
 
 def test_each_loss_has_its_weight():
     given = [Tensor(each) for each in case(3)]
-    masks, choice = (float(each.asnumpy()) for each in ObjectLoss(anchor_points(5), 1.0, 1.0).parts(*given))
-    both = ObjectLoss(anchor_points(5), 0.5, 2.0)(*given)
-    np.testing.assert_allclose(both.asnumpy(), 0.5 * masks + 2 * choice, rtol=1e-5)
+    both, masks, choice = (float(each.asnumpy()) for each in ObjectLoss(anchor_points(5), 0.5, 2.0)(*given))
+    np.testing.assert_allclose(both, 0.5 * masks + 2 * choice, rtol=1e-5)
 
 
 def test_a_referent_that_is_no_object_asks_for_no_choice():
@@ -85,7 +84,7 @@ def test_a_referent_that_is_no_object_asks_for_no_choice():
     other = np.zeros_like(mask)
     other[:, :4, :4] = 1
     masks[:, :, 0, 0] = 0
-    choice = ObjectLoss(anchor_points(5), 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, other)))[1]
+    choice = ObjectLoss(anchor_points(5), 1.0, 1.0)(*map(Tensor, (logits, weights, masks, other)))[2]
     assert float(choice.asnumpy()) == 0
 
 
@@ -96,7 +95,7 @@ def test_several_targets_share_the_choice_evenly_and_none_asks_for_none():
     anchors = anchor_points(5)
     for targets in ({0, 2}, {0, 1, 2}, set()):
         mask = masks[:, sorted(targets)].sum(1).repeat(4, 1).repeat(4, 2)
-        found = ObjectLoss(anchors, 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, mask)))
+        found = ObjectLoss(anchors, 1.0, 1.0)(*map(Tensor, (logits, weights, masks, mask)))[1:]
         expected = reference(logits, weights, masks, anchors, targets)
         np.testing.assert_allclose([float(each.asnumpy()) for each in found], expected, rtol=1e-4)
 
@@ -108,14 +107,14 @@ def test_an_object_within_the_referent_is_not_named():
     masks[:, 2, :4] = 0
     mask = masks[:, 1].repeat(4, 1).repeat(4, 2)
     anchors = anchor_points(5)
-    choice = ObjectLoss(anchors, 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, mask)))[1]
+    choice = ObjectLoss(anchors, 1.0, 1.0)(*map(Tensor, (logits, weights, masks, mask)))[2]
     np.testing.assert_allclose(float(choice.asnumpy()), reference(logits, weights, masks, anchors, {1})[1], rtol=1e-4)
 
 
 def test_more_objects_than_proposals():
     logits, weights, masks, mask = case(5, proposals=2)
     anchors = anchor_points(2)
-    found = ObjectLoss(anchors, 1.0, 1.0).parts(*map(Tensor, (logits, weights, masks, mask)))
+    found = ObjectLoss(anchors, 1.0, 1.0)(*map(Tensor, (logits, weights, masks, mask)))[1:]
     expected = reference(logits, weights, masks, anchors, targets={1})
     np.testing.assert_allclose([float(each.asnumpy()) for each in found], expected, rtol=1e-4)
 

@@ -40,8 +40,8 @@ class Step:
     bad: set[int] = set()
     after: dict[int, object] = {}
 
-    def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps, scales_loss, ema_decay, columns):
-        self.batch, self.count = batch, accumulation_steps
+    def __init__(self, objective, optimizer, max_grad_norm, batch, accumulation_steps, *others):
+        self.batch, self.count, self.loss_names = batch, accumulation_steps, others[-1]
         self.apply_update = nn.Cell()
         self.apply_update.clip = Clip(max_grad_norm)
         self.weight = Parameter(Tensor([0.5], mindspore.float32), name="sma.weight")
@@ -74,7 +74,7 @@ class Step:
         self.weight.set_data(Tensor([float(self.weight.asnumpy()[0]) * 0.9 + given.std()], mindspore.float32))
         loss = np.nan if number in Step.bad else float(self.weight.asnumpy()[0])
         Step.after.pop(number, lambda: None)()
-        losses = tuple(Tensor(loss * factor, mindspore.float32) for factor in (1, 2, 3))
+        losses = Tensor([loss * factor for factor in (1, 2, 3)], mindspore.float32)
         return StepResult(losses, Tensor(1 / number, mindspore.float32), Tensor(np.isfinite(loss)))
 
 

@@ -34,7 +34,9 @@ class Progress:
     step: int = 0  # updates done
     epochs: int = 0  # epochs finished, including validation
     learning_rate: float = 0.0  # of the last step
-    sums: list[float] = field(default_factory=list)  # of steps.csv's columns over the epoch's finite steps so far
+    sums: list[float] = field(
+        default_factory=list
+    )  # of figures over the epoch's finite steps so far, as the trainer orders them
     skipped: int = 0  # steps of the current epoch that were not finite
     skipped_in_row: int = 0  # length of the current series of steps that were not finite
     best: float = -1.0  # highest oIoU on val_split

@@ -15,8 +15,7 @@ from coupalign.device_check.quickstart import CONFIG, STEPS, quickstart_batches,
 from coupalign.device_check.rows import Outcome
 from coupalign.model import build_model
 from coupalign.training.build import build_step
-from coupalign.training.run_directory import LOSSES
-from coupalign.training.step import TrainStep
+from coupalign.training.step import LOSSES, TrainStep
 
 EARLY = 8  # steps before training has amplified differences of rounding
 # Relative tolerance of the losses of the early steps and of all steps. On the CPU, float16 differs by 6e-4 and 2.3e-2.
@@ -75,6 +74,6 @@ def _train(step: TrainStep, batches: Iterable[dict[str, np.ndarray]], seed: int,
     losses = []
     for number, batch in enumerate(batches, done + 1):
         result = step.update([{name: Tensor(array) for name, array in batch.items()}], seed, number, [0])
-        made = bool(result.finite.asnumpy())
-        losses.append([float(each.asnumpy()) if made else np.nan for each in result.losses])
+        values = result.losses.asnumpy()
+        losses.append(values if result.finite.asnumpy() else np.full_like(values, np.nan))
     return np.array(losses)

@@ -93,7 +93,7 @@ def main(config: Config, batch: int) -> dict[str, float]:
     seconds = []
     for number in range(STEPS):
         start = time.perf_counter()
-        step.update([inputs], config.run.seed, number, [0]).losses[0].asnumpy()
+        step.update([inputs], config.run.seed, number, [0]).losses.asnumpy()
         seconds.append(time.perf_counter() - start)
     device = mindspore.hal.get_device_properties(0)  # None for a CPU
     peak, total = mindspore.runtime.max_memory_allocated(), device.total_memory if device else 0

@@ -23,7 +23,8 @@ class ObjectLoss(nn.Cell):
         choice_weight: Factor of the cross entropy.
 
     Inputs: proposals Y_N (B, N, h, w), logits; weights Q_w (B, N); objects (B, K, h, w), 0 or 1, empty for none; mask of
-    the targets (B, H, W), their union, 0 or 1. Outputs: the weighted sum of both losses, a float32 scalar.
+    the targets (B, H, W), their union, 0 or 1. Outputs: the weighted sum of both losses; the loss of the masks; the cross
+    entropy of Q_w, 0 where no object or set has an IoU above 0.5 with the mask; float32 scalars.
     """
 
     def __init__(self, anchors: np.ndarray, weight: float, choice_weight: float):
@@ -31,12 +32,7 @@ class ObjectLoss(nn.Cell):
         self.anchors = Tensor(anchors.astype(np.float32))
         self.weight, self.choice_weight = weight, choice_weight
 
-    def construct(self, proposals: Tensor, weights: Tensor, objects: Tensor, mask: Tensor) -> Tensor:
-        masks, choice = self.parts(proposals, weights, objects, mask)
-        return self.weight * masks + self.choice_weight * choice
-
-    def parts(self, proposals: Tensor, weights: Tensor, objects: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of the masks; cross entropy of Q_w, 0 where no object or set has an IoU above 0.5 with the mask; scalars."""
+    def construct(self, proposals: Tensor, weights: Tensor, objects: Tensor, mask: Tensor):
         batch, count, height, width = proposals.shape
         logits = proposals.astype("float32").reshape(batch, count, -1)
         targets = objects.astype("float32").reshape(batch, objects.shape[1], -1)
@@ -53,7 +49,8 @@ class ObjectLoss(nn.Cell):
         named = ops.expand_dims(self._named(targets, areas, nearest(mask, height, width)), 1)
         wanted = ops.matmul(named, matched).squeeze(1)  # (B, N), 1 for each proposal of a target
         wanted = wanted / ops.maximum(wanted.sum(1, keepdims=True), 1.0)
-        return masks, -(wanted * ops.log(weights + 1e-9)).sum(1).mean()
+        choice = -(wanted * ops.log(weights + 1e-9)).sum(1).mean()
+        return self.weight * masks + self.choice_weight * choice, masks, choice
 
     def _named(self, targets: Tensor, areas: Tensor, mask: Tensor) -> Tensor:
         """1.0 for each object that is a target, (B, K).

@@ -59,6 +59,7 @@ def build_step(
         config.run.precision == "fp16",
         settings.ema_decay,
         columns or (*COLUMNS, *(["objects"] if object_loss else [])),
+        objective.loss_names,
     )
     use_kernels_in_update(step.apply_update, config.run)
     return step

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from coupalign.config import LossConfig
+from coupalign.training.step import ADDED_LOSSES, LOSSES
 from coupalign.training.step_timer import TIME_COLUMNS
 
 GENERALISED = ("gIoU", "N-acc", "T-acc")  # shown where validation has them
@@ -19,12 +21,14 @@ def progress_bar(steps: int, done: int, name: str, shown: bool) -> tqdm:
     return tqdm(total=steps, initial=done, desc=name, unit="step", disable=not shown, mininterval=seconds)
 
 
-def losses_line(figures: Mapping[str, float], weight: float) -> str:
-    """The losses of a step: Eq 17 with its lambda `weight`, and the weighted sum of the losses that are not in the paper."""
-    total, segmentation, auxiliary = (figures[name] for name in ("loss", "segmentation_loss", "auxiliary_loss"))
-    others = total - segmentation - weight * auxiliary
-    added = f" + others {others:.4f}" if abs(others) > 1e-4 * abs(total) else ""  # else the rounding of float32
-    return f"loss {total:.4f} = seg {segmentation:.4f} + {weight:g} aux {auxiliary:.4f}{added}, lr {figures['learning_rate']:.2e}"
+def losses_line(figures: Mapping[str, float], losses: LossConfig) -> str:
+    """The losses of a step with their factors: Eq 17, and those that are not in the paper."""
+    total, segmentation, auxiliary = (figures[name] for name in LOSSES)
+    line = f"loss {total:.4f} = seg {segmentation:.4f} + {losses.aux_loss_weight:g} aux {auxiliary:.4f}"
+    for name in ADDED_LOSSES:
+        if name in figures:
+            line += f" + {getattr(losses, f'{name}_weight'):g} {name.removesuffix('_loss')} {figures[name]:.4f}"
+    return f"{line}, lr {figures['learning_rate']:.2e}"
 
 
 def epoch_line(figures: Mapping[str, float], epochs: int, val_split: str, is_best: bool) -> str:

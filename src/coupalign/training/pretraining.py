@@ -56,12 +56,14 @@ class PretrainingObjective(nn.Cell):
 
     Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S); labels (B, 9, S/4, S/4) and objects
         (B, 8, S/4, S/4), as in LabelledScenes.
-    Outputs: Eq 17 plus LABEL_WEIGHT times the label losses; L_seg; the label losses; float32 scalars.
+    Outputs: Eq 17 plus LABEL_WEIGHT times the label losses; L_seg; the label losses; the losses of set prediction; float32
+    scalars. Attribute ``loss_names``: their names.
     """
 
     def __init__(self, objective: Objective, dim: int):
         super().__init__(auto_prefix=False)  # so that checkpoints keep the model's parameter names
         self.objective = objective
+        self.loss_names = ("loss", "segmentation_loss", "label_loss", *objective.loss_names[3:])
         self.label_head = conv(dim, sum(CLASSES) + 2, 1)
         for parameter in self.label_head.get_parameters():
             parameter.name = f"label_head.{parameter.name}"
@@ -69,9 +71,9 @@ class PretrainingObjective(nn.Cell):
     def construct(
         self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor, labels: Tensor, objects: Tensor
     ):
-        (total, segmentation, _), pixels = self.objective.with_features(image, token_ids, token_mask, mask, objects)
+        losses, pixels = self.objective.with_features(image, token_ids, token_mask, mask, objects)
         label_loss = self._label_loss(self.label_head(pixels).astype("float32"), labels)
-        return total + LABEL_WEIGHT * label_loss, segmentation, label_loss
+        return (losses[0] + LABEL_WEIGHT * label_loss, losses[1], label_loss) + losses[3:]
 
     @staticmethod
     def _label_loss(predicted: Tensor, labels: Tensor) -> Tensor:
@@ -169,12 +171,12 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
                     f"loss or gradients were not finite in {skipped_in_row} steps in a row, up to step {number}: "
                     "lower learning_rate"
                 )
-            figures = dict(zip(("loss", "segmentation_loss", "label_loss"), map(float, losses)))
+            figures = dict(zip(step.loss_names, losses.asnumpy().tolist()))
             if tracker:
                 tracker.scalars(number, {f"pretraining/{name}": value for name, value in figures.items()})
             bar.update()
-            line = f"mask {figures['segmentation_loss']:.4f}, labels {figures['label_loss']:.4f}"
-            bar.set_postfix_str(line, refresh=False)
+            named = {name.removesuffix("_loss"): f"{value:.4f}" for name, value in figures.items()}
+            bar.set_postfix(named, refresh=False)
             if number == steps or settings.checkpoint_every and number % settings.checkpoint_every == 0:
                 if config.model.batch_norm == "local":
                     step.average_statistics()

@@ -18,10 +18,10 @@ from coupalign.config import Config
 from coupalign.errors import UserError
 from coupalign.files import atomic_path, make_directory
 from coupalign.training.logs import CsvLog
+from coupalign.training.step import ADDED_LOSSES, LOSSES
 from coupalign.training.step_timer import TIME_COLUMNS
 from coupalign.training.trackers import open_tracker
 
-LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")
 STEP_COLUMNS = ("step", *LOSSES, "learning_rate", "skipped")
 VALIDATION_COLUMNS = ("oIoU", "mIoU", "prec@0.5")
 EPOCH_COLUMNS = (
@@ -30,8 +30,10 @@ EPOCH_COLUMNS = (
     *VALIDATION_COLUMNS,
 )
 # A tracker's tags of the figures of a step and of an epoch.
-STEP_TAGS = {name: f"train/{name}" for name in STEP_COLUMNS[1:]} | {name: f"time/{name}" for name in TIME_COLUMNS}
-EPOCH_TAGS = {name: f"epoch/{name}" for name in (*LOSSES, "samples_per_second")}
+STEP_TAGS = {name: f"train/{name}" for name in (*STEP_COLUMNS[1:], *ADDED_LOSSES)} | {
+    name: f"time/{name}" for name in TIME_COLUMNS
+}
+EPOCH_TAGS = {name: f"epoch/{name}" for name in (*LOSSES, *ADDED_LOSSES, "samples_per_second")}
 EPOCH_TAGS |= {name: f"validation/{name}" for name in VALIDATION_COLUMNS}
 _TEMPORARY = ("last", "best", "steps", "curve", "log", "config")  # stems of the files written atomically
 
@@ -109,7 +111,7 @@ class RunDirectory:
 
     @_on_writer
     def log_step(self, figures: Mapping[str, float]) -> None:
-        """Writes the figures of a step: those of STEP_COLUMNS and TIME_COLUMNS, and its ``epoch``."""
+        """Writes the figures of a step: those of STEP_COLUMNS, ADDED_LOSSES and TIME_COLUMNS, and its ``epoch``."""
         self._steps.add(figures)
         self._track(figures, STEP_TAGS)
 

@@ -16,14 +16,16 @@ from coupalign.model.dropout import connect_dropout, draw
 from coupalign.training.update import STATISTICS, Update, for_each
 
 COLUMNS = ("image", "token_ids", "token_mask", "mask")  # of a batch
+LOSSES = ("loss", "segmentation_loss", "auxiliary_loss")  # of Eq 17
+ADDED_LOSSES = ("object_loss", "choice_loss", "existence_loss")  # ours; <name>_weight is the key of their factor
 INITIAL_LOSS_SCALE = 2.0**10  # the default of max_skipped_steps allows enough halvings to reach 1
 LOSS_SCALE_WINDOW = 1000  # finite updates in a row after which the scale doubles
 
 
 class StepResult(NamedTuple):
-    """Result of an update, the same on all ranks; float32 scalars and a bool."""
+    """Result of an update, the same on all ranks; float32 and a bool."""
 
-    losses: tuple[Tensor, ...]  # L, L_seg and L_aux, means over the batch
+    losses: Tensor  # means over the batch, in the order of ``TrainStep.loss_names``
     learning_rate: Tensor
     finite: Tensor  # whether loss and gradients were finite and the update was made
 
@@ -39,7 +41,11 @@ class Objective(nn.Cell):
         existence_loss_weight: Factor of the existence loss, added to L; 0 for a model without this output.
 
     Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S), 0 or 1; with ``object_loss`` also objects
-    (B, K, S/4, S/4), 0 or 1. Outputs: L; L_seg; L_aux (0 if not computed); float32 scalars.
+    (B, K, S/4, S/4), 0 or 1. Outputs: L; L_seg; L_aux (0 if not computed); those of ADDED_LOSSES that are computed, before
+    their factors; float32 scalars.
+
+    Attributes:
+        loss_names: The names of the outputs.
     """
 
     def __init__(
@@ -60,6 +66,8 @@ class Objective(nn.Cell):
             self.object_loss = object_loss
         self.existence_loss = ExistenceLoss()
         self.existence_loss_weight = existence_loss_weight
+        added = (self.has_objects, self.has_objects, existence_loss_weight > 0)
+        self.loss_names = LOSSES + tuple(name for name, is_on in zip(ADDED_LOSSES, added) if is_on)
 
     def construct(
         self, image: Tensor, token_ids: Tensor, token_mask: Tensor, mask: Tensor, objects: Tensor | None = None
@@ -73,11 +81,14 @@ class Objective(nn.Cell):
         else:
             outputs = self.model.training_outputs(image, token_ids, token_mask)
         total, segmentation, auxiliary = self._eq_17(outputs[0], outputs[1], mask)
+        added = ()
         if self.has_objects:
-            total = total + self.object_loss(outputs[2], outputs[3], objects, mask)  # type: ignore[misc]
+            weighted, masks, choice = self.object_loss(outputs[2], outputs[3], objects, mask)  # type: ignore[misc]
+            total, added = total + weighted, (masks, choice)  # type: ignore[assignment]
         if self.existence_loss_weight > 0.0:
-            total = total + self.existence_loss_weight * self.existence_loss(outputs[-1], mask)
-        return (total, segmentation, auxiliary), outputs[1]
+            existence = self.existence_loss(outputs[-1], mask)
+            total, added = total + self.existence_loss_weight * existence, added + (existence,)  # type: ignore[assignment]
+        return (total, segmentation, auxiliary) + added, outputs[1]
 
     def _eq_17(self, logits: Tensor, pixels: Tensor, mask: Tensor):
         """L of Eq 17, L_seg and L_aux from the model's logits (B, S, S) and Y_1 (B, d_s, S/4, S/4)."""
@@ -107,6 +118,7 @@ class TrainStep(nn.Cell):
             underflow nor overflow.
         ema_decay: Decay of the moving average of the weights; 0 for no average.
         columns: Columns of a batch in the order of the objective's inputs.
+        loss_names: The names of the objective's outputs.
     """
 
     def __init__(
@@ -119,9 +131,10 @@ class TrainStep(nn.Cell):
         scales_loss: bool = False,
         ema_decay: float = 0.0,
         columns: Sequence[str] = COLUMNS,
+        loss_names: Sequence[str] = LOSSES,
     ):
         super().__init__(auto_prefix=False)
-        self.columns = tuple(columns)
+        self.columns, self.loss_names = tuple(columns), tuple(loss_names)
         scaler = DynamicLossScaler(INITIAL_LOSS_SCALE, 2, LOSS_SCALE_WINDOW) if scales_loss else None
         self.objective = _ScaledObjective(objective, scaler)  # a child, so that set_train reaches it
         self.draws = connect_dropout(objective, batch)
@@ -129,7 +142,7 @@ class TrainStep(nn.Cell):
         self.apply_update = Update(objective, optimizer, max_grad_norm, scaler, ema_decay)
         self.accumulates = accumulation_steps > 1
         if self.accumulates:
-            self.sums = _Sums(optimizer.parameters, accumulation_steps)
+            self.sums = _Sums(optimizer.parameters, len(loss_names), accumulation_steps)
             self.apply_sums = _UpdateFromSums(self.sums, self.apply_update)
 
     def state(self) -> dict[str, Parameter]:
@@ -191,7 +204,7 @@ class TrainStep(nn.Cell):
 
 
 class _ScaledObjective(nn.Cell):
-    """An objective with a loss scale. Outputs: L times the scale; L, L_seg and L_aux unscaled, (3,)."""
+    """An objective with a loss scale. Outputs: L times the scale; all its outputs unscaled, in a vector."""
 
     def __init__(self, objective: nn.Cell, scaler: DynamicLossScaler | None):
         super().__init__(auto_prefix=False)
@@ -204,18 +217,18 @@ class _ScaledObjective(nn.Cell):
 
 
 class _Sums(nn.Cell):
-    """Sums of the losses and gradients of `count` micro batches. `parameters` are those of the gradients, in order."""
+    """Sums of `losses` losses and the gradients of `count` micro batches. `parameters` are the gradients', in order."""
 
-    def __init__(self, parameters: Sequence[Parameter], count: int):
+    def __init__(self, parameters: Sequence[Parameter], losses: int, count: int):
         super().__init__(auto_prefix=False)
         self.count = count
-        self.losses = Parameter(ops.zeros(3), name="sum.losses", requires_grad=False)
+        self.losses = Parameter(ops.zeros(losses), name="sum.losses", requires_grad=False)
         self.gradients = ParameterTuple(
             [Parameter(ops.zeros_like(each), name=f"sum.{each.name}", requires_grad=False) for each in parameters]
         )
 
     def add(self, losses: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-        """Adds a micro batch. Returns the sum of the losses so far, (3,)."""
+        """Adds a micro batch. Returns the sums of the losses so far."""
         for_each(_add, self.gradients, gradients)
         return ops.assign_add(self.losses, losses)
 

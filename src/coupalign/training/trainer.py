@@ -105,7 +105,8 @@ class Trainer:
             self._log(start_from(settings.init_checkpoint, self.model, settings.init_except))
         self._weights = self.model.parameters_dict()  # before the step adds the random draws of dropout
         self.step = build_step(config, self.model, self.steps_per_epoch, self._micro_batch)
-        self.progress = Progress(config=config.as_dict(), data=data)
+        self._summed = (*STEP_COLUMNS[:-1], *self.step.loss_names[3:])
+        self.progress = Progress(config.as_dict(), data)
         if state:
             path, parameters, self.progress = state
             restore(path, self.step.state(), parameters)
@@ -220,7 +221,7 @@ class Trainer:
                 self._count(figures)
                 profile.step()
                 bar.update()
-                bar.set_postfix_str(losses_line(figures, self.config.losses.aux_loss_weight), refresh=False)
+                bar.set_postfix_str(losses_line(figures, self.config.losses), refresh=False)
                 self._stop_request.check()
                 is_last = index + 1 == self.steps_per_epoch  # which is saved after validation
                 if settings.checkpoint_every and progress.step % settings.checkpoint_every == 0 and not is_last:
@@ -233,9 +234,10 @@ class Trainer:
             parts, firsts = islice(batches, settings.accumulation_steps), first_samples(settings, self._micro_batch)
             losses, learning_rate, finite = self.step.update(parts, self.config.run.seed, progress.step + 1, firsts)
             # Reading the values waits until the device has finished the step.
-            values = [*(float(each.asnumpy()) for each in (*losses, learning_rate)), int(not bool(finite))]
+            values = losses.asnumpy().tolist(), float(learning_rate.asnumpy()), int(not bool(finite))
         progress.step += 1
-        figures = dict(zip(STEP_COLUMNS, [progress.step, *values]))
+        figures = {"step": progress.step, **dict(zip(self.step.loss_names, values[0]))}
+        figures |= dict(zip(("learning_rate", "skipped"), values[1:]))
         self.directory.log_step({**figures, "epoch": progress.epochs + 1, **self._timer.lap()})
         return figures
 
@@ -244,8 +246,8 @@ class Trainer:
         progress = self.progress
         progress.learning_rate = figures["learning_rate"]
         if not figures["skipped"]:
-            row = [figures[name] for name in STEP_COLUMNS[:-1]]
-            progress.sums = [total + each for total, each in zip(progress.sums or [0.0] * len(row), row)]
+            sums = progress.sums or [0.0] * len(self._summed)
+            progress.sums = [total + figures[name] for total, name in zip(sums, self._summed)]
             progress.skipped_in_row = 0
             return
         progress.skipped, progress.skipped_in_row = progress.skipped + 1, progress.skipped_in_row + 1
@@ -260,7 +262,7 @@ class Trainer:
     def _epoch_figures(self) -> dict[str, float]:
         batch_size, progress = self.config.training.batch_size, self.progress
         steps = self.steps_per_epoch - progress.skipped
-        figures = {name: total / steps for name, total in zip(STEP_COLUMNS, progress.sums)}
+        figures = {name: total / steps for name, total in zip(self._summed, progress.sums)}
         times = self._timer.epoch_means()
         if times:
             figures["samples_per_second"] = round(1e3 * batch_size / sum(times.values()), 1)

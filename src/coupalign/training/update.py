@@ -62,8 +62,8 @@ class Update(nn.Cell):
             After k updates d is at most ``(1 + k) / (10 + k)``, so that the initial weights are soon forgotten. 0 for
             no average.
 
-    Inputs: L, L_seg, L_aux (3,) and the gradients of optimizer.parameters, both from ``over_ranks``.
-    Outputs: L, L_seg and L_aux; the learning rate; whether the update was made, a bool.
+    Inputs: a vector of losses, the first of which is minimised, and the gradients of optimizer.parameters, both from
+    ``over_ranks``. Outputs: the losses; the learning rate; whether the update was made, a bool.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Update(nn.Cell):
         )
 
     def over_ranks(self, losses: Tensor, gradients: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        """Means over the ranks of losses (3,) and gradients, which are means over the samples of a rank."""
+        """Means over the ranks of losses, a vector, and gradients, which are means over the samples of a rank."""
         if self.ranks > 1:
             return self.total(losses) / self.ranks, self.mean(gradients)
         return losses, gradients
@@ -123,4 +123,4 @@ class Update(nn.Cell):
                 ops.assign(each, saved)
         if self.loss_scaler is not None:
             self.loss_scaler.adjust(finite)
-        return (losses[0], losses[1], losses[2]), learning_rate, finite
+        return losses, learning_rate, finite
