@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import mindspore
@@ -15,12 +16,14 @@ import torch
 
 from coupalign import devices
 from coupalign.config import load_config
+from coupalign.data.mixture import training_split
 from coupalign.devices import set_up
 from coupalign.evaluation.evaluate import evaluate_split
 from coupalign.files import REPOSITORY
 from coupalign.training import trainer
 from tests.conftest import assert_close, read_csv, refshapes_config
 from tests.test_evaluate import SAMPLES, FakeSplit, Forward, config
+from tests.test_mixture import mixture_config, prepare_mixture
 from tests.tiny_model import TinyModel
 from tests.two_ranks import batch, evaluate, scaled
 
@@ -34,6 +37,10 @@ def ranks(tiny_data, tmp_path_factory):
     keys = {"epochs": 1, "decay_epochs": 1, "batch_size": 50, "learning_rate": 2e-3, "eval_limit": 4}
     settings = refshapes_config(tiny_data, **keys, resume="auto", output_dir=str(directory / "trained"))
     settings.save(directory / "config.yaml")
+    # An epoch takes 3, 4 and 3 of 6, 4 and 6 rows.
+    keys = {"batch_size": 2, "data_weights": [0.5, 1, 0.5], "epochs": 2, "decay_epochs": 1, "aux_loss_weight": 0.0}
+    keys |= {"output_dir": str(directory / "mixed"), "eval_batch_size": 1, "tracker": "none"}
+    mixture_config(prepare_mixture(directory / "mixture"), **keys).save(directory / "mixture.yaml")
     mindspore.set_seed(3)
     mindspore.save_checkpoint(TinyModel(), str(directory / "best.ckpt"))
     environment = {
@@ -132,6 +139,33 @@ def test_two_ranks_evaluate_like_one_process(ranks, tmp_path):
         assert (tmp_path / "alone" / name).read_bytes() == (directory / "evaluated" / name).read_bytes()
     intersections = [int(row["intersection"]) for row in read_csv(tmp_path / "alone/val.csv")]
     assert len(intersections) == 29 and len(set(intersections)) > 5
+
+
+def test_two_ranks_share_what_an_epoch_takes_of_each_data_set(ranks):
+    directory, _ = ranks
+    split, _ = training_split(load_config(directory / "mixture.yaml"))
+    expressions = {row.tobytes(): text for row, text in zip(split.records["token_ids"], split.records["expression"])}
+    drawn = [[expressions[row.tobytes()] for row in each] for each in values_by_rank(directory, "mixed")]
+    assert [len(each) for each in drawn] == [10, 10]  # in two epochs
+    epochs = [[text for each in drawn for text in each[start : start + 5]] for start in (0, 5)]
+    for texts in epochs:
+        assert len(set(texts)) == 10, "no sample twice in an epoch"
+        assert Counter(text.split()[0] for text in texts) == {"refcoco": 3, "refcocog": 4, "mine": 3}
+    both = Counter(text for texts in epochs for text in texts)
+    assert len(both) == len(expressions) == 16  # at a weight of a half, two epochs are one pass
+    assert {text.split()[0]: count for text, count in both.items()} == {"refcoco": 1, "refcocog": 2, "mine": 1}
+
+
+def test_two_ranks_evaluate_each_data_set_like_one_process(ranks, tmp_path):
+    directory, _ = ranks
+    config = load_config(directory / "mixture.yaml")
+    set_up(config.run)
+    for each in config.data_sets():
+        evaluate(each, directory / "best.ckpt", tmp_path / each.data.name, writes=True)
+        for name in ("val.csv", "val.json"):
+            found = (directory / "mixed_evaluated" / each.data.name / name).read_bytes()
+            assert found == (tmp_path / each.data.name / name).read_bytes()
+        assert len(read_csv(tmp_path / each.data.name / "val.csv")) == 2
 
 
 @pytest.mark.parametrize(("count", "size"), [(2, 3), (3, 4), (5, 1), (12, 4), (2, 16)])

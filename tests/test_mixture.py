@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,18 +34,21 @@ IMAGES = {
 SENTENCES = 2  # per referent
 
 
-def _config(directory, names=("refcoco", "refcocog", "mine"), **overrides):
+def mixture_config(directory, names=("refcoco", "refcocog", "mine"), **overrides):
     dirs = [str(directory / name) for name in names]
     return load_config(
-        overrides={**SMALLEST, "dataset": list(names), "data_dir": dirs, "batch_size": 4, "max_tokens": 8, **overrides}
+        overrides={**SMALLEST, "dataset": list(names), "data_dir": dirs, "batch_size": 4, "max_tokens": 12, **overrides}
     )
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """The data sets of IMAGES, prepared. An expression says where it is from: "refcoco train 1 a"."""
-    directory = tmp_path_factory.mktemp("mixture")
-    tokenizer = Tokenizer("assets/bert-base-uncased-vocab.txt", 8)
+    return prepare_mixture(tmp_path_factory.mktemp("mixture"))
+
+
+def prepare_mixture(directory: Path) -> Path:
+    """Prepares the data sets of IMAGES. An expression says where it is from: "refcoco train 1 a"."""
+    tokenizer = Tokenizer("assets/bert-base-uncased-vocab.txt", 12)
     for number, (name, splits) in enumerate(IMAGES.items()):
         source = Handmade(directory / f"{name} source")
         source.instances["images"] = [
@@ -72,7 +76,7 @@ def _part(number: int, image: int) -> list[int]:
 
 
 def test_images_of_other_splits_are_left_out_by_id(directory):
-    split, lines = training_split(_config(directory))
+    split, lines = training_split(mixture_config(directory))
     # refcoco loses 1 (val of refcocog) and 3 (its test); refcocog 6 and 7 (val and testA of refcoco); mine only has its own.
     expected = [("refcoco", (2, 4, 5)), ("refcocog", (2, 8)), ("mine", (1, 2, 9))]
     assert split.records["expression"].tolist() == [
@@ -85,22 +89,22 @@ def test_images_of_other_splits_are_left_out_by_id(directory):
 
 
 def test_nothing_is_left_out_of_one_data_set(directory):
-    split, lines = training_split(_config(directory, ["refcoco"]))
+    split, lines = training_split(mixture_config(directory, ["refcoco"]))
     assert len(split) == 5 * SENTENCES and lines == []
 
 
 def test_a_data_set_without_a_remaining_image_is_refused(directory, tmp_path):
-    config = _config(directory, ["refcoco", "refcocog"], train_split="testA", val_split="val")
+    config = mixture_config(directory, ["refcoco", "refcocog"], train_split="testA", val_split="val")
     with pytest.raises(UserError, match="has no split 'testA'"):
         training_split(config)
-    config = _config(directory, ["refcoco", "refcocog"], train_split="val")
+    config = mixture_config(directory, ["refcoco", "refcocog"], train_split="val")
     # Of val, refcoco has image 6 and refcocog 1; both are in the other's train.
     with pytest.raises(UserError, match="all images of refcoco val are also in refcocog train: leave refcoco out"):
         training_split(config)
 
 
 def test_rows_of_a_mixture_have_their_own_image_and_mask(directory):
-    split, _ = training_split(_config(directory))
+    split, _ = training_split(mixture_config(directory))
     rows = np.array([9, 0, 15, 4, 4, 10])
     samples = list(split.samples(rows, 1))
     for row, sample in zip(rows, samples, strict=True):
@@ -115,7 +119,7 @@ def _taken(split, order) -> Counter:
 
 
 def test_an_epoch_takes_each_data_set_by_its_weight(directory):
-    config = _config(directory)
+    config = mixture_config(directory)
     split, _ = training_split(config)
     orders = [epoch_order(config.training, 42, split, epoch) for epoch in range(3)]
     assert all(sorted(order) == list(range(16)) for order in orders)
@@ -144,7 +148,7 @@ def test_an_epoch_takes_each_data_set_by_its_weight(directory):
 
 
 def test_random_sentences_are_one_per_referent_of_each_data_set(directory):
-    config = _config(directory, train_sentences="random")
+    config = mixture_config(directory, train_sentences="random")
     split, _ = training_split(config)
     taken = _taken(split, epoch_order(config.training, 42, split, 0))
     assert sorted(text[:-2] for text in taken) == sorted({text[:-2] for text in split.records["expression"].tolist()})
@@ -162,11 +166,11 @@ def test_random_sentences_are_one_per_referent_of_each_data_set(directory):
 )
 def test_lists_that_do_not_fit_are_refused(directory, overrides, message):
     with pytest.raises(ConfigError, match=message):
-        _config(directory, **overrides)
+        mixture_config(directory, **overrides)
 
 
 def test_a_list_is_read_from_a_file_and_a_command_line(directory, tmp_path):
-    config = _config(directory, data_weights=[1, 0.5, 2])
+    config = mixture_config(directory, data_weights=[1, 0.5, 2])
     config.save(tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
     joined = {key: ",".join(map(str, config.as_dict()[key])) for key in ("dataset", "data_dir", "data_weights")}
@@ -178,7 +182,7 @@ def test_a_list_is_read_from_a_file_and_a_command_line(directory, tmp_path):
 
 
 def test_each_data_set_is_evaluated_on_the_splits_that_it_has(directory, checkpoint, tmp_path, capsys):
-    config = _config(directory, eval_splits=["val", "testA", "test"])
+    config = mixture_config(directory, eval_splits=["val", "testA", "test"])
     config.save(tmp_path / "config.yaml")
     arguments = ["--config", str(tmp_path / "config.yaml"), "--checkpoint", str(checkpoint), "--output"]
     assert eval_command.main([*arguments, str(tmp_path / "eval")]) == 0
@@ -199,7 +203,7 @@ def test_each_data_set_is_evaluated_on_the_splits_that_it_has(directory, checkpo
 
 
 def test_every_data_set_is_checked_before_anything_starts(directory, tmp_path, capsys):
-    config = _config(directory, output_dir=str(tmp_path / "run"), warmup_steps=0)
+    config = mixture_config(directory, output_dir=str(tmp_path / "run"), warmup_steps=0)
     config.save(tmp_path / "config.yaml")
     check = ["--config", str(tmp_path / "config.yaml"), "--check", "1"]
     assert train_command.main(check) == 0
@@ -222,7 +226,7 @@ def test_a_training_on_several_data_sets_goes_on_where_it_stopped(directory, tmp
 
     def run(name: str, **overrides):
         keys = {"data_weights": [1, 2, 0.5], "epochs": 2, "decay_epochs": 1, "output_dir": str(tmp_path / name)}
-        config = _config(directory, **{**keys, "tracker": "none", "aux_loss_weight": 0.0, **overrides})
+        config = mixture_config(directory, **{**keys, "tracker": "none", "aux_loss_weight": 0.0, **overrides})
         set_up(config.run)
         return trainer.train(config, progress=False)
 

@@ -1,6 +1,7 @@
 """Work of each of two ranks for test_distributed.py: python -m tests.two_ranks DIRECTORY, started by msrun.
 
-Writes rank_<n>.npz, the run trained/ and the evaluation of its best checkpoint, evaluated/, to DIRECTORY.
+Writes rank_<n>.npz, the runs trained/ and mixed/, and evaluations of best.ckpt, evaluated/ and mixed_evaluated/, to
+DIRECTORY.
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ def main(directory: Path) -> None:
     found.update(normalised(devices.rank()))
     found["shared"] = shared_statistics(devices.rank())
     found.update(scaled(devices.rank(), 2))
+    mixture = load_config(directory / "mixture.yaml")
+    found["mixed"] = train_on_several(mixture)
     np.savez(directory / f"rank_{devices.rank()}.npz", **found)
     train_with_a_stop(config)
     evaluate(config, directory / "best.ckpt", directory / "evaluated", devices.rank() == 0)
+    for each in mixture.data_sets():
+        evaluate(each, directory / "best.ckpt", directory / "mixed_evaluated" / each.data.name, devices.rank() == 0)
 
 
 def batch() -> tuple[np.ndarray, ...]:
@@ -135,6 +140,26 @@ def scaled(rank: int, ranks: int) -> dict[str, np.ndarray]:
     return {"scaled": np.array(rows)}
 
 
+def train_on_several(config) -> np.ndarray:
+    """Trains on several data sets. Returns the token ids that this rank was given, (samples, T)."""
+    from coupalign.training import trainer
+    from coupalign.training.step import TrainStep
+    from tests.tiny_model import TinyModel
+
+    update, given = TrainStep.update, []
+
+    def record(step, batches, *more):
+        batches = list(batches)
+        given.extend(batch["token_ids"].asnumpy() for batch in batches)
+        return update(step, batches, *more)
+
+    trainer.build_model = lambda _: TinyModel()
+    TrainStep.update = record
+    trainer.train(config, progress=False)
+    TrainStep.update = update
+    return np.concatenate(given)
+
+
 def train_with_a_stop(config) -> None:
     """Trains; only the second rank receives a signal after three steps, and then both resume."""
     from coupalign import devices
@@ -174,7 +199,7 @@ def evaluate(config, checkpoint: Path, output: Path, writes: bool) -> None:
     model.set_train(False)
     result = evaluate_split(model, config, Split(config, "val"), "val", 29, progress=False, shuffled=True)
     if writes:
-        output.mkdir()
+        output.mkdir(parents=True)
         result.save(output)
 
 
