@@ -16,11 +16,10 @@ class Cost:
         parameters: Trainable parameters.
         activations: Output elements of products, convolutions, norms, softmax and activation functions, which is
             about what the backward pass needs.
-        pairs: float32 scores that are written and read but not kept.
     """
 
     def __init__(self) -> None:
-        self.forward = self.backward = self.parameters = self.activations = self.pairs = 0
+        self.forward = self.backward = self.parameters = self.activations = 0
 
     def product(self, batch: int, m: int, k: int, n: int, gradients: int = 2) -> None:
         """(batch, m, k) times (batch, k, n), with gradients of one factor or of both."""
@@ -221,8 +220,7 @@ def _sma(config: Config, batch: int) -> Cost:
 def _auxiliary_loss(config: Config, batch: int) -> Cost:
     """The backward pass recomputes the products; kept are the features and two numbers per pixel."""
     cost, pixels = Cost(), (config.model.image_size // 4) ** 2
-    cost.pairs = batch * round(POSITIVE * pixels) * pixels
-    cost.forward = 2 * config.model.seg_head_dim * cost.pairs
+    cost.forward = 2 * config.model.seg_head_dim * batch * round(POSITIVE * pixels) * pixels
     cost.backward = 3 * cost.forward
     cost.activations = batch * pixels * (config.model.seg_head_dim + 2)
     return cost

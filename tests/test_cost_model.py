@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.cost_model import all_reduce_bytes
 from benchmarks.costs import costs
 from benchmarks.graph_count import count_dump
 from coupalign.config import load_config
@@ -56,10 +55,3 @@ def test_a_dump_is_counted_as_by_hand():
         "image_encoder": (2 * 8 * 5 * 7, 0, 8 * 7 + 8 * 7),
         "seg_head": (2 * 36 * 4 * 2 * 9, 2 * 36 * 4 * 2 * 9 + 2 * 6 * 3 * 2, 4 * 36),
     }
-
-
-def test_all_reduce_sends_each_gradient_almost_twice():
-    """Nothing for one device; in a ring of 8 each sends 2 * 7/8 of the gradients, and 8 servers share an eighth."""
-    assert all_reduce_bytes(100, 1) == (0, 0)
-    assert all_reduce_bytes(100, 8) == (700, 0)
-    assert all_reduce_bytes(100, 64) == (700, pytest.approx(2 * 7 / 8 * 50))
