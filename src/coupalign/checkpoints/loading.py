@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import mindspore
+from google.protobuf.message import DecodeError
 from mindspore import Parameter, Tensor, nn
 
+from coupalign.checkpoints.ckpt_file import read_ckpt
 from coupalign.errors import UserError
 from coupalign.files import SAFETENSORS, atomic_path, find_checkpoint
 
@@ -50,8 +52,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Parameter]:
             raise UserError(f"{path} has no parameters of CoupAlign, but {first_few(tensors)}: {remedy}")
         return {name: Parameter(Tensor(each), name=name) for name, each in tensors.items()}
     try:
-        return mindspore.load_checkpoint(str(path))
-    except (ValueError, TypeError, RuntimeError) as error:
+        return read_ckpt(path)
+    except (ValueError, TypeError, RuntimeError, DecodeError) as error:
         raise UserError(f"{path} is not a MindSpore checkpoint, or is damaged: copy or make it again") from error
 
 
@@ -122,9 +124,12 @@ def matching_names(key: str, pattern: str, names: Sequence[str], kind: str = "pa
 
 
 def set_parameters(
-    path: str | os.PathLike, saved: Mapping[str, Parameter], wanted: Mapping[str, Parameter], remedy: str
+    path: str | os.PathLike, saved: dict[str, Parameter], wanted: Mapping[str, Parameter], remedy: str
 ) -> None:
-    """Sets the parameters ``wanted``, which must be exactly those saved under ``MODEL_PREFIXES``; all or nothing."""
+    """Sets the parameters ``wanted``, which must be exactly those saved under ``MODEL_PREFIXES``; all or nothing.
+
+    Those that are set are removed from `saved`, so that they are not held twice.
+    """
     shapes = [
         f"{name} {tuple(saved[name].shape)} instead of {tuple(parameter.shape)}"
         for name, parameter in wanted.items()
@@ -138,7 +143,7 @@ def set_parameters(
         if names:
             raise UserError(f"checkpoint {path} {problem} {first_few(names)}: {remedy}")
     for name, parameter in wanted.items():
-        parameter.set_data(Tensor(saved[name].asnumpy(), parameter.dtype))
+        parameter.set_data(Tensor(saved.pop(name).asnumpy(), parameter.dtype))
 
 
 def _module(name: str) -> str:

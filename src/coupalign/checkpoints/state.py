@@ -150,8 +150,8 @@ def check_unchanged(path: Path, progress: Progress, config: Config, data: str) -
         )
 
 
-def restore(path: Path, parameters: Mapping[str, Parameter], saved: Mapping[str, Parameter]) -> None:
-    """Sets all ``parameters`` to the values of checkpoint ``path``. Raises: UserError if one is missing or differs."""
+def restore(path: Path, parameters: Mapping[str, Parameter], saved: dict[str, Parameter]) -> None:
+    """Sets all ``parameters`` to the values of checkpoint ``path``, which are removed from `saved`. Raises: UserError if one is missing or differs."""
     remedy = "start a new training from its weights with --init_checkpoint and another --output_dir"
     set_parameters(path, saved, parameters, f"it was written by another version; {remedy}")
 

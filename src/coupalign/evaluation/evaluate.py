@@ -13,7 +13,7 @@ from scipy.special import expit
 from tqdm import tqdm
 
 from coupalign import devices
-from coupalign.checkpoints.loading import load_checkpoint
+from coupalign.checkpoints.trained import trained_model
 from coupalign.config import Config, EvaluationConfig
 from coupalign.data.dataset import Split
 from coupalign.data.prepared import evaluated_splits
@@ -22,8 +22,6 @@ from coupalign.errors import UserError
 from coupalign.evaluation.metric import intersection_and_union
 from coupalign.evaluation.result import COUNTS, SAMPLE_COLUMNS, Result
 from coupalign.files import find_file, sha256
-from coupalign.kernels import use_kernels
-from coupalign.model import build_model
 
 WORDS = ("token_ids", "token_mask")
 ModelOutputs = Union[
@@ -45,9 +43,7 @@ def evaluate(
     Raises: UserError if a split or the checkpoint is missing or does not fit, before the first result.
     """
     opened = [(each, name, Split(each, name)) for each, name in evaluated_splits(config, splits)]
-    model = use_kernels(build_model(config), config.run)
-    load_checkpoint(checkpoint, model)
-    model.set_train(False)
+    model = trained_model(config, checkpoint)
     source = {"file": str(checkpoint), "sha256": sha256(find_file(checkpoint))}
 
     def results() -> Iterator[Result]:
