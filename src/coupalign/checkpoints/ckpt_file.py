@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from mindspore import Parameter, Tensor
@@ -15,14 +15,14 @@ _ENTRY = b"\x0a"  # of a file's protobuf message: field 1 with a length
 _CHECKSUM = b"crc_num"  # followed by ten bytes, at the end of some files
 
 
-def read_ckpt(path: Path) -> dict[str, Parameter | str]:
+def read_ckpt(path: Path) -> dict[str, Any]:
     """The entries of a .ckpt file by name: parameters, and what ``append_dict`` added as text.
 
     ``mindspore.load_checkpoint`` holds the file, its parsed message and the parameters at the same time.
 
     Raises: ValueError, TypeError, RuntimeError or protobuf's DecodeError if it is damaged or another file.
     """
-    found: dict[str, Parameter | str] = {}
+    found: dict[str, Any] = {}
     with open(path, "rb") as file:
         # A large parameter is divided into consecutive entries of one name.
         for name, parts in groupby(_entries(file, path.stat().st_size), lambda each: each.tag):
@@ -32,7 +32,7 @@ def read_ckpt(path: Path) -> dict[str, Parameter | str]:
             if kind == "str":
                 found[name] = str(np.frombuffer(content, f"U{len(content) // 4}")[0])
             else:
-                values = np.frombuffer(content, kind.lower())  # such as Float32
+                values = np.frombuffer(content, kind.lower()).copy()  # such as Float32; writable
                 found[name] = Parameter(Tensor(values.reshape(() if shape == (0,) else shape)), name=name)
     if not found:
         raise ValueError("no parameters")

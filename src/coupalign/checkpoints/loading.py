@@ -128,7 +128,7 @@ def set_parameters(
 ) -> None:
     """Sets the parameters ``wanted``, which must be exactly those saved under ``MODEL_PREFIXES``; all or nothing.
 
-    Those that are set are removed from `saved`, so that they are not held twice.
+    Those that are set are removed from `saved`.
     """
     shapes = [
         f"{name} {tuple(saved[name].shape)} instead of {tuple(parameter.shape)}"
@@ -143,7 +143,8 @@ def set_parameters(
         if names:
             raise UserError(f"checkpoint {path} {problem} {first_few(names)}: {remedy}")
     for name, parameter in wanted.items():
-        parameter.set_data(Tensor(saved.pop(name).asnumpy(), parameter.dtype))
+        value = saved.pop(name)  # becomes the parameter's data, without a copy
+        parameter.set_data(value if value.dtype == parameter.dtype else Tensor(value.asnumpy(), parameter.dtype))
 
 
 def _module(name: str) -> str:

@@ -37,13 +37,11 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: str | os.PathLike, device: str = "CPU", *, config: Config | None = None):
-        from coupalign.checkpoints.loading import load_checkpoint
+        from coupalign.checkpoints.trained import trained_model
         from coupalign.config import load_inference_config
         from coupalign.data.tokenizer import Tokenizer
         from coupalign.devices import use_device
         from coupalign.inference.graph import PredictAll
-        from coupalign.kernels import use_kernels
-        from coupalign.model import build_model
 
         if not isinstance(checkpoint, (str, os.PathLike)):
             raise UserError(f"checkpoint must be the path of a file, but is of type {type(checkpoint).__name__}")
@@ -61,9 +59,7 @@ class Predictor:
         if copied.is_file() and (own_config or not vocabulary.is_file()):
             vocabulary = copied
         self.tokenizer = Tokenizer(vocabulary, config.model.max_tokens)
-        self.model = use_kernels(build_model(config), config.run)
-        load_checkpoint(path, self.model)
-        self.model.set_train(False)
+        self.model = trained_model(config, path)
         self._predict_all = PredictAll(self.model)
 
     @classmethod
