@@ -108,8 +108,8 @@ class ModelInputs:
         """Returns what the outputs of the graph for one pair say.
 
         These are the probability map (S, S) float32, the probability that something fits the expression, or None for a
-        model without this output, and whether that is below the threshold of the export. Raises: RequestError if an output
-        is not finite.
+        model without this output, and whether that is below the threshold of the export. Raises: RequestError if an
+        output is not finite.
         """
         if not all(np.isfinite(each).all() for each in outputs):
             raise RequestError("the model's output is not finite: check its checkpoint with predict.py")
@@ -205,6 +205,7 @@ def _description(model):
         description["versions"]["mindspore"].split(".")
         description.setdefault("existence_threshold", None)  # of a model without an existence output
         description["inputs"][0]["shape"][0]
+        description["text"]["vocabulary_sha256"].encode()
         keys = ("device", "existence_threshold", "image", "inputs", "text", "threshold", "versions")
         return {key: description[key] for key in keys}
     except (AttributeError, ValueError, LookupError, TypeError) as error:

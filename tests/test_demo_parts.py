@@ -166,6 +166,12 @@ def test_lite_finds_the_vocabulary_of_the_exported_model(tmp_path):
     assert find_vocabulary(CONFIG, str(describe(tmp_path, text=shipped))).name == "refshapes-vocab.txt"
 
 
+@pytest.mark.parametrize("text", ["x", {}, {"vocabulary_sha256": 5}])
+def test_a_damaged_description_is_reported(tmp_path, text):
+    with pytest.raises(UserError, match="does not describe a graph"):
+        find_vocabulary(CONFIG, str(describe(tmp_path, text=text)))
+
+
 def test_a_python_that_is_missing_is_reported(tmp_path):
     with pytest.raises(UserError, match="none/python cannot be run"):
         LiteEngine(CONFIG, str(describe(tmp_path)), "none/python")

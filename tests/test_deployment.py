@@ -247,6 +247,7 @@ def test_lite_prints_names_that_are_not_utf8(lite, tmp_path, capfd):
         ({"device": "Ascend"}, {}, "was not exported for CPU"),
         ({"text": {"max_tokens": 8, "vocabulary_sha256": "0"}}, {}, "is not the vocabulary"),
         ({"versions": None}, {}, "does not describe a model"),
+        ({"text": "x"}, {}, "does not describe a model"),
         ({}, {"model": "none.mindir"}, "model none.mindir cannot be read"),
         ({}, {"image": "."}, "has no images"),
     ],

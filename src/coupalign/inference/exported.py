@@ -61,8 +61,9 @@ def read_description(model: str | os.PathLike) -> dict[str, Any]:
     path = find_file(model).with_suffix(".json")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
+        description["text"]["vocabulary_sha256"].encode()
         return {key: description[key] for key in ("image", "text", "inputs", "threshold")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not describe a graph ({error}): run export.py again, which writes it") from error
 
 
