@@ -201,6 +201,8 @@ def _csv(content, file):
     for number, values in rows:
         if len(values) != len(names):
             remedy = "put text with separators in double quotes"
+            if len(values) < len(names):
+                remedy = "separate as many values as there are columns; a value may be empty"
             raise RequestError(f"{file} line {number}: {len(values)} values for {len(names)} columns: {remedy}")
         yield number, dict(zip(names, values))
 

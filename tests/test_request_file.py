@@ -55,6 +55,7 @@ def test_a_file_of_expressions_with_and_without_images(one_predictor, checkpoint
         ("a.csv", "text\nx\n", [], "line 1: expected names of columns"),
         ("a.csv", 'expression\n"x\n', [], "line 2: not a row of CSV"),
         ("a.csv", "expression\nthe cup, on the left\n", [], "line 2: 2 values for 1 columns: .* quotes"),
+        ("a.csv", "image,expression\nthe cup\n", [], "line 2: 1 values for 2 columns: .* may be empty"),
         ("a.csv", "expression,expression\nx,y\n", [], "line 1: two columns have one name"),
         ("a.txt", "x", [], "jsonl"),
         ("a.csv", "image,expression\na.png,x\n", ["--image", "b.png"], "directory alone"),

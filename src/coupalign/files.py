@@ -151,6 +151,8 @@ def read_table(path: Path, option: str) -> tuple[list[str], list[tuple[int, dict
     for number, values in rows:
         if len(values) != len(names):
             remedy = "put text with separators in double quotes"
+            if len(values) < len(names):
+                remedy = "separate as many values as there are columns; a value may be empty"
             raise UserError(f"{path} line {number}: {len(values)} values for {len(names)} columns: {remedy}")
     return names, [(number, dict(zip(names, values))) for number, values in rows]
 
