@@ -132,7 +132,9 @@ class TinyPretrained(TinyModel):
 
 
 @pytest.mark.slow
-def test_one_that_is_stopped_leaves_what_it_has_learnt_and_another_starts_from_it(config_file, tmp_path, monkeypatch):
+def test_one_that_is_stopped_leaves_what_it_has_learnt_and_another_starts_from_it(
+    config_file, tmp_path, monkeypatch, capsys
+):
     def two_batches(*arguments):
         yield from islice(labelled_batches(*arguments), 2)
         raise KeyboardInterrupt
@@ -150,7 +152,7 @@ def test_one_that_is_stopped_leaves_what_it_has_learnt_and_another_starts_from_i
     status, further = pretrained(
         config_file, tmp_path / "b.ckpt", 8, *start, "--learning_rate", "1e-12", "--end_learning_rate", 0
     )
-    assert status == 0
+    assert status == 0 and str(tmp_path / "stopped.ckpt") in capsys.readouterr().out
     for name, value in whole.items():
         assert_close(stopped[name], value, 1e-5)
         if "moving" not in name:

@@ -56,8 +56,11 @@ class PretrainingObjective(nn.Cell):
 
     Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S); labels (B, 9, S/4, S/4) and objects
         (B, 8, S/4, S/4), as in LabelledScenes.
-    Outputs: Eq 17 plus LABEL_WEIGHT times the label losses; L_seg; the label losses; the losses of set prediction; float32
-    scalars. Attribute ``loss_names``: their names.
+    Outputs: Eq 17 plus LABEL_WEIGHT times the label losses; L_seg; the label losses; the losses of set prediction;
+        float32 scalars.
+
+    Attributes:
+        loss_names: The names of the outputs.
     """
 
     def __init__(self, objective: Objective, dim: int):
@@ -121,9 +124,8 @@ class Accuracy:
 def pretrain(config: Config, count: int, output: Path, progress: bool = True) -> Accuracy:
     """Trains a model on scenes, each with a description and used once.
 
-    The learning rate follows the whole schedule from ``learning_rate`` to ``end_learning_rate``. An existence output keeps
-    its initial weights. Several ranks each
-    draw their own scenes of every batch; rank 0 alone writes.
+    The learning rate follows the whole schedule from ``learning_rate`` to ``end_learning_rate``. An existence output
+    keeps its initial weights. Several ranks each draw their own scenes of every batch; rank 0 alone writes.
 
     Args:
         config: The configuration.
@@ -146,7 +148,7 @@ def pretrain(config: Config, count: int, output: Path, progress: bool = True) ->
     model = build_model(config)
     weights = model.parameters_dict()
     if settings.init_checkpoint:
-        start_from(settings.init_checkpoint, model, settings.init_except)
+        logger.info(start_from(settings.init_checkpoint, model, settings.init_except))
     if config.model.existence:
         logger.warning("something fits every description, so the existence output is not pretrained")
         freeze(model, ["existence.*"])
