@@ -15,14 +15,13 @@ import numpy as np
 from mindspore import Tensor, nn
 from scipy.special import expit, xlogy
 
-from coupalign.checkpoints.loading import load_checkpoint
+from coupalign.checkpoints.trained import trained_model
 from coupalign.config import Config
 from coupalign.data.dataset import Split
 from coupalign.data.mindrecord import MOST_OBJECTS
 from coupalign.evaluation.evaluate import evaluated_rows
 from coupalign.files import find_file, sha256, write_text
-from coupalign.kernels import use_kernels
-from coupalign.model import CoupAlign, build_model
+from coupalign.model import CoupAlign
 
 STREAMS = ("L_1", "L_2", "L_3", "L_4", "L_o", "V_1", "V_2", "V_3", "V_4", "V_o", "S_o", "memory", "Q_o", "Y_N")
 
@@ -101,9 +100,7 @@ def measure(config: Config, checkpoint: str | os.PathLike, name: str) -> tuple[M
         UserError: The split or the checkpoint is missing or does not fit.
     """
     split = Split(config, name)
-    model = build_model(config)
-    load_checkpoint(checkpoint, model)
-    streams = Streams(use_kernels(model, config.run)).set_train(False)
+    streams = Streams(trained_model(config, checkpoint)).set_train(False)
     rows = evaluated_rows(config, split, name, config.evaluation.eval_limit)
     measures = mean_measures(streams, batches(config, split, rows), config.evaluation.threshold)
     about = {"checkpoint": {"file": str(checkpoint), "sha256": sha256(find_file(checkpoint))}}
