@@ -2,9 +2,9 @@
 
     python -m benchmarks.object_loss
 
-Batch 2, 448x448, 20 proposals of 112x112, 16 objects. Passes take turns. The script prints the median ratio of processor time
-to three forward passes of the whole model, which is less than a training step, and the increase of memory from before
-the pass to its peak, with the graph compiled.
+Batch 2, 448x448, 20 proposals of 112x112, 16 objects. Passes take turns. The script prints the median ratio of
+processor time to three forward passes of the whole model, which is less than a training step, and the increase of
+memory from before the pass to its peak, with the graph compiled.
 """
 
 from __future__ import annotations

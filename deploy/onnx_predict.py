@@ -3,8 +3,8 @@
     python onnx_predict.py --model coupalign.onnx --vocab vocab.txt --image street.jpg --expression "man in red"
     python onnx_predict.py --model coupalign.onnx --vocab vocab.txt --image photos --expressions list.jsonl
 
-Arguments, files and printed lines are those of lite_predict.py. export.py --file_format ONNX writes the .onnx and the .json
-beside it.
+Arguments, files and printed lines are those of lite_predict.py. export.py --file_format ONNX writes the .onnx and the
+.json beside it.
 """
 
 import argparse

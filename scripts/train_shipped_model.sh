@@ -26,7 +26,7 @@ handle_help "$@"
 keys=("$@")
 prepare_environment requirements.txt
 
-printed=configs/refshapes_best.yaml
+paper=configs/refshapes_best.yaml
 proposals=configs/refshapes_proposals.yaml
 run=runs/shipped
 figures=$run/figures
@@ -34,7 +34,7 @@ scored=data/refshapes_generalised  # val compares the stages
 
 # Usage: prepare DIRECTORY ARGUMENT…
 prepare() {
-    python prepare_data.py --config "$printed" --output "$@"
+    python prepare_data.py --config "$paper" --output "$@"
 }
 
 # Usage: pretrain OUTPUT ARGUMENT…; OUTPUT appears when the pretraining has finished.
@@ -44,14 +44,14 @@ pretrain() {
         echo "$output is there already"
         return
     fi
-    python pretrain.py --config "$printed" --output "$run/unfinished.ckpt" --tracker none \
+    python pretrain.py --config "$paper" --output "$run/unfinished.ckpt" --tracker none \
         "${@:2}" "${keys[@]}"
     mv "$run/unfinished.ckpt" "$output"
 }
 
 # Usage: resize CHECKPOINT SIZE WINDOW OUTPUT
 resize() {
-    [[ -f $4 ]] || python convert_weights.py --config "$printed" --checkpoint "$1" --image_size "$2" \
+    [[ -f $4 ]] || python convert_weights.py --config "$paper" --checkpoint "$1" --image_size "$2" \
         --swin_window_size "$3" --output "$4"
 }
 
@@ -97,19 +97,20 @@ pretrain "$run/pretrained_192.ckpt" --image_size 192 --swin_window_size 12 --sce
     --learning_rate 1.2e-3 --end_learning_rate 3e-4 --init_checkpoint "$run/start_192.ckpt"
 
 echo "== Training with the losses of the paper"
-train all_192 "$printed" --image_size 192 --swin_window_size 12 --seed 44 --data_dir data/refshapes_120k \
+train all_192 "$paper" --image_size 192 --swin_window_size 12 --seed 44 --data_dir data/refshapes_120k \
     --init_checkpoint "$run/pretrained_192.ckpt"
 resize "$run/all_192/best.ckpt" 256 16 "$run/start_256.ckpt"
 # The families that are found least often come first.
-train hard_256 "$printed" --seed 51 --data_dir data/refshapes_104k --train_sentences all \
+train hard_256 "$paper" --seed 51 --data_dir data/refshapes_104k --train_sentences all \
     --train_families ordinal,relation,relation_ordinal --init_checkpoint "$run/start_256.ckpt" \
     --learning_rate 6e-4 --end_learning_rate 2e-4
-train all_256 "$printed" --seed 52 --data_dir data/refshapes_112k --init_checkpoint "$run/hard_256/best.ckpt" \
+train all_256 "$paper" --seed 52 --data_dir data/refshapes_112k --init_checkpoint "$run/hard_256/best.ckpt" \
     --learning_rate 3e-4 --end_learning_rate 1e-5
 
 echo "== Proposals and the existence output: first on top of frozen stages, then with all of the model"
 train proposals "$proposals" --data_dir data/refshapes_40k_generalised --existence true \
-    --init_checkpoint "$run/all_256/best.ckpt" --init_except "mask_generator.*,sma.*,cross_attention.*,wpa.[23].*,existence.*"
+    --init_checkpoint "$run/all_256/best.ckpt" \
+    --init_except "mask_generator.*,sma.*,cross_attention.*,wpa.[23].*,existence.*"
 train whole "$proposals" --data_dir data/refshapes_40k_generalised --existence true --seed 43 \
     --init_checkpoint "$run/proposals/best.ckpt" --init_except "" --frozen "" --learning_rate 3e-4 \
     --end_learning_rate 1e-5 --learning_rate_scales "image_encoder.*=0.3,text_encoder.*=0.3,wpa.*=0.3"

@@ -130,14 +130,15 @@ std::vector<std::string> run(Runtime& runtime, const Description& description, c
   if (outputs.empty() || outputs[0].size() != map * description.batch) {
     throw Error("the model's first output is not a probability map: export it with export.py");
   }
-  if (description.existence_threshold && (outputs.size() < 2 || outputs[1].size() != sizeof(float) * description.batch)) {
+  const std::size_t numbers = sizeof(float) * description.batch;
+  if (description.existence_threshold && (outputs.size() < 2 || outputs[1].size() != numbers)) {
     throw Error("the model's second output is not a probability: export it with export.py");
   }
   return outputs;
 }
 
-/// Writes the files of a pair and prints its line. `map` is its probability map; `existence` is nullptr if the model does
-/// not say whether something fits.
+/// Writes the files of a pair and prints its line. `map` is its probability map; `existence` is nullptr if the model
+/// does not say whether something fits.
 void write(const Options& options, const Description& description, const Pair& pair, float* map, const float* existence,
            double milliseconds) {
   const std::string image = pair.image.string(), &expression = pair.expression->text;

@@ -109,8 +109,8 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(argv: Argv = None) -> int:
-        # MindSpore, OpenCV and ONNX Runtime read these when first imported, which programs do inside main. Their own messages
-        # would bury an error line.
+        # MindSpore, OpenCV and ONNX Runtime read these when first imported, which programs do inside main. The messages
+        # of the first two would bury an error line.
         os.environ.setdefault("GLOG_v", "3")
         os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime would use the network

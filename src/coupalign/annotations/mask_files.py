@@ -26,8 +26,8 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".
 def read_masks(directory: Path, images: Path, table: ExpressionTable) -> Iterator[Found]:
     """Reads the masks that a table names by file and index, or file and colour (``#rrggbb``).
 
-    The image of a mask has the mask's name, with the suffix of an image. Values that the table does not name are left out,
-    except the background: index 0, or black. Raises: UserError.
+    The image of a mask has the mask's name, with the suffix of an image. Values that the table does not name are
+    listed as left out, except the background: index 0, or black. Raises: UserError.
     """
     files = sorted(each for each in directory.rglob("*") if each.suffix.lower() in _SUFFIXES)
     if not files:

@@ -85,9 +85,9 @@ def load_checkpoint(path: str | os.PathLike, model: nn.Cell) -> None:
 def start_from(path: str | os.PathLike, model: nn.Cell, excluded: Sequence[str] = ()) -> str:
     """Sets the initial parameters of a training: all, or the encoders that a converted checkpoint holds.
 
-    An encoder is loaded completely or, if a converted checkpoint has none of it, keeps its initial weights. Parameters of
-    the model whose names match a pattern in `excluded` keep theirs, those of the file are ignored. Returns a line that
-    says so.
+    An encoder is loaded completely or, if a converted checkpoint has none of it, keeps its initial weights. Parameters
+    of the model whose names match a pattern in `excluded` keep theirs, and those of the file are ignored. Returns a
+    line that says so.
 
     Raises: UserError as ``load_checkpoint``, except that converted checkpoints are accepted, or for a pattern that
         matches no parameter of either.

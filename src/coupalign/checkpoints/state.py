@@ -34,9 +34,8 @@ class Progress:
     step: int = 0  # updates done
     epochs: int = 0  # epochs finished, including validation
     learning_rate: float = 0.0  # of the last step
-    sums: list[float] = field(
-        default_factory=list
-    )  # of figures over the epoch's finite steps so far, as the trainer orders them
+    # Sums of losses and learning rate over the epoch's finite steps so far, in the order of the trainer.
+    sums: list[float] = field(default_factory=list)
     skipped: int = 0  # steps of the current epoch that were not finite
     skipped_in_row: int = 0  # length of the current series of steps that were not finite
     best: float = -1.0  # highest oIoU on val_split
@@ -151,7 +150,10 @@ def check_unchanged(path: Path, progress: Progress, config: Config, data: str) -
 
 
 def restore(path: Path, parameters: Mapping[str, Parameter], saved: dict[str, Parameter]) -> None:
-    """Sets all ``parameters`` to the values of checkpoint ``path``, which are removed from `saved`. Raises: UserError if one is missing or differs."""
+    """Sets all ``parameters`` to the values of checkpoint ``path``, which are removed from `saved`.
+
+    Raises: UserError if one is missing or differs.
+    """
     remedy = "start a new training from its weights with --init_checkpoint and another --output_dir"
     set_parameters(path, saved, parameters, f"it was written by another version; {remedy}")
 

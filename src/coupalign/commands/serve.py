@@ -5,8 +5,8 @@
     curl -F image=@street.jpg -F "expressions=the left cup" http://127.0.0.1:8000/v1/segment
 
 Install requirements-serve.txt first or, for --engine onnx without MindSpore, deploy/requirements-serve.txt. Only this
-machine can reach the service unless --host says otherwise. /openapi.json describes it, /healthz and /metrics (Prometheus)
-watch it.
+machine can reach the service unless --host says otherwise. /openapi.json describes it; /healthz and /metrics
+(Prometheus) are for monitoring.
 """
 
 from __future__ import annotations

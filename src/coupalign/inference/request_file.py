@@ -26,8 +26,9 @@ def find_requests(
         images: image files, and directories that stand for all their images.
         expressions: evaluated on each image.
         file: Instead of `expressions`, JSON Lines (.jsonl) with ``{"image": PATH, "expression": TEXT}``, or a table
-            (.csv, see ``read_table``) with columns of these names; other fields are ignored. Images are relative to the only directory in
-            `images`, or else to the file. Without images in the file, each expression is evaluated on each of `images`.
+            (.csv, see ``read_table``) with columns of these names; other fields are ignored. Images are relative to
+            the only directory in `images`, or else to the file. Without images in the file, each expression is
+            evaluated on each of `images`.
 
     Raises: UserError if a directory has no images, or the file cannot be used.
     """

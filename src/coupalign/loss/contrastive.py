@@ -20,8 +20,8 @@ class PixelContrastiveLoss(nn.Cell):
         l_i = -log(exp(y_i . p / t) / (exp(y_i . p / t) + sum_k exp(y_i . y_k / t)))
 
     p is the mean of the y of its side. The loss of an image (Eq 16) is the mean over the referent plus the mean over
-    the background, and 0 if either is empty. ``as_printed`` computes it from all pairs of pixels; ``construct`` gives the same in float32
-    and never holds all pairs.
+    the background, and 0 if either is empty. ``as_printed`` computes it from all pairs of pixels; ``construct`` gives
+    the same in float32 and never holds all pairs.
 
     Args:
         temperature: t.

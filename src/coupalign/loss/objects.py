@@ -22,9 +22,9 @@ class ObjectLoss(nn.Cell):
         weight: Factor of the loss of the masks.
         choice_weight: Factor of the cross entropy.
 
-    Inputs: proposals Y_N (B, N, h, w), logits; weights Q_w (B, N); objects (B, K, h, w), 0 or 1, empty for none; mask of
-    the targets (B, H, W), their union, 0 or 1. Outputs: the weighted sum of both losses; the loss of the masks; the cross
-    entropy of Q_w, 0 where no object or set has an IoU above 0.5 with the mask; float32 scalars.
+    Inputs: proposals Y_N (B, N, h, w), logits; weights Q_w (B, N); objects (B, K, h, w), 0 or 1, empty for none; mask
+    of the targets (B, H, W), their union, 0 or 1. Outputs: the weighted sum of both losses; the loss of the masks; the
+    cross entropy of Q_w, 0 where no object or set has an IoU above 0.5 with the mask; float32 scalars.
     """
 
     def __init__(self, anchors: np.ndarray, weight: float, choice_weight: float):

@@ -30,8 +30,8 @@ class _Pair:
 class Batcher:
     """Runs a model on one thread of its own, because MindSpore keeps its graphs per thread.
 
-    Pairs that arrive while the model is busy become the next batch; no pair waits for others to arrive. A single pair runs as a
-    batch of one, several are padded to `batch_size`, so that there are two compiled graphs.
+    Pairs that arrive while the model is busy become the next batch; no pair waits for others to arrive. A single pair
+    runs as a batch of one, several are padded to `batch_size`, so that there are two compiled graphs.
 
     Args:
         load: Makes the predictor; called on the thread.
@@ -50,7 +50,7 @@ class Batcher:
         self.predictor = loaded.result()
 
     async def predict(self, image: np.ndarray, expressions: Sequence[str]) -> list[Prediction]:
-        """The predictions for an image (H, W, 3) uint8. If the caller is cancelled, pairs that still wait are dropped."""
+        """The predictions for an image (H, W, 3) uint8. Pairs that still wait are dropped if the caller is cancelled."""
         pairs = [_Pair(image, expression, Future()) for expression in expressions]
         for pair in pairs:
             self._waiting.put(pair)

@@ -41,8 +41,8 @@ class Objective(nn.Cell):
         existence_loss_weight: Factor of the existence loss, added to L; 0 for a model without this output.
 
     Inputs: image (B, 3, S, S); token_ids, token_mask (B, T); mask (B, S, S), 0 or 1; with ``object_loss`` also objects
-    (B, K, S/4, S/4), 0 or 1. Outputs: L; L_seg; L_aux (0 if not computed); those of ADDED_LOSSES that are computed, before
-    their factors; float32 scalars.
+    (B, K, S/4, S/4), 0 or 1. Outputs: L; L_seg; L_aux (0 if not computed); those of ADDED_LOSSES that are computed,
+    before their factors; float32 scalars.
 
     Attributes:
         loss_names: The names of the outputs.

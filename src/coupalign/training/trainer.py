@@ -46,7 +46,7 @@ def train(config: Config, progress: bool = True) -> Path:
 
 
 class Validation(NamedTuple):
-    """Result of a validation: metrics by VALIDATION_COLUMNS and GENERALISED, whether the oIoU is the best so far, and pictures."""
+    """Metrics by VALIDATION_COLUMNS and GENERALISED, whether the oIoU is the best so far, and pictures."""
 
     metrics: dict[str, float]
     is_best: bool
