@@ -15,6 +15,7 @@ from typing import Any
 
 # Before MindSpore is imported anywhere: its warnings would bury what a failing test prints.
 os.environ.setdefault("GLOG_v", "3")
+os.environ["MS_COMPILER_CACHE_ENABLE"] = "0"  # no graph of an earlier test, see inference/graph_cache.py
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")  # as coupalign.devices does
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as coupalign.cli does
 

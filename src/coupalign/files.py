@@ -79,6 +79,11 @@ def make_directory(path: str | os.PathLike) -> Path:
     return path
 
 
+def cache_directory() -> Path:
+    """Directory of files that can be made again, ``$XDG_CACHE_HOME/coupalign`` (default: ``~/.cache/coupalign``)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "coupalign"
+
+
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()

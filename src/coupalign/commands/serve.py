@@ -66,7 +66,7 @@ def main(argv: Argv = None) -> int:
     def load() -> OnnxPredictor | Predictor:
         if onnx:
             return OnnxPredictor(config, args.model, args.threads)
-        return Predictor(args.checkpoint, config=config)
+        return Predictor(args.checkpoint, config=config, keep_graph=True)
 
     limits = Limits(args.max_requests, args.timeout, key)
     serve(load, args.host, args.port, 1 if onnx else args.batch_pairs, limits)

@@ -44,7 +44,7 @@ class MindSporeEngine:
         self._thread = ThreadPoolExecutor(1)
         self._size = config.model.image_size
         self.threshold = config.evaluation.threshold
-        self._predictor = self._thread.submit(lambda: Predictor(checkpoint, config=config)).result()
+        self._predictor = self._thread.submit(lambda: Predictor(checkpoint, config=config, keep_graph=True)).result()
         self.tokenizer = self._predictor.tokenizer
 
     def answer(self, rgb: np.ndarray, expression: str) -> Answer:

@@ -54,7 +54,7 @@ def predict(
     """
     if len(requests) == 1:
         load_image(next(iter(requests)))  # report a damaged image before the model is built
-    predictor = Predictor(checkpoint, config=config)
+    predictor = Predictor(checkpoint, config=config, keep_graph=True)
     for expression in dict.fromkeys(text for texts in requests.values() for text in texts):
         predictor.encode(expression)  # report a wrong expression before anything is written
         for warning in predictor.tokenizer.warnings(expression):

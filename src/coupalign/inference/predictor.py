@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Union, overload
+from typing import TYPE_CHECKING, Any, Union, overload
 
 from coupalign.errors import UserError
 from coupalign.files import find_checkpoint, find_file
@@ -16,6 +16,8 @@ from coupalign.inference.prediction import Details, Prediction, nothing_fits_lin
 
 if TYPE_CHECKING:
     import numpy as np
+    from mindspore import Tensor
+    from mindspore.nn import Cell
     from PIL import Image
 
     from coupalign.config import Config
@@ -32,11 +34,20 @@ class Predictor:
             the vocabulary, which is taken from that directory if it is there.
         device: CPU, GPU or Ascend. On the CPU the model computes in float32, whatever its configured precision.
         config: a configuration to use instead of the config.yaml and `device`.
+        keep_graph: on the CPU, keep the first compiled graph in the user's cache directory for later processes. Not for
+            programs that change code of this package in memory, which the cache does not notice.
 
     Raises: UserError if a file is missing or does not fit, or the device is not available.
     """
 
-    def __init__(self, checkpoint: str | os.PathLike, device: str = "CPU", *, config: Config | None = None):
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike,
+        device: str = "CPU",
+        *,
+        config: Config | None = None,
+        keep_graph: bool = False,
+    ):
         from coupalign.checkpoints.trained import trained_model
         from coupalign.config import load_inference_config
         from coupalign.data.tokenizer import Tokenizer
@@ -53,7 +64,7 @@ class Predictor:
                 raise UserError(f"no configuration {file}: copy the config.yaml of the training beside the checkpoint")
             config = load_inference_config(file, {"device_target": device})
         use_device(config.run)
-        self.config = config
+        self.config, self._keeps_graph = config, keep_graph
         vocabulary = find_file(config.data.vocab_file)
         copied = path.with_name(vocabulary.name)
         if copied.is_file() and (own_config or not vocabulary.is_file()):
@@ -98,9 +109,9 @@ class Predictor:
         own_size, _, arrays = next(self._samples([image], [[expression]]))
         inputs, size = [Tensor(array[None]) for array in arrays], size or own_size
         if not details:
-            (probability,), (exists,) = probabilities(self.model(*inputs))
+            (probability,), (exists,) = probabilities(self._run(self.model, inputs))
             return self._prediction(probability, exists, expression, size)
-        outputs = Outputs.from_tuple(self._predict_all(*inputs))
+        outputs = Outputs.from_tuple(self._run(self._predict_all, inputs))
         judged = outputs.logits if outputs.existence is None else (outputs.logits, outputs.existence)
         (probability,), (exists,) = probabilities(judged)
         return self._prediction(probability, exists, expression, size, self._details(outputs, expression))
@@ -152,7 +163,7 @@ class Predictor:
         while batch := list(islice(samples, batch_size)):
             inputs = [each for _, _, each in batch]
             inputs += inputs[-1:] * (batch_size - len(inputs))
-            outputs = probabilities(self.model(*(Tensor(np.stack(arrays)) for arrays in zip(*inputs))))
+            outputs = probabilities(self._run(self.model, [Tensor(np.stack(arrays)) for arrays in zip(*inputs)]))
             for probability, exists, (size, text, _) in zip(*outputs, batch):
                 found.append(self._prediction(probability, exists, text, size))
         remaining = iter(found)
@@ -172,6 +183,13 @@ class Predictor:
                 f"{self.config.model.bert_vocab_size}: pass the vocabulary that the model was trained with"
             )
         return token_ids, token_mask
+
+    def _run(self, network: Cell, inputs: Sequence[Tensor]) -> Any:
+        if self._keeps_graph:
+            from coupalign.inference.graph_cache import compile_cached
+
+            compile_cached(network, inputs, self.config)
+        return network(*inputs)
 
     def _samples(
         self, images: Sequence[ImageInput], texts: Sequence[Sequence[str]]

@@ -15,7 +15,7 @@ from pathlib import Path
 import mindspore
 
 from coupalign.errors import UserError
-from coupalign.files import atomic_path
+from coupalign.files import atomic_path, cache_directory
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,7 @@ def library() -> Path | None:
     """
     try:
         compiler = shlex.split(os.environ.get("CXX", "g++"))
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "coupalign"
-        path = cache / f"kernels-{_digest(compiler)}.so"
+        path = cache_directory() / f"kernels-{_digest(compiler)}.so"
         if not path.exists():
             with atomic_path(path) as temporary:
                 _run([*compiler, *FLAGS, "-o", str(temporary), *map(str, sorted(SOURCES.glob("*.cc")))])
