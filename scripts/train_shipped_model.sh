@@ -108,12 +108,10 @@ train all_256 "$paper" --seed 52 --data_dir data/refshapes_112k --init_checkpoin
     --learning_rate 3e-4 --end_learning_rate 1e-5
 
 echo "== Proposals and the existence output: first on top of frozen stages, then with all of the model"
-train proposals "$proposals" --data_dir data/refshapes_40k_generalised --existence true \
-    --init_checkpoint "$run/all_256/best.ckpt" \
-    --init_except "mask_generator.*,sma.*,cross_attention.*,wpa.[23].*,existence.*"
-train whole "$proposals" --data_dir data/refshapes_40k_generalised --existence true --seed 43 \
-    --init_checkpoint "$run/proposals/best.ckpt" --init_except "" --frozen "" --learning_rate 3e-4 \
-    --end_learning_rate 1e-5 --learning_rate_scales "image_encoder.*=0.3,text_encoder.*=0.3,wpa.*=0.3"
+train proposals "$proposals" --seed 44 --init_checkpoint "$run/all_256/best.ckpt"
+train whole "$proposals" --seed 43 --init_checkpoint "$run/proposals/best.ckpt" --init_except "" --frozen "" \
+    --learning_rate 4e-4 --end_learning_rate 1e-5 \
+    --learning_rate_scales "image_encoder.*=0.3,text_encoder.*=0.3,wpa.*=0.3"
 
 echo "== Figures on a draw of data that chose nothing"
 evaluate whole data/refshapes_draw "$figures/draw" val,testA,testB
