@@ -41,11 +41,11 @@ def main(directory: Path) -> None:
     found.update(normalised(devices.rank()))
     found["shared"] = shared_statistics(devices.rank())
     found.update(scaled(devices.rank(), 2))
+    train_with_a_stop(config)  # before other trainings, so that weights start as in a process of its own
+    evaluate(config, directory / "best.ckpt", directory / "evaluated", devices.rank() == 0)
     mixture = load_config(directory / "mixture.yaml")
     found["mixed"] = train_on_several(mixture)
     np.savez(directory / f"rank_{devices.rank()}.npz", **found)
-    train_with_a_stop(config)
-    evaluate(config, directory / "best.ckpt", directory / "evaluated", devices.rank() == 0)
     for each in mixture.data_sets():
         evaluate(each, directory / "best.ckpt", directory / "mixed_evaluated" / each.data.name, devices.rank() == 0)
 
