@@ -37,7 +37,7 @@ class SetPrediction(nn.Cell):
         self.value_and_grad = value_and_grad(self.forward, grad_position=(0, 1))
 
     def forward(self, embeddings: Tensor, pixels: Tensor, weights: Tensor, objects: Tensor, mask: Tensor) -> Tensor:
-        return self.loss(self.sma.masks(embeddings, pixels), weights, objects, mask)
+        return self.loss(self.sma.masks(embeddings, pixels), weights, objects, mask)[0]
 
     def construct(self, embeddings: Tensor, pixels: Tensor, weights: Tensor, objects: Tensor, mask: Tensor) -> Any:
         return self.value_and_grad(embeddings, pixels, weights, objects, mask)

@@ -65,7 +65,7 @@ train() {
     evaluate "$name" "$scored" "$figures/$name" val
 }
 
-# Usage: evaluate NAME DATA OUTPUT SPLITS; all expressions of the splits, the last of which is written last.
+# Usage: evaluate NAME DATA OUTPUT SPLITS; evaluates all expressions. The figures of the last split are written last.
 evaluate() {
     if [[ -f $3/${4##*,}.json ]]; then
         echo "$3 has the figures already"

@@ -15,7 +15,8 @@ from coupalign.model import CoupAlign, build_model
 def trained_model(config: Config, checkpoint: str | os.PathLike) -> CoupAlign:
     """The model of a configuration with the weights of a checkpoint, in evaluation mode.
 
-    It has the CPU kernels that the configuration asks for. Random initial weights are not drawn, which saves time, and memory while the checkpoint is read.
+    It has the CPU kernels that the configuration asks for. Random initial weights are not drawn, which saves time, and
+    memory while the checkpoint is read.
 
     Raises: UserError as ``load_checkpoint``.
     """

@@ -62,7 +62,7 @@ class Update(nn.Cell):
             After k updates d is at most ``(1 + k) / (10 + k)``, so that the initial weights are soon forgotten. 0 for
             no average.
 
-    Inputs: a vector of losses, the first of which is minimised, and the gradients of optimizer.parameters, both from
+    Inputs: a vector of losses, whose first is minimised, and the gradients of optimizer.parameters, both from
     ``over_ranks``. Outputs: the losses; the learning rate; whether the update was made, a bool.
     """
 
