@@ -144,8 +144,9 @@ def test_training_needs_expressions_that_name_nothing(tiny_data, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_with_several_targets_and_none(tmp_path, caplog):
-    """With set prediction; the loss has the existence loss in it, its weights learn, and validation has its metrics."""
+    """With set prediction: the loss has the added losses in it, all new weights learn, validation has its metrics."""
     keys = {"existence": True, "object_loss_weight": 1.0, "choice_loss_weight": 0.5, "max_objects": 8}
+    keys |= {"query_anchors": True, "wpa_norm": True, "cross_attention_norm": True}
     keys |= {"epochs": 1, "decay_epochs": 1, "batch_size": 16, "eval_limit": 30, "learning_rate": 1e-3}
     config = refshapes_config(tmp_path / "data", output_dir=str(tmp_path / "run"), **keys)
     tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
@@ -154,9 +155,9 @@ def test_a_training_with_several_targets_and_none(tmp_path, caplog):
     with caplog.at_level("INFO"):
         directory = train(config, progress=False)
     weights = read_checkpoint(directory / "last.ckpt")
-    for name in start:
-        if name.startswith("existence."):
-            assert np.abs(weights[name].asnumpy() - start[name]).max() > 1e-5, name
+    new = ["wpa.0.image_to_text_norm.gamma", "cross_attention.output_norm.gamma", "mask_generator.queries"]
+    for name in [*new, *(name for name in start if name.startswith("existence."))]:
+        assert np.abs(weights[name].asnumpy() - start[name]).max() > 1e-5, name
     shown, _ = read_events(directory / "tensorboard")
     for row in read_csv(directory / "steps.csv"):
         loss, segmentation, auxiliary = (float(row[name]) for name in LOSSES)

@@ -86,9 +86,8 @@ SELECTING |= {"object_loss_weight": 1.0, "choice_loss_weight": 0.5, "existence":
 @pytest.mark.parametrize(
     ("precision", "ranks", "options"),
     [
-        ("fp32", 2, {"max_grad_norm": 1.0, "ema_decay": 0.9}),
         ("fp16", 1, {"accumulation_steps": 2, **SELECTING}),  # with a loss scale
-        ("bf16", 2, {}),
+        ("bf16", 2, {"max_grad_norm": 1.0, "ema_decay": 0.9}),
         # What the others lack: padded windows, scores without a bound, schedules by parameter, the pretraining's losses
         (
             "fp32",
@@ -106,7 +105,7 @@ SELECTING |= {"object_loss_weight": 1.0, "choice_loss_weight": 0.5, "existence":
             },
         ),
     ],
-    ids=["fp32", "fp16", "bf16", "options"],
+    ids=["fp16", "bf16", "fp32"],
 )
 def test_every_operator_of_a_training_step(precision, ranks, options, tmp_path, monkeypatch):
     """Losses, gradients and update, with dropout, the auxiliary loss and communication between ranks."""
@@ -139,55 +138,31 @@ def test_every_operator_of_a_prediction(tmp_path):
     assert violations(found) == set()
 
 
-class ScatterAdd(nn.Cell):
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.tensor_scatter_elements(x, ops.zeros(x.shape, mindspore.int32), x, 0, "add")
+class Wrong(nn.Cell):
+    """Operators that are wrong or slow on a device, or in no row; among them those that an earlier version used."""
+
+    def construct(self, x: Tensor):
+        return (
+            ops.tensor_scatter_elements(x, ops.zeros(x.shape, mindspore.int32), x, 0, "add"),
+            ops.bitwise_right_shift(x.astype("int32"), 11),
+            ops.sort(x)[0],
+            ops.matmul(x.reshape(1, -1), x.reshape(-1, 1)),
+            ops.addn((x,) * 65),
+            ops.bessel_i0(x),
+            ops.softmax(x.astype("float64")),
+        )
 
 
-class Shift(nn.Cell):
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.bitwise_right_shift(x.astype("int32"), 11)
-
-
-class Sort(nn.Cell):
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.sort(x)[0]
-
-
-class SquaredNorm(nn.Cell):
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.matmul(x.reshape(1, -1), x.reshape(-1, 1))
-
-
-class SumOfMany(nn.Cell):
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.addn((x,) * 65)
-
-
-class Unlisted(nn.Cell):
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.bessel_i0(x)
-
-
-class Double(nn.Cell):
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.softmax(x.astype("float64"))
-
-
-@pytest.mark.parametrize(
-    ("cell", "message"),
-    [
-        (ScatterAdd(), "TensorScatterElements of float32 int32 .*reduction none: on Ascend"),
-        (Shift(), "RightShift of int32 .*forbidden"),
-        (Sort(), "Sort of float32 .*forbidden: .*accuracy"),
-        (SquaredNorm(), "MatMul.* of float32 .*row by column"),
-        (SumOfMany(), "AddN of float32 .*up to 64 tensors"),
-        (Unlisted(), "BesselI0 .*no row"),
-        (Double(), "Softmax of float64 .*its row has"),
-    ],
-    ids=lambda each: type(each).__name__ if isinstance(each, nn.Cell) else "",
-)
-def test_operators_that_are_wrong_or_slow_on_a_device_are_found(cell, message, tmp_path):
-    """Among them those that dropout, the contrastive loss and the gradient norm used before."""
-    (line,) = violations(operators(cell, [Tensor(np.ones((80, 80), np.float32))], tmp_path))
-    assert re.match(message, line)
+def test_operators_that_are_wrong_or_slow_on_a_device_are_found(tmp_path):
+    found = violations(operators(Wrong(), [Tensor(np.ones((80, 80), np.float32))], tmp_path))
+    for pattern in (
+        "TensorScatterElements of float32 int32 .*reduction none: on Ascend",
+        "RightShift of int32 .*forbidden",
+        "Sort of float32 .*forbidden: .*accuracy",
+        "MatMul.* of float32 .*row by column",
+        "AddN of float32 .*up to 64 tensors",
+        "BesselI0 .*no row",
+        "Softmax of float64 .*its row has",
+    ):
+        assert sum(bool(re.match(pattern, line)) for line in found) == 1, pattern
+    assert len(found) == 7

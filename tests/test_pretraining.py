@@ -106,12 +106,13 @@ def pretrained(config_file, output, scenes: int, *more: object):
 def test_a_checkpoint_to_start_from(config_file, tmp_path, monkeypatch, capsys):
     """Every module learns, except the existence output, since something fits every description."""
     monkeypatch.setattr(pretraining, "HELD_OUT", 16)
-    status, saved = pretrained(config_file, tmp_path / "start.ckpt", 43, "--existence", "true")
+    more = ["--existence", "true", "--query_anchors", "true", "--object_loss_weight", 1, "--choice_loss_weight", 0.5]
+    status, saved = pretrained(config_file, tmp_path / "start.ckpt", 43, *more)
     said = capsys.readouterr().out
     assert status == 0 and "oIoU of masks 0." in said and "rank 0." in said and str(tmp_path / "start.ckpt") in said
     mindspore.set_seed(42)
     np.random.seed(42)
-    model = build_model(load_config(config_file, {"existence": True}))
+    model = build_model(load_config(config_file, {"existence": True, "query_anchors": True}))
     start = {name: each.asnumpy() for name, each in model.parameters_dict().items()}
     assert set(saved) == set(start)
     changed = {name.split(".")[0] for name, value in start.items() if np.abs(saved[name] - value).max() > 1e-4}

@@ -86,16 +86,23 @@ def test_a_run_leaves_its_configuration_and_checkpoints_that_load(trained):
             assert not each.name.endswith("moving_mean") or np.abs(each.asnumpy()).max() > 1e-3, each.name
 
 
-def test_the_same_seed_gives_the_same_curve_to_the_last_digit(trained, tmp_path):
-    """Of CoupAlign with all that is random in it."""
-    config, one = trained
-    config = load_config(overrides={**config.as_dict(), "output_dir": str(tmp_path / "run")})
-    set_up(config.run)
-    two = train(config, progress=False)
+def test_the_same_seed_gives_the_same_curve_to_the_last_digit(tiny_train):
+    """With dropout; that CoupAlign's gradients repeat is shown in test_gradients_repeat.py."""
+    one, two = tiny_train("one"), tiny_train("two")
     assert (one / "steps.csv").read_bytes() == (two / "steps.csv").read_bytes()
     again = read_state(two / "last.ckpt")[0]
     for name, parameter in read_state(one / "last.ckpt")[0].items():
         np.testing.assert_array_equal(parameter.asnumpy(), again[name].asnumpy(), err_msg=name)
+
+
+def test_the_same_seed_gives_the_same_initial_weights():
+    weights = []
+    for _ in range(2):
+        config = refshapes_config("none")
+        set_up(config.run)
+        weights.append(build_model(config).parameters_dict())
+    for name, parameter in weights[0].items():
+        np.testing.assert_array_equal(parameter.asnumpy(), weights[1][name].asnumpy(), err_msg=name)
 
 
 def test_another_run_may_start_from_saved_weights(tiny_train):

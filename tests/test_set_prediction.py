@@ -7,14 +7,9 @@ import pytest
 from mindspore import Tensor
 from scipy.special import expit
 
-from coupalign.checkpoints.loading import read_checkpoint as load_weights
 from coupalign.config import ConfigError, load_config
 from coupalign.loss import ObjectLoss
-from coupalign.model import build_model
 from coupalign.model.positions import anchor_points, grid_points, sine_encoding
-from coupalign.training import pretraining, train
-from coupalign.training.step import LOSSES
-from tests.conftest import SMALLEST, read_csv, refshapes_config
 
 RNG = np.random.default_rng
 
@@ -133,40 +128,6 @@ def test_encodings_are_most_similar_at_the_same_place_in_every_head(dim, heads):
     np.testing.assert_allclose(np.square(encoding).mean(), 1, rtol=1e-4)
     for head in range(heads):
         assert ((encoding[:, head] @ encoding[:, head].T).argmax(1) == np.arange(36)).all()
-
-
-SELECTS = {"object_loss_weight": 1.0, "choice_loss_weight": 0.5, "max_objects": 8, "query_anchors": True}
-SELECTS |= {"wpa_norm": True, "cross_attention_norm": True, "learning_rate": 1e-3, "epochs": 1, "decay_epochs": 1}
-
-
-@pytest.mark.slow
-def test_training_with_set_prediction(tiny_data, tmp_path):
-    """The loss has another part; proposals and the weights of all new parts learn."""
-    config = refshapes_config(
-        tiny_data, output_dir=str(tmp_path), train_families="attribute", batch_size=16, eval_limit=4, **SELECTS
-    )
-    start = {name: each.asnumpy().copy() for name, each in build_model(config).parameters_dict().items()}
-    directory = train(config, progress=False)
-    for row in read_csv(directory / "steps.csv"):
-        loss, segmentation, auxiliary = (float(row[name]) for name in LOSSES)
-        assert loss - segmentation - 0.1 * auxiliary > 0.1
-    trained = load_weights(directory / "last.ckpt")
-    for name in ("wpa.0.image_to_text_norm.gamma", "cross_attention.output_norm.gamma", "mask_generator.queries"):
-        assert np.abs(trained[name].asnumpy() - start[name]).max() > 1e-5
-
-
-@pytest.mark.slow
-def test_pretraining_with_set_prediction(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "HELD_OUT", 4)
-    words = {
-        "vocab_file": "assets/refshapes-vocab.txt",
-        "bert_vocab_size": 227,
-        "max_tokens": 24,
-        "bert_max_positions": 24,
-    }
-    config = load_config(overrides={**SMALLEST, **SELECTS, **words, "batch_size": 4})
-    pretraining.pretrain(config, 8, tmp_path / "weights.ckpt", progress=False)
-    assert "mask_generator.queries" in load_weights(tmp_path / "weights.ckpt")
 
 
 @pytest.mark.parametrize(
