@@ -26,5 +26,6 @@ mypy
 echo "== mkdocs"
 mkdocs build --strict --quiet
 echo "== pytest"
-# Two processes. A test file stays in one of them, since its tests share compiled graphs.
-python -m pytest -n 2 --dist loadfile "$@"
+# Two processes. A test file stays in one of them, since its tests share compiled graphs. tests/conftest.py puts the slow
+# files first, which pytest-xdist would order by their number of tests.
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -9,6 +9,7 @@ import csv
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,12 @@ TINY = {
 }
 # One block and one layer of everything, where shifted windows are not the point: it compiles in half the time.
 SMALLEST = {**TINY, "swin_depths": [1, 1, 1, 1], "decoder_layers": 1}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with the files that have the most slow tests: processes that share the files then end together."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def refshapes_config(data_dir: str | Path, **overrides: Any) -> Config:
