@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,12 +72,19 @@ def test_damaged_files_are_named(photos, tmp_path, kind, content, message):
     assert str(photos / "file") in str(caught.value) and not (tmp_path / "out").exists()
 
 
+OPAQUE = base64.b64encode(cv2.imencode(".png", np.full((1, 2, 4), (0, 0, 0, 255), np.uint8))[1]).decode()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (shape("polygon", [[1, 2], [3]]), "shape 2 (polygon) cannot be read"),
         (shape("circle", [[1, 2]]), "shape 2 (circle) cannot be read"),
         (shape("mask", [[0, 0], [3, 3]], mask="!"), "shape 2 (mask) cannot be read"),
+        (
+            shape("mask", [[0, 0], [1, 0]], mask=OPAQUE),
+            "shape 2 (mask) cannot be read (its picture has several channels",
+        ),
         (shape("polygon", [[100, 100], [110, 100], [100, 110]]), "shape 2 covers no pixel"),
     ],
 )

@@ -117,15 +117,17 @@ def _circle(points: np.ndarray) -> list[float]:
 
 
 def _mask(points: np.ndarray, code: Any, size: Size) -> np.ndarray:
-    """The points are the first and the last pixel (x, y) of a picture, in which everything but 0 is the object."""
+    """The points are the first and the last pixel (x, y) of a grey picture, in which everything but 0 is the object."""
     (left, top), (right, bottom) = points.astype(int).tolist()
     try:
         part = np.asarray(open_upright(base64.b64decode(code), ""))
     except UserError as error:
         raise ValueError("its picture is damaged") from error
-    if part.shape[:2] != (bottom - top + 1, right - left + 1):
+    if part.ndim > 2:  # with an alpha channel, opaque black would be the object
+        raise ValueError("its picture has several channels, and LabelMe writes one")
+    if part.shape != (bottom - top + 1, right - left + 1):
         raise ValueError(f"its picture and its points {left, top}, {right, bottom} differ in size")
-    return placed(part if part.ndim == 2 else part.any(2), left, top, size)
+    return placed(part, left, top, size)
 
 
 _OUTLINES = {"polygon": _polygon, "rectangle": _rectangle, "circle": _circle}
