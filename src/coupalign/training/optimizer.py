@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import os
 import tempfile
@@ -89,9 +88,10 @@ def _values_by_name(key: str, entries: Sequence[str], names: Sequence[str], froz
     values: dict[str, float] = {}
     for entry in entries:
         pattern, _, value = entry.rpartition("=")
-        if not fnmatch.filter(names, pattern) and fnmatch.filter(frozen, pattern):
+        matching = matching_names(key, pattern, [*names, *frozen], "trainable parameter")
+        if set(matching) <= set(frozen):
             raise UserError(f"{key} has {entry!r}, but all parameters that match are frozen: remove this entry")
-        for name in matching_names(key, pattern, names, "trainable parameter"):
+        for name in matching:
             values.setdefault(name, float(value))
     return values
 
