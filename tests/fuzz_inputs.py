@@ -1,4 +1,4 @@
-"""Random images, masks, lines of JSON and requests: each ends in the right value or in one clear line.
+"""Random images, masks and requests: each ends in the right value or in one clear line.
 
     python -m tests.fuzz_inputs --count 10000
 
@@ -25,7 +25,6 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from coupalign.data.images import encode_record, image_size, load_image
-from coupalign.data.json_lines import read_json_lines
 from coupalign.data.masks import mask_from_file
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY
@@ -200,39 +199,8 @@ def check_mask(random: Random, path: Path) -> str:
     return "mask read"
 
 
-def check_lines(random: Random, directory: Path) -> str:
-    """Reads JSON Lines with damaged lines. Returns "read" or "refused"; raises AssertionError."""
-    whole = [
-        {"image": "a.png", "expression": text, "mask": mask, "split": "val"}
-        for text, mask in (("cup", [[1, 1, 9, 1, 9, 9]]), ("!!!", {"png": "a.png"}), ("caf\u00e9", [[1, 2], [3, 4]]))
-    ]
-    values = [None, 5, 1.5, "", "x", [], {}, [[1, 2]], {"png": 3}, "\ud800", "\0", 10**30]
-    for line in whole:
-        if random.random() < 0.5:
-            line[list(line)[random.integers(len(line))]] = values[random.integers(len(values))]
-    suffix, separator = ("jsonl", "csv")[random.integers(2)], ",;\t"[random.integers(3)]
-    if suffix == "csv":
-        text = "\n".join(separator.join(map(str, line)) for line in [whole[0], *(line.values() for line in whole)])
-    else:
-        text = "\n".join(json.dumps(line, ensure_ascii=bool(random.integers(2))) for line in whole)
-    content = text.encode(("utf-8", "utf-8-sig", "utf-16", "utf-8")[random.integers(4)], "surrogatepass")
-    file = directory / ("own.jsonl", "own.txt")[random.integers(2)]
-    file.write_bytes(damage(content, random))
-    try:
-        dataset = read_json_lines(file, directory, skip=bool(random.integers(2)))
-    except UserError as error:
-        assert "\n" not in str(error), str(error)
-        return "lines refused"
-    for ann_id in dataset.annotations:
-        try:
-            assert dataset.mask(ann_id).any()
-        except UserError as error:
-            assert str(file) in str(error) and "\n" not in str(error)
-    return "lines read"
-
-
 def check_requests(random: Random, directory: Path) -> str:
-    """Reads a file of expressions in both programs, with damaged lines. Returns "read" or "refused"; raises AssertionError."""
+    """Reads a damaged file of expressions in both programs. Returns "read" or "refused"; raises AssertionError."""
     values = ["a.png", "cup", "none.png", "caf\u00e9", "\ud800", "\0", "", 5, None, ["cup"]]
     whole = [
         {key: values[random.integers(len(values))] if random.random() < 0.2 else right for key, right in line}
@@ -263,7 +231,7 @@ def check_requests(random: Random, directory: Path) -> str:
 
 
 def run(count: int, seed: int, loaders: dict[str, Callable[[Path], np.ndarray]] = LOADERS) -> Counter:
-    """Checks `count` inputs: seven in ten images, the others masks, lines and requests. Returns how they ended."""
+    """Checks `count` inputs: seven in ten images, two masks and one requests. Returns how they ended."""
     ends: Counter = Counter()
     random = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as name:
@@ -278,8 +246,7 @@ def run(count: int, seed: int, loaders: dict[str, Callable[[Path], np.ndarray]] 
                 elif number % 10 < 9:
                     ends[check_mask(random, directory / "mask")] += 1
                 else:
-                    check = check_lines if number % 20 < 10 else check_requests
-                    ends[check(random, directory)] += 1
+                    ends[check_requests(random, directory)] += 1
             except Exception as error:
                 raise AssertionError(f"input {number} of seed {seed} (state {state['state']}): {error}") from error
     return ends

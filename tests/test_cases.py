@@ -144,7 +144,7 @@ def test_names_outside_ascii_get_a_file_each(tmp_path, capsys):
 
 def test_random_inputs_end_well():
     ends = fuzz_inputs.run(400, seed=0)
-    assert ends["image read"] > 100 and ends["mask read"] > 40 and ends["lines refused"] > 0
+    assert ends["image read"] > 100 and ends["mask read"] > 40 and ends["requests refused"] > 0
 
 
 def test_a_wrong_result_is_found(tmp_path):

@@ -90,26 +90,23 @@ class Squares(nn.Cell):
 
 @pytest.mark.slow
 def test_gradients_of_a_block():
-    """float16 is near float32. Recomputation changes nothing, and drops the same branches."""
+    """float16 is near float32."""
     random = np.random.default_rng(0)
     x = Tensor(random.standard_normal((4, 64, 8)).astype(np.float32))
     found, weights = {}, None
-    for kind in ("plain", "recomputed", "float16"):
+    for kind in ("plain", "float16"):
         block = SwinBlock(dim=8, heads=2, layout=WindowLayout(8, 4), shifted=True, drop_path=0.5).set_train()
         parameters = block.trainable_params()
         weights = weights or [random.standard_normal(each.shape).astype(np.float32) / 3 for each in parameters]
         for each, weight in zip(parameters, weights, strict=True):
             each.set_data(Tensor(weight))
-        if kind == "recomputed":
-            block.recompute()
         if kind == "float16":
             compute_in(block, mindspore.float16)
         draws = connect_dropout(block, 4)
         draws.set_data(draw(0, 0, draws))
         loss, (by_input, by_parameters) = ops.value_and_grad(Squares(block), 0, tuple(parameters))(x)
         found[kind] = [each.asnumpy() for each in (loss, by_input, *by_parameters)]
-    for plain, again, in_half in zip(*found.values(), strict=True):
-        np.testing.assert_array_equal(again, plain)
+    for plain, in_half in zip(*found.values(), strict=True):
         assert in_half.dtype == np.float32
         assert_close(in_half, plain, relative=1e-2)
     assert sum(np.abs(a - b).max() > 1e-5 for a, b in zip(found["plain"], found["float16"], strict=True)) > 10
