@@ -3,91 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import httpx
-import mindspore  # noqa: F401, before onnx, as in the package
 import numpy as np
-import onnx
 import pytest
-import uvicorn
 from pycocotools import mask as coco
 
-from coupalign.checks import free_port
-from coupalign.commands.serve import main, read_key
-from coupalign.config import load_config
-from coupalign.data.tokenizer import Tokenizer
-from coupalign.data.transform import MEAN, STD
-from coupalign.errors import UserError
-from coupalign.files import REPOSITORY, find_file
 from coupalign.inference.exported import OnnxPredictor
-from coupalign.inference.prediction import Prediction
 from coupalign.inference.predictor import Predictor
 from coupalign.inference.uploads import MAX_EXPRESSIONS
-from coupalign.service.app import Metrics, build_app
 from coupalign.service.batcher import Batcher
 from coupalign.service.guard import Limits
-from tests.conftest import SMALLEST
+from tests.service_parts import CONFIG, PNG, StubPredictor, post, running, write_graph
 from tests.test_demo_parts import large_png, picture
-from tests.test_deployment import describe
 
-CONFIG = load_config(overrides=SMALLEST)
-LIMITS = Limits(seconds=20)
 KEY = "0123456789abcdef"
-PNG = cv2.imencode(".png", picture(1)[..., ::-1])[1].tobytes()  # 50 x 70 pixels
-
-
-class StubPredictor:
-    """A model whose mask is the pixels that are brighter than the length of the expression; `gate` lets batches run."""
-
-    def __init__(self):
-        self.tokenizer = Tokenizer(find_file(CONFIG.data.vocab_file), CONFIG.model.max_tokens)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.batches: list[list[str]] = []
-
-    def predict_batch(self, images, expressions, batch_size):
-        assert len(expressions) <= batch_size
-        self.batches.append(expressions)
-        assert self.gate.wait(60)
-        if "fail" in expressions:
-            raise RuntimeError("secret path")
-        return [self.predict(image, expression) for image, expression in zip(images, expressions)]
-
-    def predict(self, image: np.ndarray, expression: str) -> Prediction:
-        probability = image[..., 0].astype(np.float32) / 255
-        return Prediction(probability > len(expression) / 100, probability, warnings=(f"about {expression}",))
-
-
-@contextlib.contextmanager
-def running(load, limits: Limits = LIMITS, batch_pairs: int = 4) -> Iterator[str]:
-    """The service of the predictor that `load` makes, on a free port; yields its address."""
-    metrics = Metrics()
-    batcher = Batcher(load, batch_pairs, metrics.batches.observe)
-    port = free_port("127.0.0.1", 0)
-    app = build_app(batcher, metrics, limits)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", timeout_keep_alive=1))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        batcher.close()
 
 
 @pytest.fixture
@@ -101,35 +37,12 @@ def url(stub) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def graph(tmp_path) -> Path:
-    """A graph in ONNX whose probability is the sigmoid of the normalised red channel, with its description."""
-    tensor, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-    text = [tensor(name, onnx.TensorProto.INT32, ["batch", 8]) for name in ("token_ids", "token_mask")]
-    nodes = [onnx.helper.make_node("Gather", ["image", "first"], ["red"], axis=1)]
-    nodes.append(onnx.helper.make_node("Sigmoid", ["red"], ["probability"]))
-    made = onnx.helper.make_graph(
-        nodes,
-        "graph",
-        [tensor("image", float32, ["batch", 3, 64, 64]), *text],
-        [tensor("probability", float32, ["batch", 64, 64])],
-        [onnx.numpy_helper.from_array(np.array(0, np.int64), "first")],
-    )
-    path = describe(tmp_path).with_suffix(".onnx")
-    onnx.save(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8), path)
-    return path
-
-
 @pytest.fixture(params=["stub", "onnx"])
-def each_url(request, stub, graph) -> Iterator[str]:
+def each_url(request, stub, tmp_path) -> Iterator[str]:
     """Services with a stand-in for the model and with ONNX Runtime."""
-    with running(lambda: stub if request.param == "stub" else OnnxPredictor(CONFIG, graph, 1)) as address:
+    models = {"stub": lambda: stub, "onnx": lambda: OnnxPredictor(CONFIG, write_graph(tmp_path), 1)}
+    with running(models[request.param]) as address:
         yield address
-
-
-def post(url: str, *expressions: str, content: bytes = PNG, headers=None, **fields) -> httpx.Response:
-    data = {"expressions": list(expressions), **fields}
-    return httpx.post(f"{url}/v1/segment", files={"image": ("a.png", content)}, data=data, headers=headers, timeout=60)
 
 
 def test_masks_boxes_and_scores_of_several_expressions(url, stub):
@@ -274,59 +187,6 @@ def test_the_description_names_every_answer(url):
     answers = described["paths"]["/v1/segment"]["post"]["responses"]
     assert {"200", "400", "401", "408", "413", "422", "503"} <= set(answers)
     assert httpx.get(f"{url}/docs").status_code == 404  # its scripts would come from another server
-
-
-def test_mistakes_are_named_before_a_model_is_loaded(tmp_path, refuses):
-    (tmp_path / "key").write_text("short")
-    with pytest.raises(UserError, match="write a random key of 16 or more"):
-        read_key(tmp_path / "key")
-    assert "--max_requests is 0" in refuses(main, ["--max_requests", "0"])
-    assert "no checkpoint" in refuses(main, ["--checkpoint", str(tmp_path / "none.ckpt")])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--model", "{graph}"], "--engine onnx"),
-        (["--engine", "onnx"], "--model FILE"),
-        (["--engine", "onnx", "--model", "none.onnx"], "no file or directory none.onnx"),
-        (["--engine", "onnx", "--model", "{graph}", "--threads", "-1"], "--threads is -1"),
-        (["--engine", "onnx", "--model", "{graph}", "--threshold", "0.7"], "--threshold is not used"),
-        (["--engine", "onnx", "--model", "{graph}", "--batch_pairs", "4"], "--batch_pairs are for --engine mindspore"),
-        (["--engine", "onnx", "--model", "{empty}", "--port", "0"], "damaged, or not an ONNX graph"),
-    ],
-)
-def test_options_that_do_not_fit_the_engine(graph, refuses, arguments, message):
-    (empty := graph.with_name("empty.onnx")).touch()
-    empty.with_suffix(".json").write_text(graph.with_suffix(".json").read_text())
-    assert message in refuses(main, [each.format(graph=graph, empty=empty) for each in arguments])
-
-
-def test_an_exported_graph_is_served_without_mindspore(graph, tmp_path):
-    (tmp_path / "mindspore.py").write_text("raise ImportError('the service must not need it')")
-    path = f"{tmp_path}{os.pathsep}{REPOSITORY / 'src'}"
-    environment = {**os.environ, "PYTHONPATH": path, "HOME": str(tmp_path)}
-    environment.pop("ORT_DISABLE_TELEMETRY", None)
-    command = [sys.executable, str(REPOSITORY / "serve.py"), "--engine", "onnx", "--model", str(graph), "--port", "0"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            url = server.stdout.readline().split("/openapi.json")[0]
-            while True:
-                with contextlib.suppress(httpx.ConnectError):
-                    answer = post(url, "a qxzj cup").json()
-                    break
-        finally:
-            server.terminate()
-    assert server.returncode in (0, -15)
-    assert not (tmp_path / ".cache").exists()  # where ONNX Runtime keeps the telemetry that it sends
-    square = cv2.resize(picture(1), (64, 64), interpolation=cv2.INTER_LINEAR)
-    probability = 1 / (1 + np.exp(-(square[..., 0].astype(np.float64) - MEAN[0]) / STD[0]))
-    probability = cv2.resize(probability, (70, 50), interpolation=cv2.INTER_LINEAR)
-    (found,) = answer["results"]
-    near = np.abs(probability - 0.4) < 1e-5  # may round either way
-    assert (coco.decode(found["rle"]).astype(bool) == (probability > 0.4))[~near].all()
-    assert found["score"] == pytest.approx(probability.max(), abs=1e-5)
-    assert found["warnings"] == ["words that are not in the vocabulary: qxzj"]
 
 
 @pytest.mark.slow
