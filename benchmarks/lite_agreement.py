@@ -34,7 +34,7 @@ RANDOM = 4
 
 
 OPTIONS = [
-    option("--checkpoint FILE", "model (.ckpt), with its config.yaml beside it", required=True),
+    option("--checkpoint FILE", "model (.ckpt or .safetensors), with its config.yaml beside it", required=True),
     option("--mindir FILE", "exported graph of the checkpoint (default: export it)"),
     option("--split NAME", "split to evaluate", default="val"),
     option("--samples INT", "samples of the split", default=50),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
+from pathlib import Path
 
 from tests.script_tree import PYTHON, make_tree, run
 
@@ -20,7 +23,7 @@ for argument in "$@"; do
     esac
     last=$argument
 done
-[ "$1" != prepare_data.py ] || exit 0
+[ "$1" != prepare_data.py ] || { echo "$*" >> prepared; exit 0; }
 grep -qxF -- "$*" tried || { echo "$*" >> tried; [ "$1" != pretrain.py ] || touch "$output"; exit 2; }
 echo "$*" >> done
 case $1 in
@@ -33,21 +36,44 @@ esac
 )
 
 
-def test_every_stage_is_repeated_until_it_succeeds_and_never_again(tmp_path):
-    tree = make_tree(tmp_path / "tree", {"python": STAGES})
+def finished(root: Path, *arguments: str) -> tuple[Path, list[str]]:
+    """A tree in which the script was repeated until it succeeded, and the calls that succeeded, each on its second try."""
+    tree = make_tree(root, {"python": STAGES})
+    (tree / "assets/refshapes").mkdir(parents=True)
+    (tree / "assets/refshapes/best.ckpt").touch()
     (tree / "tried").touch()
-    codes = []
+    codes: list[int] = []
     while not codes or (codes[-1] == 2 and len(codes) < 40):
-        codes.append(run(tree, "train_shipped_model.sh", "--device_target", "GPU").returncode)
+        codes.append(run(tree, "train_shipped_model.sh", *arguments).returncode)
     assert codes[-1] == 0, codes
     calls = (tree / "done").read_text().splitlines()
     assert len(calls) == len(set(calls)) == len(codes) - 1
+    return tree, calls
+
+
+def test_every_stage_is_repeated_until_it_succeeds_and_never_again(tmp_path):
+    tree, calls = finished(tmp_path / "tree", "--device_target", "GPU")
     counts = Counter(call.split()[0] for call in calls)
-    assert counts == {"pretrain.py": 6, "convert_weights.py": 2, "train.py": 5, "eval.py": 6, "proposals.py": 1}
+    assert counts == {"pretrain.py": 6, "convert_weights.py": 4, "train.py": 5, "eval.py": 8, "proposals.py": 1}
     assert all(("--device_target GPU" in call) != call.startswith("convert") for call in calls)
     assert all("--resume auto" in call for call in calls if call.startswith("train.py"))
-    assert sorted(path.name for path in (tree / "assets/refshapes").iterdir()) == ["best.ckpt", "config.yaml", "eval"]
-    splits = ["alignment_val.json", "testA.json", "testB.json", "val.json"]
-    assert sorted(path.name for path in (tree / "assets/refshapes/eval").iterdir()) == splits
+    splits = ["testA.json", "testB.json", "val.json"]
+    for name, figures in (("all_256", splits), ("whole", ["alignment_val.json", *splits])):
+        model = tree / "runs/shipped/models" / name
+        assert sorted(os.listdir(model)) == ["config.yaml", "eval", "model.safetensors"]
+        assert sorted(os.listdir(model / "eval")) == figures
+    assert os.listdir(tree / "assets/refshapes") == ["model.safetensors"]
     assert run(tree, "train_shipped_model.sh").returncode == 0
     assert (tree / "done").read_text().splitlines() == calls
+
+
+def test_a_rehearsal_has_the_same_stages_with_little_data(tmp_path):
+    trees = {kind: finished(tmp_path / kind, *options) for kind, options in (("all", []), ("few", ["--rehearse"]))}
+    assert [call.split()[0] for call in trees["few"][1]] == [call.split()[0] for call in trees["all"][1]]
+    sizes = {}
+    for kind, (tree, calls) in trees.items():
+        lines = [*dict.fromkeys((tree / "prepared").read_text().splitlines()), *calls]
+        sizes[kind] = [int(size) for size in re.findall(r"--(?:expressions|scenes) (\d+)", "\n".join(lines))]
+    assert len(sizes["all"]) == 6 + 6 and sizes["few"] == [size // 500 for size in sizes["all"]]
+    assert {path.name for path in (trees["few"][0] / "runs").iterdir()} == {"rehearsal"}
+    assert not re.search(r" data/|runs/shipped", "\n".join(trees["few"][1]))

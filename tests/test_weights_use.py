@@ -170,6 +170,31 @@ def test_what_is_beside_a_trained_model_is_left_out(tmp_path, make_checkpoint):
     assert converted(tmp_path / "out.ckpt").keys() == converted(checkpoint).keys()
 
 
+def test_float16_halves_the_weights_and_keeps_the_range_of_batch_norm_statistics(tmp_path, make_checkpoint, capsys):
+    checkpoint = make_checkpoint(smallest())
+    weights = converted(checkpoint)
+    variance = next(name for name in weights if name.endswith(".moving_variance"))
+    weights[variance][0] = 3.4e6
+    save_weights(checkpoint, {name: Tensor(value) for name, value in weights.items()})
+    for output in (tmp_path / "half.safetensors", tmp_path / "half.ckpt"):
+        assert main(["--checkpoint", str(checkpoint), "--dtype", "float16", "--output", str(output)]) == 0
+        model = build_model(smallest())
+        load_checkpoint(output, model)
+        assert start_from(output, model).endswith("parameters loaded, saved in float16")
+        for name, value in held(model).items():
+            assert value.dtype == np.float32
+            rounded = weights[name] if ".moving_" in name else weights[name].astype(np.float16)
+            np.testing.assert_array_equal(value, rounded, err_msg=name)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * sum(value.nbytes for value in weights.values())
+
+    weights["mask_generator.queries"].flat[0] = -7e4
+    save_weights(checkpoint, {name: Tensor(value) for name, value in weights.items()})
+    output = tmp_path / "refused.safetensors"
+    assert main(["--checkpoint", str(checkpoint), "--dtype", "float16", "--output", str(output)]) == 2
+    assert re.search(r"mask_generator.queries.*7e\+04.*--dtype float32", capsys.readouterr().err)
+    assert not output.exists()
+
+
 def options(config) -> list[str]:
     """The keys of the model as command line options."""
     default = load_config().as_dict()

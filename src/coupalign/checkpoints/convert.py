@@ -26,6 +26,7 @@ _KEYS = {
     "BERT": "set bert_hidden_size, bert_num_layers, bert_max_positions and bert_vocab_size to those of this BERT",
     "": "pass its config.yaml with --config; only image_size, swin_window_size and a lower bert_max_positions may differ",
 }
+_STATISTICS = (".moving_mean", ".moving_variance")  # last parts of the names of batch-norm statistics
 
 
 @dataclass
@@ -92,6 +93,7 @@ def convert(
     swin: str | os.PathLike | None = None,
     bert: str | os.PathLike | None = None,
     checkpoint: str | os.PathLike | None = None,
+    dtype: str = "float32",
 ) -> Report:
     """Writes a checkpoint for ``init_checkpoint`` and, beside it, ``<output>.report.txt``.
 
@@ -100,9 +102,10 @@ def convert(
         output: The .ckpt or .safetensors file to write.
         swin, bert: PyTorch or safetensors files (``swin_naming``, ``bert_naming``).
         checkpoint: Instead of both, a checkpoint of CoupAlign trained with another image_size or window.
+        dtype: "float32", or "float16" for a file of half the size. Batch-norm statistics are always float32.
 
-    Raises: UserError if a file cannot be read or does not fit, a tensor has no known use, or a parameter of an encoder
-        has no tensor. Nothing is written then.
+    Raises: UserError if a file cannot be read or does not fit, a tensor has no known use, a parameter of an encoder has
+        no tensor, or a value exceeds the range of `dtype`. Nothing is written then.
     """
     output = Path(output).expanduser()
     if output.suffix not in CHECKPOINTS:
@@ -130,13 +133,24 @@ def convert(
         taken.append(take(source, naming, "text_encoder.", shapes, values, "BERT"))
 
     report = Report(output, taken, [name for name in shapes if name not in values])
-    weights = {name: Tensor(values[name]) for name in shapes if name in values}
+    weights = {name: Tensor(_in_dtype(name, values[name], dtype)) for name in shapes if name in values}
     if not checkpoint:
         weights[CONVERTED] = Tensor(np.array([1], np.int32))
     with atomic_path(report.file) as report_path:
         report_path.write_text(report.text(), encoding="utf-8")
         save_weights(output, weights)
     return report
+
+
+def _in_dtype(name: str, value: np.ndarray, dtype: str) -> np.ndarray:
+    # Variances follow the square of the activations: those of the shipped model reach 3.5e6, beyond float16's 65,504.
+    if name.endswith(_STATISTICS):
+        return value
+    with np.errstate(over="ignore"):
+        result = value.astype(dtype)
+    if not np.isfinite(result).all():
+        raise UserError(f"{name} has values up to {np.abs(value).max():.3g}, which exceed {dtype}: use --dtype float32")
+    return result
 
 
 def take(

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from mindspore import Parameter, Tensor, nn
 
 from coupalign.checkpoints.ckpt_file import read_ckpt
+from coupalign.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from coupalign.errors import UserError
 from coupalign.files import SAFETENSORS, atomic_path, find_checkpoint
 
@@ -43,9 +44,6 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Parameter]:
     """
     path = find_checkpoint(path)
     if path.suffix == SAFETENSORS:
-        # Here, because the environment of MindSpore 2.0, which exports models, lacks the package.
-        from coupalign.checkpoints.safetensors_file import read_safetensors
-
         tensors = read_safetensors(path)
         if not any(_module(name) in MODEL_PREFIXES for name in tensors):
             remedy = "convert pretrained encoders with convert_weights.py --swin or --bert"
@@ -64,8 +62,6 @@ def save_weights(path: str | os.PathLike, weights: Mapping[str, Parameter | Tens
     """
     with atomic_path(path) as temporary:
         if temporary.suffix == SAFETENSORS:
-            from coupalign.checkpoints.safetensors_file import write_safetensors
-
             return write_safetensors(temporary, {name: value.asnumpy() for name, value in weights.items()})
         mindspore.save_checkpoint([{"name": name, "data": value} for name, value in weights.items()], str(temporary))
 
@@ -104,11 +100,15 @@ def start_from(path: str | os.PathLike, model: nn.Cell, excluded: Sequence[str] 
         if name not in kept and (_module(name) in modules or not is_converted)
     }
     remedy = _CONVERT_AGAIN if is_converted else _OTHER_CONFIGURATION
+    rounded = any(saved[name].dtype == mindspore.float16 for name in loaded if name in saved)
+    precision = ", saved in float16" if rounded else ""
     set_parameters(path, saved, loaded, f"{remedy}, or leave these parameters out with init_except")
     if len(loaded) == len(wanted):
-        return f"starting from {path}: all {len(wanted)} parameters loaded"
+        return f"starting from {path}: all {len(wanted)} parameters loaded{precision}"
     others = ", ".join(dict.fromkeys(_module(name) for name in wanted if name not in loaded))
-    return f"starting from {path}: {len(loaded)} of {len(wanted)} parameters loaded, random weights in {others}"
+    return (
+        f"starting from {path}: {len(loaded)} of {len(wanted)} parameters loaded{precision}, random weights in {others}"
+    )
 
 
 def matching_names(key: str, pattern: str, names: Sequence[str], kind: str = "parameter") -> list[str]:

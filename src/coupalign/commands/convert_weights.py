@@ -7,10 +7,11 @@ result with --init_checkpoint. <output>.report.txt lists what became of every te
     python convert_weights.py --swin swin_base_patch4_window7_224_22k.pth --bert model.safetensors --output start.ckpt
 
 With --checkpoint instead, a checkpoint of CoupAlign is adapted to another image_size or swin_window_size, or written in
-the other format, safetensors or MindSpore's:
+the other format, safetensors or MindSpore's, or at half the size:
 
     python convert_weights.py --checkpoint runs/refcoco/best.ckpt --image_size 480 --output start-480.ckpt
     python convert_weights.py --checkpoint runs/refcoco/best.ckpt --output best.safetensors
+    python convert_weights.py --checkpoint runs/refcoco/best.ckpt --dtype float16 --output model.safetensors
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ OPTIONS = [
     option("--bert FILE", "BERT, .bin or .safetensors"),
     option("--checkpoint FILE", "CoupAlign, .ckpt or .safetensors, instead of both"),
     option("--output FILE", "checkpoint to write, .ckpt or .safetensors", required=True),
+    option("--dtype float32|float16", "of the written weights; batch-norm statistics stay float32", default="float32"),
 ]
 
 
@@ -36,5 +38,6 @@ def main(argv: Argv = None) -> int:
             check_exists(getattr(args, name), f"--{name}")
     from coupalign.checkpoints.convert import convert
 
-    print(convert(config, output, swin=args.swin, bert=args.bert, checkpoint=args.checkpoint).summary())
+    sources = {"swin": args.swin, "bert": args.bert, "checkpoint": args.checkpoint}
+    print(convert(config, output, **sources, dtype=args.dtype).summary())
     return 0
