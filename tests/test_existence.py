@@ -66,7 +66,7 @@ def test_loss():
     mask[0, 4, 4] = mask[3, 1:3, 2] = 1
     expected = np.mean(np.logaddexp(0, [-2.0, -3.0, 0.5, 50.0]))
     found = ExistenceLoss()(Tensor(logit.astype(np.float32)), Tensor(mask.astype(np.float32)))
-    assert_close(found, expected, relative=1e-6)
+    assert_close(found, expected, relative=5e-6)
 
 
 class Predicted(nn.Cell):
@@ -90,7 +90,7 @@ def test_the_objective_adds_the_weighted_loss_for_empty_single_and_union_masks()
     auxiliary = PixelContrastiveLoss()(*tensors[1:]).asnumpy()
     of_targets = PixelContrastiveLoss()(*(each[1:] for each in tensors[1:])).asnumpy()
     np.testing.assert_allclose(auxiliary, of_targets * 2 / 3, rtol=1e-5)  # an empty mask contributes 0
-    assert_close(SegmentationLoss()(tensors[0], tensors[2]), segmentation, relative=1e-6)
+    assert_close(SegmentationLoss()(tensors[0], tensors[2]), segmentation, relative=5e-6)
     binary = np.mean(np.logaddexp(0, existence) - existence * [0, 1, 1])
     objective = Objective(Predicted(logits, pixels, existence), PixelContrastiveLoss(), 0.1, existence_loss_weight=0.3)
     losses = objective(tensors[0], tensors[0], tensors[0], tensors[2])

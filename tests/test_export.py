@@ -133,7 +133,7 @@ def test_plain_norms_are_layer_norms(random_cell):
     outer = nn.CellList([Outer(norm.cell)])
     use_plain_operators(outer)
     assert not any(isinstance(each, nn.LayerNorm) for _, each in outer.cells_and_names())
-    assert_close(outer[0](Tensor(x.astype(np.float32))), expected, relative=1e-6)
+    assert_close(outer[0](Tensor(x.astype(np.float32))), expected, relative=5e-6)
 
 
 def test_plain_gelus_are_gelus():
@@ -143,7 +143,7 @@ def test_plain_gelus_are_gelus():
     assert not any(isinstance(each, Gelu) for _, each in outer.cells_and_names())
     found = outer[0](Tensor(x)).asnumpy()
     # MindSpore's sigmoid itself is good to 7e-7.
-    assert np.all(np.abs(found - x * ndtr(x.astype(np.float64))) <= 1e-6 * np.maximum(1, np.abs(x)))
+    assert np.all(np.abs(found - x * ndtr(x.astype(np.float64))) <= 2e-6 * np.maximum(1, np.abs(x)))
 
 
 def test_a_batch_size_can_be_chosen(stand_in, capfd):

@@ -33,7 +33,7 @@ def make(bidirectional: bool) -> WordPixelAlignment:
 def test_gate_is_eq_6(random_cell):
     gate, w, f = random_cell(Gate(8), inputs=(2, 5, 8))
     for each, expected in zip(gate(f), equations.gate(f, w), strict=True):
-        assert_close(each, expected, relative=1e-6)
+        assert_close(each, expected, relative=5e-6)
 
 
 def test_wpa_in_both_directions_is_eq_1_to_5(random_cell):
@@ -41,14 +41,14 @@ def test_wpa_in_both_directions_is_eq_1_to_5(random_cell):
     new_pixels, new_words, alignment = wpa(pixels, words, TOKEN_MASK)
     expected = equations.word_pixel_alignment(pixels, words, TOKEN_MASK, w)
     for each, reference in zip((new_pixels, new_words, *alignment), expected, strict=True):
-        assert_close(each, reference, relative=2e-6)
+        assert_close(each, reference, relative=5e-6)
     padding = TOKEN_MASK == 0
     assert np.array_equal(new_words[padding], words[padding].astype(np.float32)), "V' is zero on padding"
     over_words = Alignment(*alignment).over_words
     assert (over_words.swapaxes(1, 2)[padding] == 0).all(), "padding gets no attention"
     inputs = (Tensor(pixels.astype(np.float32)), Tensor(words.astype(np.float32)), Tensor(TOKEN_MASK.astype(np.int32)))
     for found, printed in zip(wpa.cell.attend(*inputs), wpa.cell.as_printed(*inputs), strict=True):
-        assert_close(found, printed, relative=2e-6)
+        assert_close(found, printed, relative=5e-6)
 
 
 def test_wpa_in_one_direction_leaves_the_words(random_cell):
@@ -56,10 +56,10 @@ def test_wpa_in_one_direction_leaves_the_words(random_cell):
     new_pixels, same, values = wpa(pixels, words, TOKEN_MASK)
     alignment = Alignment(*values)
     expected = equations.word_pixel_alignment(pixels, words, TOKEN_MASK, w)
-    assert_close(new_pixels, expected[0], relative=2e-6)
+    assert_close(new_pixels, expected[0], relative=5e-6)
     assert np.array_equal(same, words)
-    assert_close(alignment.over_words, expected[2], relative=2e-6)
-    assert_close(alignment.image_gate, expected[4], relative=2e-6)
+    assert_close(alignment.over_words, expected[2], relative=5e-6)
+    assert_close(alignment.image_gate, expected[4], relative=5e-6)
     assert alignment.over_pixels is None and alignment.text_gate is None
 
 
@@ -97,7 +97,7 @@ def test_cross_attention_is_eq_7_and_8(random_cell):
     cell = CrossAttention(image_dim=12, dim=8, num_pixels=9, heads=2)
     cross_attention, w, (pixels, words) = random_cell(cell, inputs=[(2, 9, 12), (2, 5, 8)])
     expected = equations.cross_attention(pixels, words, TOKEN_MASK[:2], 2, w)
-    assert_close(cross_attention(pixels, words, TOKEN_MASK[:2]), expected, relative=2e-6)
+    assert_close(cross_attention(pixels, words, TOKEN_MASK[:2]), expected, relative=5e-6)
 
 
 def test_mask_generator_is_eq_9(random_cell):
@@ -186,7 +186,7 @@ def test_sma_is_eq_11_and_12(random_cell, temperature):
     expected = equations.sentence_mask_alignment(queries, pixels, sentence, temperature, w)
     for found, reference, printed in zip((mask, weights, masks), expected, cell.as_printed(*tensors), strict=True):
         assert_close(found, reference, relative=5e-6)
-        assert_close(found, printed, relative=2e-6)
+        assert_close(found, printed, relative=5e-6)
     assert_close(weights.sum(-1), np.ones(2), relative=1e-6)
     assert_close((masks.asnumpy() * weights[:, :, None, None]).sum(1), mask, relative=5e-6)
 

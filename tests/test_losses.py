@@ -160,7 +160,7 @@ def test_masks_are_resized_to_the_nearest_pixel_rounded_down(size):
 def test_features_of_zeros():
     """Each term is -log(1 / (1 + number of negatives)), and gradients are finite."""
     value, gradient = compiled(PixelContrastiveLoss())(np.zeros((1, 6, HEIGHT, WIDTH), np.float32), masks(20))
-    assert_close(value, np.log(1 + 20) + np.log(1 + PIXELS - 20), relative=1e-6)
+    assert_close(value, np.log(1 + 20) + np.log(1 + PIXELS - 20), relative=5e-6)
     assert np.isfinite(gradient).all()
 
 
