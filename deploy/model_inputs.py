@@ -39,15 +39,16 @@ class ModelInputs:
     """
 
     def __init__(self, model, vocab):
-        self.description = _description(model)
+        identity = hashlib.sha256(read(model, "model"))
+        self.description = read_description(model)
         text = self.description["text"]
         if hashlib.sha256(read(vocab, "vocabulary")).hexdigest() != text["vocabulary_sha256"]:
             raise RequestError(f"{vocab} is not the vocabulary of the model's training: pass its vocabulary")
         self.threshold = self.description["threshold"]
         batch = self.description["inputs"][0]["shape"][0]
         self.batch_size = batch if isinstance(batch, int) else 1
-        content = read(model, "model") + read(Path(model).with_suffix(".json"), "description of the model")
-        self.identity = hashlib.sha256(content).hexdigest()
+        identity.update(Path(model).with_suffix(".json").read_bytes())
+        self.identity = identity.hexdigest()
         self._max_tokens = text["max_tokens"]
         self._tokenizer = BertWordPieceTokenizer(WordPiece.read_file(str(vocab)), lowercase=True)
         self._tokenizer.enable_truncation(self._max_tokens)
@@ -142,6 +143,21 @@ class ModelInputs:
         return encoding
 
 
+def read_description(model):
+    """Returns the .json that export.py wrote beside a graph. Raises: RequestError if it is missing or damaged."""
+    path = Path(model).with_suffix(".json")
+    try:
+        description = json.loads(read(path, "description of the model").decode("utf-8"))
+        description["versions"]["mindspore"].split(".")
+        description.setdefault("existence_threshold", None)  # of a model without an existence output
+        description["inputs"][0]["shape"][0]
+        description["text"]["vocabulary_sha256"].encode()
+        keys = ("device", "existence_threshold", "image", "inputs", "text", "threshold", "versions")
+        return {key: description[key] for key in keys}
+    except (AttributeError, ValueError, LookupError, TypeError) as error:
+        raise RequestError(f"{path} does not describe a model: export the model again") from error
+
+
 def load_image(path):
     """Returns an upright image, RGB (H, W, 3) uint8, by the rules of coupalign.data.images. Raises: RequestError."""
     return decode_image(read(path, "image"), path)
@@ -195,18 +211,3 @@ def _pixels(content):
     elif picture.mode in ("I", "F", "LAB", "HSV"):
         raise RequestError(f"has the pixel type {picture.mode!r} of Pillow: convert it to 8 bits per channel, RGB")
     return np.asarray(picture.convert("RGB"))
-
-
-def _description(model):
-    path = Path(model).with_suffix(".json")
-    read(model, "model")
-    try:
-        description = json.loads(read(path, "description of the model").decode("utf-8"))
-        description["versions"]["mindspore"].split(".")
-        description.setdefault("existence_threshold", None)  # of a model without an existence output
-        description["inputs"][0]["shape"][0]
-        description["text"]["vocabulary_sha256"].encode()
-        keys = ("device", "existence_threshold", "image", "inputs", "text", "threshold", "versions")
-        return {key: description[key] for key in keys}
-    except (AttributeError, ValueError, LookupError, TypeError) as error:
-        raise RequestError(f"{path} does not describe a model: export the model again") from error

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import cv2
+import lite_predict
+import model_inputs
 import numpy as np
+import predict_files
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,15 +25,10 @@ from coupalign.data.masks import run_lengths
 from coupalign.data.tokenizer import Tokenizer
 from coupalign.data.transform import MEAN, STD, prepare_image, probability_at
 from coupalign.errors import UserError
-from coupalign.files import REPOSITORY, sha256
+from coupalign.files import sha256
 from coupalign.inference.prediction import Prediction
 from coupalign.overlay import overlay
 from tests.test_tokenizer import VOCABULARY, _sentences
-
-sys.path.append(str(REPOSITORY / "deploy"))  # its modules are in no package
-lite_predict, model_inputs, predict_files = map(
-    importlib.import_module, ("lite_predict", "model_inputs", "predict_files")
-)
 
 
 def describe(directory: Path, **more) -> Path:

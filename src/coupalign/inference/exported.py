@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,9 @@ from coupalign.data.tokenizer import Tokenizer
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file, sha256
 from coupalign.inference.prediction import Prediction
+
+sys.path.append(str(REPOSITORY / "deploy"))  # its programs also run where this package is not installed
+onnx_predict, model_inputs = map(importlib.import_module, ("onnx_predict", "model_inputs"))
 
 
 class OnnxPredictor:
@@ -32,11 +34,9 @@ class OnnxPredictor:
 
     def __init__(self, config: Config, model: str | os.PathLike, threads: int):
         vocabulary = find_vocabulary(config, model)
-        sys.path.append(str(REPOSITORY / "deploy"))  # its modules are in no package
-        program = importlib.import_module("onnx_predict")
         try:
-            self._model = program.OnnxModel(find_file(model), vocabulary, threads)
-        except program.RequestError as error:
+            self._model = onnx_predict.OnnxModel(find_file(model), vocabulary, threads)
+        except model_inputs.RequestError as error:
             raise UserError(str(error)) from error
         self.tokenizer = Tokenizer(vocabulary, self._model.description["text"]["max_tokens"])
 
@@ -58,13 +58,10 @@ class OnnxPredictor:
 
 def read_description(model: str | os.PathLike) -> dict[str, Any]:
     """Reads the .json that export.py wrote beside a graph. Raises: UserError if it is missing or invalid."""
-    path = find_file(model).with_suffix(".json")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        description["text"]["vocabulary_sha256"].encode()
-        return {key: description[key] for key in ("image", "text", "inputs", "threshold")}
-    except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not describe a graph ({error}): run export.py again, which writes it") from error
+        return model_inputs.read_description(find_file(model))
+    except model_inputs.RequestError as error:
+        raise UserError(str(error)) from error
 
 
 def find_vocabulary(config: Config, model: str | os.PathLike) -> Path:
