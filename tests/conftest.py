@@ -81,7 +81,7 @@ def noise(height: int, width: int) -> np.ndarray:
 
 @pytest.fixture
 def refuses(tmp_path, capfd):
-    """``refuses(main, arguments)``: the line that a command prints for a mistake; it must change no file of tmp_path."""
+    """``refuses(main, arguments)``: the line that a command prints for a mistake; no file of tmp_path may change."""
 
     def run(main: Any, arguments: list[str]) -> str:
         before = sorted(tmp_path.rglob("*"))

@@ -2,7 +2,7 @@
 
     python -m tests.device_references
 
-Values come from tests/equations.py, Hugging Face's Swin and BERT, and PyTorch. Gradients are PyTorch's or, for the NumPy
+Values come from tests/equations.py, Hugging Face's Swin and BERT, and PyTorch. Gradients are PyTorch's or, for NumPy's
 equations, central differences. Nothing of coupalign computes them; its Cells only give names and shapes of weights.
 
     python -m tests.device_references --samples data/refshapes

@@ -93,7 +93,7 @@ class Parser:
         )
 
     def parse(self, command: Command) -> None:
-        """Raises: UserError or AssertionError for a command that its program would refuse, or whose files do not exist."""
+        """Raises: UserError or AssertionError for a command that its program refuses, or whose files do not exist."""
         words = list(command.words)
         while re.match(r"\w+=", words[0]):
             words.pop(0)

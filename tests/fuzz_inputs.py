@@ -2,8 +2,8 @@
 
     python -m tests.fuzz_inputs --count 10000
 
-An image may have any format, mode, orientation, truncation, damage and trailing bytes. Every loader must return the pixels
-that Pillow shows, or raise an error of one line. Masks must show the object that was drawn, or be refused.
+An image may have any format, mode, orientation, truncation, damage and trailing bytes. Every loader must return the
+pixels that Pillow shows, or raise an error of one line. Masks must show the object that was drawn, or be refused.
 """
 
 from __future__ import annotations

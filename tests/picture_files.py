@@ -21,7 +21,7 @@ _FORMATS = {
 
 
 def write_picture_files(directory: Path, seed: int = 0) -> list[Path]:
-    """Writes an image of each format, pixel type and orientation; orientations by EXIF, or by XMP where EXIF has none."""
+    """Writes an image of each format, pixel type and orientation, by EXIF, or by XMP where EXIF has none."""
     random = np.random.default_rng(seed)
     paths = []
     for (suffix, modes), metadata in itertools.product(_FORMATS.items(), ("exif", "xmp")):

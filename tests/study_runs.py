@@ -40,7 +40,7 @@ def write(directory: Path, content: dict | str) -> Path:
 
 
 def leave_results(config: Config, attribute: list[tuple[int, int]], baseline: int = 1) -> None:
-    """As train.py and eval.py leave for a split `val` with these (intersection, union) of attribute, and of ordinal (0, 10)."""
+    """Files of a run whose split `val` has these (intersection, union) of attribute, and (0, 10) of ordinal."""
     directory = Path(config.run.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     counts = np.array([(*pair, 1, 1) for pair in (*attribute, (0, 10))])

@@ -1,4 +1,4 @@
-"""Commands find missing inputs and unwritable outputs before MindSpore is imported, and read only the keys they offer."""
+"""Commands find missing inputs and unwritable outputs before importing MindSpore, and read only keys they offer."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The first losses of the quickstart's training against recorded ones.
 
-src/coupalign/device_check/quickstart_steps.csv holds the first 100 steps of the training of scripts/quickstart.sh, on one
-core of an x86-64 machine with AVX2 (`taskset -c 0`). Version 0.2 wrote it. With the contrastive loss of version 0.1 in its
-place, version 0.2 repeats the curve of version 0.1 to the last digit over 305 steps. The new form of that loss rounds
-differently, by 1e-7 in the first 8 steps. Training amplifies any such difference: to 2e-3 of the loss at step 20.
+src/coupalign/device_check/quickstart_steps.csv holds the first 100 steps of the training of scripts/quickstart.sh, on
+one core of an x86-64 machine with AVX2 (`taskset -c 0`). Version 0.2 wrote it. With the contrastive loss of version
+0.1, it repeats the curve of version 0.1 to the last digit over 305 steps. The new form of that loss rounds differently,
+by 1e-7 in the first 8 steps. Training amplifies any such difference: to 2e-3 of the loss at step 20.
 """
 
 from __future__ import annotations

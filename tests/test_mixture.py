@@ -77,7 +77,7 @@ def _part(number: int, image: int) -> list[int]:
 
 def test_images_of_other_splits_are_left_out_by_id(directory):
     split, lines = training_split(mixture_config(directory))
-    # refcoco loses 1 (val of refcocog) and 3 (its test); refcocog 6 and 7 (val and testA of refcoco); mine only has its own.
+    # refcoco loses 1 (val of refcocog) and 3 (its test), refcocog 6 and 7 (val and testA of refcoco), mine nothing.
     expected = [("refcoco", (2, 4, 5)), ("refcocog", (2, 8)), ("mine", (1, 2, 9))]
     assert split.records["expression"].tolist() == [
         f"{name} train {image} {which}" for name, images in expected for image in images for which in "ab"

@@ -28,7 +28,7 @@ def test_plain_pickles_are_read_whole(tmp_path, protocol):
 
 
 def test_text_of_python_2_is_read(tmp_path):
-    # Python 2 writes [{'sent': 'caf\xe9', u'n': 5L}] like this with protocol 2, and {'a': 'caf\xc3\xa9'} with protocol 0.
+    # How Python 2 writes [{'sent': 'caf\xe9', u'n': 5L}] with protocol 2, and {'a': 'caf\xc3\xa9'} with protocol 0.
     path = tmp_path / "refs.p"
     path.write_bytes(b"\x80\x02]q\x00}q\x01(U\x04sentq\x02U\x04caf\xe9q\x03X\x01\x00\x00\x00nq\x04\x8a\x01\x05ua.")
     assert load_plain_pickle(path) == [{"sent": "café", "n": 5}]

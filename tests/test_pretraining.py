@@ -28,7 +28,7 @@ SAVE_WEIGHTS = pretraining.save_weights
 
 
 class Features(nn.Cell):
-    """Stands for a model: its logits are a channel of the image, and its Y_1 is what else is there at 1/4 of the size."""
+    """Stands for a model: its logits are a channel of the image, and its Y_1 the other channels at 1/4 of the size."""
 
     def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor):
         return image[:, 0], image[:, 1:, ::4, ::4]

@@ -73,7 +73,7 @@ def test_a_recipe_holds_only_what_differs_and_scales_the_learning_rate_with_the_
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A repository with stand-ins for the programs of a cluster and for run_distribute_train.sh, as the home directory."""
+    """A repository with stand-ins for a cluster's programs and run_distribute_train.sh, as the home directory."""
     tree = make_tree(tmp_path / "coupalign", {"srun": SRUN, "scontrol": SCONTROL, "ssh": SSH})
     write_program(tree / "scripts/run_distribute_train.sh", TRAINING)
     return tree

@@ -1,4 +1,4 @@
-"""Signals reach Python's handlers as what they are, even while MindSpore runs a graph, and a training waits for its step."""
+"""Signals reach Python's handlers, even while MindSpore runs a graph, and a training waits for its step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training step keeps besides the weights: statistics, averages, the loss scale; and steps that are not finite."""
+"""What a step keeps besides the weights: statistics, averages, the loss scale; and steps that are not finite."""
 
 from __future__ import annotations
 

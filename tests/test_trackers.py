@@ -20,7 +20,7 @@ CONFIG = load_config(overrides={"seed": 7}).as_dict()
 
 
 def track(kind, directory):
-    """Three starts of one training: one is stopped, one fails after step 3 is not finite, one has nothing left to do."""
+    """Three starts of a training: one is stopped, one fails after step 3 is not finite, one has nothing left."""
     for first, losses, end in ((1, (0.5, 0.25), Stopped(143)), (2, (0.125, float("nan")), UserError()), (4, (), None)):
         with suppress(Stopped, UserError), open_tracker(kind, directory, first, CONFIG) as tracker:
             for step, loss in enumerate(losses, first):

@@ -114,8 +114,8 @@ def shared_statistics(rank: int) -> np.ndarray:
 def scaled(rank: int, ranks: int) -> dict[str, np.ndarray]:
     """Four updates in two parts each with a loss scale, on one rank or on two with half of the same batch.
 
-    In the third, the scaled gradient of the last rank's last part is not finite. Returns the weights, the loss scale and
-    whether the update was made, after each update.
+    In the third, the scaled gradient of the last rank's last part is not finite. Returns the weights, the loss scale
+    and whether the update was made, after each update.
     """
     from coupalign.config import load_config
     from coupalign.training.optimizer import make_optimizer

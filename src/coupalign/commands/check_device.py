@@ -1,7 +1,7 @@
 """Check a device, its libraries and this model on it, within five minutes, before a long training.
 
-It prints a row for each check: PASS, FAIL, WARN (read the note) or SKIP. The exit code is 1 if a row failed. docs/devices.md
-explains the rows and what to do.
+It prints a row for each check: PASS, FAIL, WARN (read the note) or SKIP. The exit code is 1 if a row failed.
+docs/devices.md explains the rows and what to do.
 
     coupalign check-device --device_target Ascend --output check.json
     coupalign check-device --device_target GPU --precision fp16 --rows paper_size

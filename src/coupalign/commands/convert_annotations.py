@@ -8,8 +8,8 @@ listed in left_out.jsonl.
     python convert_annotations.py --from coco --annotations instances.json --images DIR --expressions table.csv --output DIR
     python convert_annotations.py --from masks --annotations masks --images photos --expressions table.csv --output DIR
 
-The columns of the table: annotation,expression for COCO; file,label,expression for LabelMe and CVAT; file,index,expression
-or file,colour,expression for masks. Further columns: split, category.
+The columns of the table: annotation,expression for COCO; file,label,expression for LabelMe and CVAT;
+file,index,expression or file,colour,expression for masks. Further columns: split, category.
 """
 
 from __future__ import annotations

@@ -166,8 +166,8 @@ def _png(mask: np.ndarray, image: Image) -> bytes:
 def objects_png(masks: Iterable[np.ndarray], height: int, width: int) -> bytes:
     """Draws the masks of an image's objects for set prediction, one below the other: PNG of 0 and 255.
 
-    Each is resized to OBJECT_SIDE x OBJECT_SIDE by nearest neighbour. There are always MOST_OBJECTS, the largest objects
-    first; missing ones are empty.
+    Each is resized to OBJECT_SIDE x OBJECT_SIDE by nearest neighbour. There are always MOST_OBJECTS, the largest
+    objects first; missing ones are empty.
 
     Args:
         masks: Packed bits of (height, width) each.

@@ -120,7 +120,7 @@ class Split:
         return data.create_dict_iterator(num_epochs=1, output_numpy=True)
 
     def pictures(self, indices: Sequence[int] | np.ndarray, num_workers: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields rows in the order of `indices`, at the image's own size: image (h, w, 3) uint8, RGB; target (h, w) bool."""
+        """Yields rows in order of `indices`, at the image's own size: image (h, w, 3) uint8 RGB; target (h, w) bool."""
         data = self._rows(indices, num_workers, [])
         data = _map(data, [*mask_decoding(), foreground(mindspore.bool_)], "mask", num_workers, ["target"])
         return data.project(["image", "target"]).create_dict_iterator(num_epochs=1, output_numpy=True)
@@ -141,7 +141,7 @@ class Split:
         return ds.zip(tuple(parts))
 
     def _read(self, part: str, columns: list[str], rows: np.ndarray, num_workers: int) -> ds.Dataset:
-        # A sampler may repeat rows but not draw more than the file has; listing the file several times raises that limit.
+        # A sampler may repeat rows but not draw more than the file has; listing the file more often raises that limit.
         times = math.ceil(len(rows) / self._counts[part])
         return ds.MindDataset(
             self._files[part] * times,

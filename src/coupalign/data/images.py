@@ -37,8 +37,8 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
 def decode_image(content: bytes, path: str | os.PathLike) -> np.ndarray:
     """Decodes an image file's content: (H, W, 3) uint8, RGB, upright.
 
-    The result equals ``ImageOps.exif_transpose(Image.open(file)).convert("RGB")`` of Pillow, except that 16-bit grey keeps
-    its upper eight bits, which Pillow would clip.
+    The result equals ``ImageOps.exif_transpose(Image.open(file)).convert("RGB")`` of Pillow, except that 16-bit grey
+    keeps its upper eight bits, which Pillow would clip.
 
     Raises: UserError, which names `path`, if the content is not an image, is damaged, or lacks some of its pixels.
     """
@@ -48,7 +48,7 @@ def decode_image(content: bytes, path: str | os.PathLike) -> np.ndarray:
 def encode_record(
     content: bytes, path: str | os.PathLike, size: tuple[int, int] | None = None, as_stored: bool = False
 ) -> bytes:
-    """Returns the bytes to store in MindRecord: a JPEG or PNG whose pixels, decoded by MindSpore, are the upright image.
+    """Returns the bytes to store in MindRecord: a JPEG or PNG that MindSpore decodes to the upright image.
 
     JPEG and PNG files are returned unchanged where MindSpore reads the right pixels from them. Images with another
     orientation, CMYK files and other formats become a PNG.
@@ -88,7 +88,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def read_content(path: str | os.PathLike, name: str) -> bytes:
-    """Returns the bytes of a file; `name` is the subject of error messages, such as "image a.jpg". Raises: UserError."""
+    """Returns the bytes of a file; `name` is the subject of messages, such as "image a.jpg". Raises: UserError."""
     with _decoding(name):
         return Path(path).read_bytes()
 
@@ -124,7 +124,7 @@ def _orientation(picture: Pillow.Image, name: str) -> int:
 
 
 def _load(content: bytes, name: str) -> tuple[Pillow.Image, bytes]:
-    """Decodes a file; returns the picture, and `content` with the end marker of a JPEG added if only that is missing."""
+    """Decodes a file; returns the picture, and `content` with the end marker of a JPEG if only that was missing."""
     picture = _open(content, name)
     try:
         with _decoding(name):

@@ -58,9 +58,9 @@ def read_json_lines(file: Path, images: Path, skip: bool = False) -> ReferDatase
     A line is an object with image (path relative to `images`), expression, mask ({"png": path relative to the file},
     {"size": [h, w], "counts": run lengths} or a list of polygons; or a list of these, of which the union counts, and
     which is empty if nothing is meant) and, optionally, split (default train), category and family. Masks are drawn on
-    the upright image. Lines with the same image, masks, split and category are expressions of one referent. The id of an
-    image, annotation, referent or sentence is the number of the first line that has it; annotations of the second and
-    further masks of a line are numbered after the last line.
+    the upright image. Lines with the same image, masks, split and category are expressions of one referent. The id of
+    an image, annotation, referent or sentence is the number of the first line that has it; annotations of the second
+    and further masks of a line are numbered after the last line.
 
     Args:
         skip: Leave out lines and images that cannot be used, instead of raising the first problem.

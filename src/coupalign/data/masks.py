@@ -49,8 +49,8 @@ def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> n
             raise UserError(f"{where} has an invalid mask ({error}): {remedy}") from error
     if not mask.any():
         raise UserError(
-            f"{where} covers no pixel of its image: correct its mask, write [] for it in JSON Lines if nothing in the image "
-            "is meant, or leave it out with --on_error skip"
+            f"{where} covers no pixel of its image: correct its mask, write [] for it in JSON Lines if nothing in the "
+            "image is meant, or leave it out with --on_error skip"
         )
     return mask
 
@@ -129,8 +129,8 @@ def _from_runs(part: Mapping[str, Any], height: int, width: int) -> np.ndarray:
 def _decompressed(code: bytes) -> list[int]:
     """Decodes COCO's compressed run lengths.
 
-    A character holds five bits, lowest first; its sixth bit says that more follow. From the fourth on, a run is coded as
-    the difference to the run two before.
+    A character holds five bits, lowest first; its sixth bit says that more follow. From the fourth on, a run is coded
+    as the difference to the run two before.
     """
     runs: list[int] = []
     value = shift = 0
@@ -199,8 +199,8 @@ def _one_value(values: np.ndarray, name: str, mode: str) -> np.ndarray:
         found = np.unique(levels)
         shown = [f"#{value:06x}" if mode == "RGB" else str(value) for value in found[:4].tolist()]
         raise UserError(
-            f"{name} has {found.size:,} values besides the background ({', '.join(shown)}{', ...' * (found.size > 4)}): "
-            f"other objects, a border (255 in VOC) or soft edges. {_WRITE_MASK}"
+            f"{name} has {found.size:,} values besides the background ({', '.join(shown)}{', ...' * (found.size > 4)})"
+            f": other objects, a border (255 in VOC) or soft edges. {_WRITE_MASK}"
         )
     return values != 0
 
@@ -215,8 +215,8 @@ def _palette_values(picture: Pillow.Image, name: str) -> np.ndarray:
         return entries
     if not np.isin(palette[np.unique(entries)].sum(1, dtype=int), (0, 3 * 255)).all():
         raise UserError(
-            f"{name} has a palette whose entry 0 is {tuple(palette[0].tolist())} instead of black, so the background is "
-            f"not known. {_WRITE_MASK}"
+            f"{name} has a palette whose entry 0 is {tuple(palette[0].tolist())} instead of black, so the background "
+            f"is not known. {_WRITE_MASK}"
         )
     return palette[entries, 0]
 

@@ -46,7 +46,7 @@ _FREQUENT = 20  # unknown words that are kept
 
 
 def record_file(directory: Path, split: str, part: str) -> Path:
-    """Returns the MindRecord file of one of IMAGES, OBJECTS, MASKS, EXPRESSIONS; its index has the suffix `.db` in addition."""
+    """Returns the MindRecord file of a part, such as IMAGES; its index has the suffix `.db` in addition."""
     return directory / f"{split}.{part}.mindrecord"
 
 
@@ -73,9 +73,9 @@ def write_split(
 
     The size of the largest image, in bytes, sets the page size.
 
-    Returns: The numbers of images, referents, expressions, truncated expressions and expressions with unknown words, with
-        the most frequent unknown words, and of expressions that name several objects or none, where there are any; and
-        what was left out.
+    Returns: The numbers of images, referents, expressions, truncated expressions and expressions with unknown words,
+        with the most frequent unknown words, and of expressions that name several objects or none, where there are any;
+        and what was left out.
 
     Raises: UserError if the files cannot be written.
     """

@@ -90,8 +90,8 @@ def prepare(
     If it is stopped at any moment and started again, it continues. Complete files that were made from the same contents
     with the same settings are kept. What was left out is listed in skipped.jsonl.
 
-    `name` is the key ``dataset``. Raises: UserError if the files cannot be written or, unless `skip`, something cannot be
-    used.
+    `name` is the key ``dataset``. Raises: UserError if the files cannot be written or, unless `skip`, something cannot
+    be used.
     """
     make_directory(output)
     files = [*dataset.files, *(image.path for image in dataset.images.values()), *dataset.mask_files()]
@@ -215,8 +215,8 @@ def _make_split(
 def _finish(work: Path, output: Path, meta: dict, problems: list[Problem]) -> None:
     """Moves the files from `work` to `output` and writes meta.json.
 
-    Until meta.json is written the directory is incomplete, which its absence shows; if the process is killed in between,
-    the next run moves the rest.
+    Until meta.json is written the directory is incomplete, which its absence shows; if the process is killed in
+    between, the next run moves the rest.
     """
     (output / META_FILE).unlink(missing_ok=True)
     names = [file.name for split in meta["splits"] for file in split_files(output, split)]

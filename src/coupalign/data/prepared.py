@@ -99,6 +99,6 @@ def check_objects(config: Config, split: str) -> None:
     directory, meta = check_split(config, split)
     if config.losses.object_loss_weight and f"{split}.objects.mindrecord" not in meta["files"]:
         raise UserError(
-            f"{directory} has no masks of all objects, because an earlier version made it: run prepare_data.py again with "
-            f"--output {directory}, or set object_loss_weight to 0"
+            f"{directory} has no masks of all objects, because an earlier version made it: run prepare_data.py again "
+            f"with --output {directory}, or set object_loss_weight to 0"
         )

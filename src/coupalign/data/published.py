@@ -6,9 +6,9 @@ source are left out: all splits of ReferIt, and the expressions of RefCOCO's goo
 
 Totals in the CoupAlign paper (section 4.1) differ from the sums of these splits:
 - RefCOCO: the splits have 142,210 expressions, the paper says 142,209.
-- G-Ref: the splits have 49,822 referents and 95,010 expressions on 25,799 images. The paper's 54,822 referents and 26,711
-  images are those of the first release, whose test split was never published, and its 85,474 expressions are the google
-  train split alone.
+- G-Ref: the splits have 49,822 referents and 95,010 expressions on 25,799 images. The paper's 54,822 referents and
+  26,711 images are those of the first release, whose test split was never published, and its 85,474 expressions are the
+  google train split alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Data sets in the layout of the REFER tool: refs(<splitBy>).p, instances.json and a directory of images.
 
-gRefCOCO's grefs(<splitBy>).json differs in that ``ann_id`` and ``category_id`` may be lists, and ``no_target`` may be true.
-Both files are read by the same rules.
+gRefCOCO's grefs(<splitBy>).json differs in that ``ann_id`` and ``category_id`` may be lists, and ``no_target`` may be
+true. Both files are read by the same rules.
 """
 
 from __future__ import annotations

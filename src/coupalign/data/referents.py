@@ -96,7 +96,7 @@ class ReferDataset:
         return [referent for referent in self.referents if referent.split == split]
 
     def counts(self, split: str) -> dict[str, int]:
-        """Returns the numbers of images, referents and expressions of a split; of `several` and `none` where there are any."""
+        """Returns the numbers of images, referents, expressions and, where there are any, of `several` and `none`."""
         referents = self.of_split(split)
         expressions = Counter[str]()
         for referent in referents:

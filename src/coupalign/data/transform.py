@@ -47,9 +47,9 @@ def foreground(dtype) -> transforms.Mask:
 
 
 def object_masks(count: int, side: int, size: int) -> list:
-    """Returns the operators from (n side, side) uint8, masks one below the other, to the first `count`, by nearest neighbour.
+    """Returns the operators from masks one below the other, (n side, side) uint8, to the first `count`.
 
-    Their output is (count, size, size) float32, 0 or 1.
+    Their output is (count, size, size) float32, 0 or 1, resized by nearest neighbour.
     """
 
     def split(masks: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def object_masks(count: int, side: int, size: int) -> list:
 
 
 def prepare_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
-    """Converts an RGB image (H, W, 3) uint8 to the model's input (3, S, S) float32, equal to the pipeline bit for bit."""
+    """Converts RGB (H, W, 3) uint8 to the model's input (3, S, S) float32, equal to the pipeline bit for bit."""
     for transform in image_transforms(image_size):
         rgb = transform(rgb)
     return rgb

@@ -46,7 +46,7 @@ def compare_curve(config: Config, precision: str, directory: Path) -> Outcome:
 
 
 def compare_resumed(config: Config, directory: Path) -> Outcome:
-    """Steps of a new model that continues from the saved state, against the same steps of the training that saved it."""
+    """Steps of a new model that continues from the saved state, against those of the training that saved it."""
     if not (directory / FOUND).exists():
         return Outcome(note="curve_fp32 wrote no state to resume from: check that row first", status="FAIL")
     config, last = _quickstart(config, "fp32"), SAVED_AT + RESUMED_STEPS

@@ -26,7 +26,7 @@ CONFIG = "configs/refshapes_tiny.yaml"
 
 
 def quickstart_batches(config: Config) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the batches: image (B, 3, S, S), token_ids and token_mask (B, T), mask (B, S, S), as ``Split`` reads them."""
+    """Yields the batches as ``Split`` reads them: image (B, 3, S, S), token_ids, token_mask (B, T), mask (B, S, S)."""
     tokenizer = Tokenizer(config.data.vocab_file, config.model.max_tokens)
     draw = lru_cache(lambda scene: draw_record("train", scene, config.run.seed))
     size, samples = config.model.image_size, read_table(SAMPLES)

@@ -72,7 +72,7 @@ def skip_nan() -> Outcome:
 
 
 def skip_overflow() -> Outcome:
-    """The loss is finite, and its gradient in float16 is not: nothing but the loss scale may change, which is halved."""
+    """A finite loss with a gradient that is not, in float16: only the loss scale may change, which is halved."""
     return _skip(1e4, scales_loss=True)
 
 

@@ -30,8 +30,8 @@ class Streams(nn.Cell):
     """What flows through a model.
 
     Inputs: as of ``CoupAlign``. Outputs: V_1 … V_4 before fusion and V_o, (B, C_i, H_i, W_i); L_1 … L_4 before fusion
-    and L_o, (B, T, D); S_o (B, H_oW_o, C_o); the values of ``Alignment`` by stage, without None; with SMA also the memory
-    of the mask generator (B, H_oW_o, d_q), Q_o (B, N, d_q), Y_N (B, N, H/4, W/4) and Q_w (B, N).
+    and L_o, (B, T, D); S_o (B, H_oW_o, C_o); the values of ``Alignment`` by stage, without None; with SMA also the
+    memory of the mask generator (B, H_oW_o, d_q), Q_o (B, N, d_q), Y_N (B, N, H/4, W/4) and Q_w (B, N).
     """
 
     def __init__(self, model: CoupAlign):
@@ -61,10 +61,10 @@ class Measures:
         over_words: By stage: how far attention over words differs between pixels; see ``divergence``.
         over_pixels: By stage: how far attention over pixels differs between words.
         gates: "image 1" … "text 4": mean magnitude of the gates.
-        proposals: ``entropy`` of Q_w divided by log N; ``largest_weight``; IoU with the referent of the ``heaviest``, the
-            ``best`` and the ``mean`` mask and of the ``mixture`` M, at the size of the proposals; ``covered``, the share of
-            the image's objects that some proposal has an IoU above 0.5 with; ``correlation`` of weight and IoU over all
-            proposals.
+        proposals: ``entropy`` of Q_w divided by log N; ``largest_weight``; IoU with the referent of the ``heaviest``,
+            the ``best`` and the ``mean`` mask and of the ``mixture`` M, at the size of the proposals; ``covered``, the
+            share of the image's objects that some proposal has an IoU above 0.5 with; ``correlation`` of weight and IoU
+            over all proposals.
     """
 
     samples: int
@@ -119,7 +119,7 @@ def save(path: Path, measures: Measures, about: Mapping[str, Any]) -> None:
 
 
 def batches(config: Config, split: Split, rows: np.ndarray) -> Iterable[dict[str, np.ndarray]]:
-    """Stacks rows of a split into whole batches of ``eval_batch_size``; the last repeats its last row, marked by `real`."""
+    """Stacks rows of a split into batches of ``eval_batch_size``; the last repeats its last row, marked by `real`."""
     size = config.evaluation.eval_batch_size
     part: list[dict[str, np.ndarray]] = []
     count = 0

@@ -51,9 +51,9 @@ class SegmentationMetric:
     def compute(self) -> dict[str, Any]:
         """The metrics of all samples so far. Raises: ValueError if there are none.
 
-        ``oIoU`` (Σ intersection / Σ union), ``mIoU`` (mean IoU) and ``prec@0.5`` … ``prec@0.9`` (share of samples with a
-        strictly larger IoU), all from 0 to 1; ``histogram``, the number of samples with an IoU in [0, .1), [.1, .2), …
-        [.4, .5); ``samples``, the number of samples.
+        ``oIoU`` (Σ intersection / Σ union), ``mIoU`` (mean IoU) and ``prec@0.5`` … ``prec@0.9`` (share of samples with
+        a strictly larger IoU), all from 0 to 1; ``histogram``, the number of samples with an IoU in [0, .1), [.1, .2),
+        … [.4, .5); ``samples``, the number of samples.
         """
         samples = len(self._unions)
         if not samples:
@@ -96,12 +96,12 @@ class GeneralisedMetric:
         self._samples += [(int(i), int(u), bool(a), bool(e)) for i, u, a, e in samples]
 
     def compute(self) -> dict[str, Any]:
-        """The metrics of all samples so far, from 0 to 1; None where no sample counts. Raises: ValueError without samples.
+        """The metrics of all samples, from 0 to 1; None where no sample counts. Raises: ValueError without samples.
 
-        ``gIoU``, mean IoU, in which a no-target sample counts 1 without an answer and else 0; ``cIoU``, Σ intersection /
-        Σ union; ``N-acc``, share of the no-target samples without an answer; ``T-acc``, share of the target samples with
-        one; ``Pr@0.5`` … ``Pr@0.9``, share of the target samples with a strictly larger IoU; ``samples``; ``no_target``,
-        the number of no-target samples.
+        ``gIoU``, mean IoU, in which a no-target sample counts 1 without an answer and else 0; ``cIoU``, Σ intersection
+        / Σ union; ``N-acc``, share of the no-target samples without an answer; ``T-acc``, share of the target samples
+        with one; ``Pr@0.5`` … ``Pr@0.9``, share of the target samples with a strictly larger IoU; ``samples``;
+        ``no_target``, the number of no-target samples.
         """
         if not self._samples:
             raise ValueError("no masks to compare: call update first")

@@ -41,13 +41,14 @@ class Result:
         mask_only: The same for masks that are kept if the model says that nothing fits, or None.
 
     Attributes:
-        metrics: Metrics of all samples, from ``SegmentationMetric.compute``. Training chooses the best checkpoint by oIoU.
+        metrics: Metrics of all samples, from ``SegmentationMetric.compute``. Training chooses the best checkpoint by
+        oIoU.
         families: Metrics of each family of expressions, by name.
         baselines: Metrics of baselines that ignore the expression, by name: all objects of the class and the largest
             object, both at the images' own size, and this model with shuffled expressions.
         family_baselines: The baselines of each family, by name.
-        generalised: Metrics of ``GeneralisedMetric`` by row of the table: ``all``, families and baselines. Empty if every
-            sample has a target and the model has no existence output.
+        generalised: Metrics of ``GeneralisedMetric`` by row of the table: ``all``, families and baselines. Empty if
+            every sample has a target and the model has no existence output.
         checkpoint: File and SHA-256 of the evaluated checkpoint; None for a model in memory.
     """
 
@@ -117,18 +118,18 @@ class Result:
 
     def protocol(self) -> str:
         """What the figures depend on besides the model, in words."""
-        config = self.config
+        keys = self.config.evaluation
         return (
-            f"{SENTENCES[config.evaluation.sentences]}, masks compared at {RESOLUTIONS[config.evaluation.eval_resolution]} size, "
-            f"threshold {config.evaluation.threshold}"
-            + (f", existence threshold {config.evaluation.existence_threshold}" if config.model.existence else "")
+            f"{SENTENCES[keys.sentences]}, masks compared at {RESOLUTIONS[keys.eval_resolution]} size, "
+            f"threshold {keys.threshold}"
+            + (f", existence threshold {keys.existence_threshold}" if self.config.model.existence else "")
         )
 
     def generalised_protocol(self) -> str:
         """How the generalised metrics count, in words."""
         return (
-            f"gRefCOCO: {self.generalised['all']['no_target']} samples without a target, which count 1 in gIoU if the mask "
-            "is empty and else 0; Pr@X over samples with a target"
+            f"gRefCOCO: {self.generalised['all']['no_target']} samples without a target, which count 1 in gIoU if the "
+            "mask is empty and else 0; Pr@X over samples with a target"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -55,8 +55,8 @@ class ObjectLoss(nn.Cell):
     def _named(self, targets: Tensor, areas: Tensor, mask: Tensor) -> Tensor:
         """1.0 for each object that is a target, (B, K).
 
-        It is the object of the largest IoU with the mask, or all objects that lie in the mask by more than half if together
-        they fit it better; nothing if that IoU is not above 0.5.
+        It is the object of the largest IoU with the mask, or all objects that lie in the mask by more than half if
+        together they fit it better; nothing if that IoU is not above 0.5.
         """
         referent = mask.reshape(mask.shape[0], -1, 1)
         shared = ops.matmul(targets, referent).squeeze(-1)

@@ -108,7 +108,7 @@ def build_model(config: Config, precision: str | None = None) -> CoupAlign:
 
 
 def compute_in(cell: nn.Cell, dtype: mindspore.dtype) -> nn.Cell:
-    """Makes matrix products and convolutions in ``cell`` compute in ``dtype``, except in Sentence-Mask Alignment and Existence.
+    """Makes products and convolutions in ``cell`` compute in ``dtype``, except in SMA and Existence.
 
     Parameters, normalisation and residual sums stay float32. Softmax and other float32 steps cast in their own code.
     Returns the cell.

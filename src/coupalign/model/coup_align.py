@@ -61,8 +61,8 @@ class CoupAlign(nn.Cell):
         image_size: Height and width of the image, H = W.
 
     Inputs: image (B, 3, H, W) float32, normalised RGB; token_ids (B, T) int32; token_mask (B, T) int32, 1 for a
-    real token. Outputs: logits (B, H, W) float32, before the sigmoid; with ``existence`` a pair of them and the logit of
-    "something fits the expression", (B,) float32.
+    real token. Outputs: logits (B, H, W) float32, before the sigmoid; with ``existence`` a pair of them and the logit
+    of "something fits the expression", (B,) float32.
     """
 
     def __init__(
@@ -114,13 +114,13 @@ class CoupAlign(nn.Cell):
         return outputs[0]
 
     def training_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, ...]:
-        """The inputs of the losses: logits (B, H, W) float32; Y_1 (B, d_s, H/4, W/4); with ``existence`` its logit (B,)."""
+        """The inputs of the losses: logits (B, H, W) float32; Y_1 (B, d_s, H/4, W/4); existence logit (B,) if any."""
         stages, fused, words, _ = self.encode(image, token_ids, token_mask)
         mask, pixels, _, _ = self.decode(stages, fused, words[-1])
         return self._with_existence((self.upsample(mask).squeeze(1), pixels), mask, pixels, words[-1])
 
     def all_outputs(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> tuple:
-        """The values of ``Outputs`` as plain tuples, which graph mode and MindIR support; see ``Outputs.from_tuple``."""
+        """The values of ``Outputs`` as plain tuples, which graph mode and MindIR support: ``Outputs.from_tuple``."""
         stages, fused, words, alignments = self.encode(image, token_ids, token_mask)
         mask, pixels, weights, embeddings = self.decode(stages, fused, words[-1])
         proposals = self.sma.masks(embeddings, pixels) if self.has_sma else mask
@@ -138,8 +138,8 @@ class CoupAlign(nn.Cell):
         """Encoder (3.2), Eq 1 to 8.
 
         Returns:
-            V_1 … V_4 before fusion, (B, C_i, H_i, W_i), and V_o; S_o (B, H_oW_o, C_o); L_1 … L_4 before fusion, and L_o,
-            (B, T, D); for each stage with Word-Pixel Alignment the values of its ``Alignment``, without None.
+            V_1 … V_4 before fusion, (B, C_i, H_i, W_i), and V_o; S_o (B, H_oW_o, C_o); L_1 … L_4 before fusion, and
+            L_o, (B, T, D); for each stage with Word-Pixel Alignment the values of its ``Alignment``, without None.
         """
         bias = padding_bias(token_mask)
         pixels = self.image_encoder.patch_embed(image)  # V_1

@@ -8,18 +8,18 @@ from coupalign.model.layers import dense
 
 
 class Existence(nn.Cell):
-    """Logit of "something in this image fits the expression", from the sentence and the most probable places of the mask.
+    """Logit of "something in this image fits the expression", from the sentence and the mask's most probable places.
 
-    With a = softmax(M) over places, sentence s = LayerNorm(L_g W), feature v = LayerNorm(sum_p a_p Y_1(p)) and mask logit
-    m = sum_p a_p M(p):
+    With a = softmax(M) over places, sentence s = LayerNorm(L_g W), feature v = LayerNorm(sum_p a_p Y_1(p)) and mask
+    logit m = sum_p a_p M(p):
 
         logit = MLP([s; v; s v; m]), one hidden layer with ReLU
 
-    M is the sum of the proposals that Q_w chose, so the logit judges the same answer that the mask shows, with or without
-    Sentence-Mask Alignment. Q_w alone cannot tell, because its weights sum to 1 even if no proposal fits.
+    M is the sum of the proposals that Q_w chose, so the logit judges the same answer that the mask shows, with or
+    without Sentence-Mask Alignment. Q_w alone cannot tell, because its weights sum to 1 even if no proposal fits.
 
-    No gradient flows to M, so that the mask only learns from masks: otherwise an expression that fits nothing would also
-    move M to places that look least like it. Y_1 and L_g do learn from the logit. All of it is float32.
+    No gradient flows to M, so that the mask only learns from masks: otherwise an expression that fits nothing would
+    also move M to places that look least like it. Y_1 and L_g do learn from the logit. All of it is float32.
 
     Args:
         pixel_dim: d_s, width of Y_1 and of the hidden layer.

@@ -16,7 +16,7 @@ def dense(in_dim: int, out_dim: int, bias: bool = True) -> nn.Dense:
 
 
 def conv(in_dim: int, out_dim: int, kernel: int, weight_init: Initializer | None = None) -> nn.Conv2d:
-    """A convolution with zero bias that keeps the size of the map; by default He initialisation for a following ReLU."""
+    """A convolution with zero bias that keeps the map's size; by default He initialisation for a following ReLU."""
     init = {"weight_init": weight_init or HeNormal(mode="fan_out", nonlinearity="relu"), "bias_init": "zeros"}
     return nn.Conv2d(in_dim, out_dim, kernel, pad_mode="pad", padding=kernel // 2, has_bias=True, **init)
 
@@ -46,8 +46,8 @@ def l2_normalize(x: Tensor) -> Tensor:
 def token_norm(x: Tensor, token_mask: Tensor | None = None) -> Tensor:
     """Centres the tokens of each sample and scales their deviations to RMS 1: (B, L, C), float32 inside.
 
-    A softmax over tokens only depends on how they differ. What they have in common may be a thousand times as large, and
-    then a layer normalisation of each token hides the differences.
+    A softmax over tokens only depends on how they differ. What they have in common may be a thousand times as large,
+    and then a layer normalisation of each token hides the differences.
 
     Args:
         token_mask: (B, L), 1 for a real token; padding becomes 0. None if all tokens are real.

@@ -12,8 +12,8 @@ from coupalign.model.positions import anchor_points, grid_points, sine_encoding
 class MultiHeadAttention(nn.Cell):
     """Multi-head attention with its four projections.
 
-    Inputs: query (B, N, dim); source (B, S, dim), for keys and values; positions (N, dim) and (S, dim), added to queries
-    and keys, or None. Outputs: (B, N, dim).
+    Inputs: query (B, N, dim); source (B, S, dim), for keys and values; positions (N, dim) and (S, dim), added to
+    queries and keys, or None. Outputs: (B, N, dim).
     """
 
     def __init__(self, *, dim: int, heads: int):
@@ -56,10 +56,10 @@ class DecoderLayer(nn.Cell):
 class MaskGenerator(nn.Cell):
     """``Q_o = MaskGenerator(Q, S_o)`` (Eq 9): a transformer decoder turns learned queries into N mask embeddings.
 
-    The paper leaves open how queries and positions enter. As printed, queries enter the first layer only and pixels have
-    no positions. With ``anchored`` (docs/sma.md) queries start as the sine encodings of anchor points and are added in each
-    layer, keys have the encodings of their places, and the projections of both are equal at first: each query attends to
-    the surroundings of its anchor from the first step on.
+    The paper leaves open how queries and positions enter. As printed, queries enter the first layer only and pixels
+    have no positions. With ``anchored`` (docs/sma.md) queries start as the sine encodings of anchor points and are
+    added in each layer, keys have the encodings of their places, and the projections of both are equal at first: each
+    query attends to the surroundings of its anchor from the first step on.
 
     C_o is ``image_dim``, d_q is ``dim``, N is ``num_queries``.
 

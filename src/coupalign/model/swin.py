@@ -118,7 +118,7 @@ class PatchMerging(nn.Cell):
 
 
 class SwinStage(nn.Cell):
-    """SwinStage_i of Eq 3: blocks with regular and shifted windows alternate; patch merging ends all but the last stage.
+    """SwinStage_i of Eq 3: blocks with regular and shifted windows in turn; patch merging ends all but the last.
 
     Tokens stay in window order between blocks and return to raster order once, at the end.
 

@@ -70,7 +70,7 @@ class WindowLayout:
         return inside.reshape(-1)[order].reshape(1, -1, 1)
 
     def shift_attention_mask(self) -> np.ndarray:
-        """Attention bias (num_windows, 1, n, n) that masks pairs which only the cyclic shift brought into one window."""
+        """Attention bias (num_windows, 1, n, n) that masks pairs that only the cyclic shift brought together."""
         side = np.zeros(self.padded, int)
         side[self.padded - self.window :] = 1
         side[self.padded - self.shift :] = 2

@@ -101,8 +101,8 @@ class WordPixelAlignment(nn.Cell):
     def attend(self, pixels: Tensor, words: Tensor, token_mask: Tensor):
         """Eq 4 and 5, with the projections moved from the many pixels to the thirty words.
 
-        With biases b, ``(V W^v + b) l^T = V (l W^v^T)^T + b l^T`` and ``A l W^l = A (l W^l)``, so no pixel is projected:
-        a fifteenth of the multiplications in stage 1 of the paper's model.
+        With biases b, ``(V W^v + b) l^T = V (l W^v^T)^T + b l^T`` and ``A l W^l = A (l W^l)``, so no pixel is
+        projected: a fifteenth of the multiplications in stage 1 of the paper's model.
 
         Returns:
             L'_i before its gate (B, P, C_i); V'_i before its gate (B, T, D); attention of pixels over words (B, P, T)

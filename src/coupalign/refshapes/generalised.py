@@ -68,8 +68,8 @@ def make_several(scene: Scene, count: int, unseen_pairs: bool, dice: Dice) -> li
 def make_none(scene: Scene, count: int, unseen_pairs: bool, dice: Dice) -> list[Naming]:
     """Returns at most `count` different expressions that name nothing.
 
-    Each differs in a single look from an expression that names one thing or several. Colour-shape pairs that are held out from
-    training are only mentioned with `unseen_pairs`: a model could learn that they never exist.
+    Each differs in a single look from an expression that names one thing or several. Colour-shape pairs that are held
+    out from training are only mentioned with `unseen_pairs`: a model could learn that they never exist.
     """
     made: dict[str, Naming] = {}
     for _ in range(count):

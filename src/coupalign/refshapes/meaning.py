@@ -13,7 +13,7 @@ from coupalign.refshapes.dice import Dice
 from coupalign.refshapes.scene import FACTORS, Kind, Thing
 
 MARGIN = 16  # half pixels: closer positions are not distinguished
-# Distances are distinguished if one is 1.3 times the other, which exceeds the distortion of a 144 x 112 picture made square.
+# Distances differ if one is 1.3 times the other, which exceeds the distortion of a 144 x 112 picture made square.
 _FARTHER = (13, 10)
 
 # Directions as factors of x and y; "left" grows to the left.
@@ -60,7 +60,7 @@ class Related:
         return [i for i in self.of.named(things) if i != anchor and self._holds(things[i], things[anchor])]
 
     def _holds(self, thing: Thing, anchor: Thing) -> bool:
-        """True if clearly ahead in the direction and not too far aside, False if not ahead at all; else raises Unclear."""
+        """True if clearly ahead in the direction and not too far aside, False if not ahead; else raises Unclear."""
         x, y = (a - b for a, b in zip(thing.centre, anchor.centre, strict=True))
         dx, dy = DIRECTIONS[self.direction]
         ahead, aside = x * dx + y * dy, abs(x * dy) + abs(y * dx)
@@ -108,7 +108,7 @@ class Closest:
 
 
 def _nth(order: list[int], rank: int, clear: Callable[[int, int], bool]) -> list[int]:
-    """Item number `rank` (from 1) of `order`, or nothing. Raises: Unclear unless `clear` separates it from all others."""
+    """Item number `rank` (from 1) of `order`, or nothing. Raises: Unclear unless `clear` separates it from others."""
     for here in order[rank - 1 : rank]:
         if all(clear(i, here) for i in order[: rank - 1]) and all(clear(here, i) for i in order[rank:]):
             return [here]

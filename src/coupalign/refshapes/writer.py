@@ -36,7 +36,7 @@ _VERSION = 1  # of drawing and wording; another version is another data set
 _SETTINGS_FILE = "refshapes.json"
 _SPLITS = ("train", "val", "testA", "testB")
 _SCENES_AT_ONCE = 16
-# Expressions of a scene that name several objects, and none: more than their shares need, since few scenes have so many.
+# Expressions of a scene that name several objects, and none: more than needed, since few scenes have so many.
 _MOST_SEVERAL, _MOST_NONE = 6, 3
 
 
@@ -67,8 +67,8 @@ class RefShapesSettings:
 def write_refshapes(directory: Path, settings: RefShapesSettings, workers: int = 1) -> bool:
     """Writes the data set of `settings` to `directory`: images/, instances.json, refs(refshapes).p.
 
-    Pixels, annotations and expressions are the same on every machine and with any number of workers. A complete data set
-    of the same settings is kept; one of other settings is replaced; the directory appears only once it is complete.
+    Pixels, annotations and expressions are the same on every machine and with any number of workers. A complete data
+    set of the same settings is kept; one of other settings is replaced; the directory appears only once it is complete.
     Of a generalised one, the scenes and the expressions that name one object are the first of the plain one.
 
     Returns: Whether files were written. Raises: UserError if `directory` holds something else.

@@ -50,7 +50,7 @@ class Batcher:
         self.predictor = loaded.result()
 
     async def predict(self, image: np.ndarray, expressions: Sequence[str]) -> list[Prediction]:
-        """The predictions for an image (H, W, 3) uint8. Pairs that still wait are dropped if the caller is cancelled."""
+        """The predictions for an image (H, W, 3) uint8. Waiting pairs are dropped if the caller is cancelled."""
         pairs = [_Pair(image, expression, Future()) for expression in expressions]
         for pair in pairs:
             self._waiting.put(pair)

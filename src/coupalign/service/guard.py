@@ -98,7 +98,7 @@ class _Request:
             await self._send(message)
 
     async def discard_rest(self) -> None:
-        """Reads what the client still sends, up to a limit: most clients look at the answer only after they have sent all."""
+        """Reads what the client still sends, up to a limit: most clients read no answer before they have sent all."""
         while not self.complete and self._bytes < _DISCARDED:
             message = await self._receive()
             self._bytes += len(message.get("body", b""))

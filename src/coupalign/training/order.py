@@ -63,12 +63,12 @@ def _rows(settings: TrainingConfig, seed: int, split: Split, epoch: int) -> np.n
 
 
 def check_existence(config: Config, split: Split, rows: np.ndarray) -> None:
-    """Checks that some of the rows to train on have no target, if the model has an existence output. Raises: UserError."""
+    """Checks that some rows to train on have no target, if the model has an existence output. Raises: UserError."""
     # The first baseline is the intersection of target and class, which is 0 for an empty target only.
     if config.model.existence and split.records["baselines"][rows, 0].all():
         raise UserError(
-            f"existence needs expressions that name nothing, but split {split.name} has none to train on: prepare data with "
-            "such expressions (docs/data.md), name their family in train_families, or set existence to false"
+            f"existence needs expressions that name nothing, but split {split.name} has none to train on: prepare data "
+            "with such expressions (docs/data.md), name their family in train_families, or set existence to false"
         )
 
 

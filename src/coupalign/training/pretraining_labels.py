@@ -39,16 +39,16 @@ class LabelledScenes:
         size: S, side of the image.
         tokenizer: Tokenizer of the descriptions.
 
-    Item: image (3, S, S) float32, as the model takes it; token_ids, token_mask (T,) int32 of a description by attributes
-    or position, which fits one or several objects; mask (S, S) float32, 1 on these objects, else 0; labels
+    Item: image (3, S, S) float32, as the model takes it; token_ids, token_mask (T,) int32 of a description by
+    attributes or position, which fits one or several objects; mask (S, S) float32, 1 on these objects, else 0; labels
     (9, S/4, S/4) float32. Labels of an object's pixel are the indices of its VALUES and the x and y of its centre, from
     -1 to 1 across the image; elsewhere they are -1, ..., -1, 0, 0. Both are sampled by nearest neighbour: the mask at
     the image's (i, j), the labels at its (4 i + 2, 4 j + 2). At the same places, objects (8, S/4, S/4) float32 are the
     masks of all objects, 0 or 1; missing ones are empty.
 
-    The group is the set of objects that a description is about before it names a position. The anchor is the object that
-    the position refers to. The rank is the place of an object in the order that the description counts by, 5 for all
-    beyond 4 and 0 outside the order. In "the second ring from the left of those below the star", all rings are the
+    The group is the set of objects that a description is about before it names a position. The anchor is the object
+    that the position refers to. The rank is the place of an object in the order that the description counts by, 5 for
+    all beyond 4 and 0 outside the order. In "the second ring from the left of those below the star", all rings are the
     group, the star is the anchor, and the rings below it have ranks from the left.
     """
 
@@ -80,8 +80,8 @@ class LabelledScenes:
 def describe(scene: Scene, dice: Dice) -> Meaning:
     """Draws a description of a scene.
 
-    Half of them name one referent, with the families of train. The others fit one object or more; three of four of these
-    name a position if the scene allows it.
+    Half of them name one referent, with the families of train. The others fit one object or more; three of four of
+    these name a position if the scene allows it.
     """
     things = scene.things
     if dice.chance(_REFERRING):

@@ -161,7 +161,7 @@ class Trainer:
         return self.directory.path
 
     def validate(self) -> Validation:
-        """Evaluates the model on ``val_split``, with averaged weights if there are any, and saves the best to best.ckpt.
+        """Evaluates the model on ``val_split``, with averaged weights if there are any; saves the best to best.ckpt.
 
         With several data sets, the metrics are means over their ``val_split``, and the pictures are from the first.
 
