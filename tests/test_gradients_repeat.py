@@ -1,7 +1,7 @@
-"""Gradients of a compiled training graph do not depend on the calls before.
+"""Gradients of a compiled training step depend neither on the calls before nor on recomputation, to the last bit.
 
-MindSpore 2.9 has operators whose gradient is right in the first call and wrong in later ones (``ops.pad`` on the CPU), so
-a comparison of one call with PyTorch does not find them.
+MindSpore 2.9 has operators whose gradient is right in the first call and wrong in later ones (``ops.pad`` on the CPU),
+so a comparison of one call with PyTorch does not find them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import mindspore
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
 
 from coupalign.config import load_config
 from coupalign.model import build_model
+from coupalign.model.dropout import draw
 from coupalign.training.build import build_step
 from tests.conftest import SMALLEST
 
@@ -34,11 +35,20 @@ def batch(config, seed: int) -> list[Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keys", CASES.values(), ids=CASES)
-def test_gradients_do_not_depend_on_the_calls_before(keys):
+def test_gradients_do_not_depend_on_the_calls_before_or_on_recomputation(keys):
+    """With the paper's dropout and stochastic depth."""
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    config = load_config(overrides={**SMALLEST, "swin_depths": [2, 1, 1, 1], **keys})
-    step = build_step(config, build_model(config), 10, 2).set_train()
-    calls = [batch(config, seed) for seed in (0, 1, 2, 0)]
-    first, *_, last = [[each.asnumpy().copy() for each in step(*inputs)[1]] for inputs in calls]
-    for parameter, before, after in zip(step.apply_update.optimizer.parameters, first, last, strict=True):
-        assert np.array_equal(before, after), parameter.name
+    found, weights = [], {}
+    for recompute, seeds in ((False, (0, 1, 2, 0)), (True, (1, 0))):
+        config = load_config(overrides={**SMALLEST, "swin_depths": [2, 1, 1, 1], **keys, "recompute": recompute})
+        assert config.model.bert_dropout == 0.1 and config.model.swin_drop_path_rate == 0.3
+        model = build_model(config)
+        weights = weights or {name: each.asnumpy().copy() for name, each in model.parameters_dict().items()}
+        mindspore.load_param_into_net(model, {name: Parameter(each) for name, each in weights.items()})
+        step = build_step(config, model, 10, 2).set_train()
+        step.draws.set_data(draw(0, 0, step.draws))
+        calls = [[each.asnumpy().copy() for each in step(*batch(config, seed))[1]] for seed in seeds]
+        found += [calls[0], calls[-1]] if not recompute else [calls[-1]]
+    for parameter, first, last, recomputed in zip(step.apply_update.optimizer.parameters, *found, strict=True):
+        assert np.array_equal(first, last), parameter.name
+        assert np.array_equal(first, recomputed), f"{parameter.name}, recomputed"
