@@ -18,7 +18,6 @@ from tests.annotated_photos import (
     POLYGON,
     SQUARE,
     left_out_of,
-    lines_of,
     masks_case,
     masks_of,
     shape,
@@ -94,17 +93,11 @@ def test_damaged_shapes_are_named(photos, tmp_path, wrong, message):
         convert_annotations(AnnotationSource("labelme", photos, photos), tmp_path / "out")
 
 
-def test_unusable_masks_can_be_skipped(photos, tmp_path):
-    Image.new("RGB", (30, 20)).save(photos / "small.jpg")
-    write_labelme(photos, CUP, shape("polygon", [[100, 100], [110, 100], [100, 110]], "far"))
-    write_labelme(photos, CUP, name="small")
-    source = AnnotationSource("labelme", photos, photos)
-    with pytest.raises(UserError, match="covers no pixel"):
-        convert_annotations(source, tmp_path / "out")
-    convert_annotations(source, tmp_path / "out", skip=True)
-    assert len(lines_of(tmp_path / "out")) == 1
-    reasons = dict(left_out_of(tmp_path / "out")[::-1])
-    assert "40 x 60 pixels (height x width)" in left_out_of(tmp_path / "out")[1][1] and len(reasons) == 1
+def test_an_image_of_another_size_is_refused(photos, tmp_path):
+    Image.new("RGB", (30, 20)).save(photos / "desk.jpg")
+    write_labelme(photos, CUP)
+    with pytest.raises(UserError, match=r"40 x 60 pixels \(height x width\), .*desk.jpg has 20 x 30"):
+        convert_annotations(AnnotationSource("labelme", photos, photos), tmp_path / "out")
 
 
 NAN, HUGE = float("nan"), 10**400  # 10**400 fits no float

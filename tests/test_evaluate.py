@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor
-from pycocotools import mask as rle
 
 import eval as program
 from coupalign.config import load_config
@@ -18,6 +17,7 @@ from coupalign.errors import UserError
 from coupalign.evaluation.evaluate import derangement, evaluate_split
 from coupalign.inference.predictor import Predictor
 from tests.conftest import TINY, read_csv, refshapes_config
+from tests.refshapes_files import Files
 
 SIDE, SAMPLES = 64, 10
 THRESHOLD = 0.51  # where the random model below has some masks of middling size
@@ -229,35 +229,23 @@ def test_derangements_depend_on_the_seed():
     assert (derangement(images, 1) != derangement(images, 2)).any()
 
 
-@pytest.fixture(scope="module")
-def trained(make_checkpoint, tiny_data):
-    """A configuration of real splits, and a checkpoint with it beside."""
-    settings_ = refshapes_config(tiny_data, eval_splits=["val", "testB"], eval_limit=22, threshold=THRESHOLD)
-    return settings_, make_checkpoint(settings_)
-
-
 @pytest.mark.slow
-def test_the_program_finds_what_the_predictor_finds_in_the_images(trained, tiny_data, tmp_path, capfd):
+def test_the_program_finds_what_the_predictor_finds_in_the_images(make_checkpoint, tiny_data, tmp_path, capfd):
     """From MindRecord and from the files it was made of: two roads to the same pixels."""
-    settings_, checkpoint = trained
+    settings_ = refshapes_config(tiny_data, eval_splits=["val", "testB"], eval_limit=22, threshold=THRESHOLD)
+    checkpoint = make_checkpoint(settings_)
     assert program.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")]) == 0
     out, err = capfd.readouterr()
     assert "refshapes (synthetic) val: 22 samples" in out and "refshapes (synthetic) testB: 22 samples" in out
     assert "baseline: shuffled expressions" in out and "error" not in err.lower()
     assert sorted(os.listdir(tmp_path / "out")) == ["testB.csv", "testB.json", "val.csv", "val.json"]
 
-    instances = json.loads((tiny_data / "source" / "instances.json").read_text(encoding="utf-8"))
-    images = {image["id"]: image for image in instances["images"]}
-    annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
-    predictor = Predictor(checkpoint, config=settings_)
+    files, predictor = Files(tiny_data / "source"), Predictor(checkpoint, config=settings_)
     rows, areas = read_csv(tmp_path / "out" / "val.csv"), []
     for row in rows[::3]:
-        image = images[int(row["image_id"])]
-        found = predictor.predict(tiny_data / "source" / "images" / image["file_name"], row["expression"])
-        segmentation = annotations[int(row["ann_id"])]["segmentation"]
-        if isinstance(segmentation["counts"], list):
-            segmentation = rle.frPyObjects(segmentation, image["height"], image["width"])
-        target = rle.decode(segmentation).astype(bool)
+        image_id = int(row["image_id"])
+        found = predictor.predict(files.pixels(image_id), row["expression"])
+        (target,) = [item.mask for item in files.items(image_id) if item.ann_id == int(row["ann_id"])]
         undecided = int((np.abs(found.probability - THRESHOLD) < 1e-5).sum())
         areas.append(found.mask.mean())
         assert abs(int(row["intersection"]) - (found.mask & target).sum()) <= undecided
@@ -268,12 +256,3 @@ def test_the_program_finds_what_the_predictor_finds_in_the_images(trained, tiny_
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert saved["checkpoint"] == {"file": str(checkpoint), "sha256": digest}
     assert sum(family["samples"] for family in saved["families"].values()) == 22
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [("max_tokens", "9", "max_tokens"), ("num_queries", "7", "made with another configuration")],
-)
-def test_models_and_data_that_do_not_fit_are_refused(trained, tmp_path, monkeypatch, refuses, key, value, message):
-    monkeypatch.chdir(tmp_path)
-    assert message in refuses(program.main, ["--checkpoint", trained[1], "--output", "out", f"--{key}", value])
