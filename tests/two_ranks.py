@@ -27,7 +27,6 @@ def main(directory: Path) -> None:
     from coupalign.config import load_config
     from coupalign.devices import set_up
 
-    logging.basicConfig(level="INFO")
     config = load_config(directory / "config.yaml")
     set_up(config.run)
     assert devices.rank_count() == 2 and devices.rank() == int(os.environ["MS_NODE_ID"])

@@ -17,7 +17,6 @@ _PACKAGE = Path(__file__).resolve().parent
 # The root of a checkout; in an installed package, the directory with copies of the files that the package needs.
 REPOSITORY = _PACKAGE / "resources" if (_PACKAGE / "resources").is_dir() else _PACKAGE.parent.parent
 
-
 SAFETENSORS = ".safetensors"
 CHECKPOINTS = (".ckpt", SAFETENSORS)  # suffixes of the files that hold weights
 

@@ -34,12 +34,10 @@ class Events(Tracker):
         self._add(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds numbers by tag. Numbers that are not finite are left out."""
         finite = [Summary.Value(tag=tag, simple_value=each) for tag, each in values.items() if math.isfinite(each)]
         self._add(Event(step=step, summary=Summary(value=finite)))
 
     def image(self, step: int, tag: str, rgb: np.ndarray) -> None:
-        """Adds a picture (H, W, 3) uint8."""
         self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=make_image(rgb))])))
 
     def close(self, status: Status) -> None:

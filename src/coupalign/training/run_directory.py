@@ -104,11 +104,6 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         return self
 
-    @property
-    def has_best(self) -> bool:
-        """Whether best.ckpt exists."""
-        return (self.path / "best.ckpt").exists()
-
     @_on_writer
     def log_step(self, figures: Mapping[str, float]) -> None:
         """Writes the figures of a step: those of STEP_COLUMNS, ADDED_LOSSES and TIME_COLUMNS, and its ``epoch``."""

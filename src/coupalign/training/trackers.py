@@ -18,8 +18,6 @@ from coupalign.errors import UserError
 from coupalign.files import make_directory
 
 PROJECT = "coupalign"  # the project of wandb, the experiment of MLflow
-
-
 Status = Literal["FINISHED", "FAILED", "KILLED"]  # in MLflow's words
 
 

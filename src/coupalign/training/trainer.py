@@ -119,7 +119,7 @@ class Trainer:
                 "system that all ranks share"
             )
         self.directory = RunDirectory(config, state, writes=rank() == 0)
-        if not self.directory.has_best:  # a run that continues in another directory
+        if not (self.directory.path / "best.ckpt").exists():  # a run that continues in another directory
             self.progress.best = -1.0
         self._started = time.monotonic() - self.progress.seconds  # as if the run had never stopped
 
