@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 
-import cv2
 import mindspore
 import numpy as np
 import pytest
@@ -13,9 +12,6 @@ import torch
 from mindspore import Tensor
 from safetensors.torch import load_file, save_file
 
-import eval as evaluate
-import export
-import predict
 from convert_weights import main
 from coupalign.checkpoints.convert import Report, convert
 from coupalign.checkpoints.loading import load_checkpoint, save_weights, start_from
@@ -118,21 +114,6 @@ def test_half_an_encoder_and_encoders_of_another_configuration_are_no_start(tmp_
             start_from(path, model)
         for name, value in held(model).items():
             np.testing.assert_array_equal(value, before[name])
-
-
-@pytest.mark.parametrize("program", [evaluate, predict, export], ids=["eval", "predict", "export"])
-def test_other_programs_refuse_encoders_to_start_from(tmp_path, monkeypatch, capsys, sources, tiny_data, program):
-    monkeypatch.chdir(tmp_path)
-    output = tmp_path / "start.ckpt"
-    config = smallest(bert_vocab_size=30522, dataset="refshapes", data_dir=str(tiny_data))
-    convert(config, output, swin=sources[0])
-    config.save(tmp_path / "config.yaml")
-    cv2.imwrite("a.png", np.zeros((4, 4, 3), np.uint8))
-    options = ["--image", "a.png", "--expression", "cup"] if program is predict else []
-    assert program.main(["--checkpoint", str(output), *options]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "train it first" in error
-    assert sorted(os.listdir()) == ["a.png", "config.yaml", "start.ckpt", "start.ckpt.report.txt"]
 
 
 @pytest.mark.parametrize(("old", "new"), [((64, 4), (96, 4)), ((96, 7), (64, 7)), ((64, 4), (64, 2))])
