@@ -7,10 +7,9 @@ import os
 import mindspore
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn
+from mindspore import Tensor, nn
 
 from coupalign.checkpoints.loading import MODEL_PREFIXES, load_checkpoint
-from coupalign.config import load_inference_config
 from coupalign.errors import UserError
 from coupalign.model import build_model
 
@@ -103,22 +102,6 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     assert "permissions" in refused(path, Model())
 
 
-def test_a_models_checkpoint_comes_back_and_its_rooms_are_known(tmp_path, tiny_config):
-    model, other = build_model(tiny_config), build_model(tiny_config)
-    names = {name.split(".")[0] for name in model.parameters_dict()}
+def test_the_rooms_of_a_model_are_known(tiny_config):
+    names = {name.split(".")[0] for name in build_model(tiny_config).parameters_dict()}
     assert names | {"mask_proj", "existence"} == MODEL_PREFIXES
-    for parameter in model.get_parameters():
-        parameter.set_data(Parameter(np.random.default_rng(0).random(parameter.shape).astype(np.float32)))
-    mindspore.save_checkpoint(model, str(tmp_path / "a.ckpt"))
-    load_checkpoint(tmp_path / "a.ckpt", other)
-    expected = held(model)
-    for name, value in held(other).items():
-        np.testing.assert_array_equal(value, expected[name])
-
-
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_checkpoint_of_a_device_computes_in_fp32_on_a_cpu(tmp_path, caplog, precision):
-    path = tmp_path / "config.yaml"
-    path.write_text(f"precision: {precision}\ndevice_target: Ascend\n")
-    assert load_inference_config(path, {"device_target": "CPU"}).run.precision == "fp32"
-    assert precision in caplog.text and "fp32" in caplog.text

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from coupalign.checks import check_exists
-from coupalign.config import load_config
-from coupalign.files import REPOSITORY
 from tests.conftest import TINY
 
 RUN_ALL = """
@@ -130,13 +126,3 @@ def test_training_and_evaluation_are_checked_without_starting_them(workplace):
     checks = ["train", "--check", "2", "RANK_SIZE=8"], ["eval", *MODEL, "--check", "RANK_SIZE=8"]
     assert run_commands(*checks) == [[0, "", False]] * 2
     assert not Path("new").exists()
-
-
-def test_paths_may_start_with_a_tilde_and_are_found_from_anywhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "a.png").touch()
-    assert check_exists("~/a.png", "--image").resolve() == tmp_path / "a.png"
-    assert check_exists("assets/examples", "--image") == REPOSITORY / "assets/examples"
-    assert load_config(overrides={"output_dir": "~/runs"}).run.output_dir == str(tmp_path / "runs")
-    assert os.listdir(tmp_path) == ["a.png"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def test_a_file_overrides_the_defaults_and_overrides_override_both(tmp_path, mon
         ("dataset", "123", "123"),
         ("dataset", "${x}: - {", "${x}: - {"),
         ("init_checkpoint", "", ""),
+        ("output_dir", "~/runs", os.path.expanduser("~/runs")),
     ],
 )
 def test_text_of_a_command_line(key, text, value):
@@ -135,7 +137,8 @@ def test_missing_files_and_directories_are_refused(tmp_path):
         ({"wpa_stages": []}, ["wpa_stages", "wpa_direction"]),
         ({"wpa_direction": "both"}, ["wpa_direction", "bi, uni or none"]),
         ({"device_target": "TPU"}, ["device_target", "CPU, GPU or Ascend"]),
-        ({"precision": "bf16"}, ["precision", "device_target"]),
+        ({"precision": "bf16"}, ["precision", "device_target CPU", "fp32 or fp16"]),
+        ({"precision": "bf16", "device_target": "GPU"}, ["precision", "device_target GPU", "fp32 or fp16"]),
         ({"max_tokens": 2}, ["max_tokens", "at least 3"]),
         ({"max_tokens": 513}, ["max_tokens", "bert_max_positions"]),
         ({"decay_epochs": 51}, ["decay_epochs", "epochs 50"]),

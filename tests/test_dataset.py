@@ -20,7 +20,6 @@ from coupalign.data.transform import prepare_image
 from coupalign.errors import UserError
 from tests.conftest import TINY
 from tests.handmade_refer import Handmade
-from tests.refshapes_files import Files
 
 SIZE = 64
 
@@ -131,19 +130,6 @@ def test_many_rows_stay_in_order_with_several_workers(tiny_data):
     batches = split.train_batches(order, 10, 4).create_dict_iterator(num_epochs=1, output_numpy=True)
     seen = np.concatenate([batch["token_ids"] for batch in batches])
     np.testing.assert_array_equal(seen, split.records["token_ids"][order])
-
-
-def test_refshapes_goes_through_the_same_pipeline(tiny_data):
-    files = Files(tiny_data / "source")
-    split = Split(load_config(overrides={**TINY, "dataset": "refshapes", "data_dir": str(tiny_data)}), "testA")
-    said = {sentence["sent_id"]: (sentence, ref) for ref in files.refs for sentence in ref["sentences"]}
-    for row, sample in enumerate(split.samples(split.indices("all"), 2)):
-        sentence, ref = said[split.records["sent_id"][row]]
-        assert split.records["expression"][row] == sentence["sent"]
-        assert split.records["family"][row] == sentence["family"] != ""
-        target = next(item.mask for item in files.items(ref["image_id"]) if item.ann_id == ref["ann_id"])
-        np.testing.assert_array_equal(sample["target"], target)
-        assert target.shape == (split.records["height"][row], split.records["width"][row])
 
 
 def test_indices(config):

@@ -38,7 +38,6 @@ def test_imports_point_one_way():
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("coupalign", "mindspore"),
         # Threads that NumPy starts would take the signals that a training saves at.
         ("coupalign.commands.train", "mindspore, numpy"),
         ("coupalign.visual.curves", "mindspore"),

@@ -129,13 +129,6 @@ def test_baselines_where_objects_overlap_and_one_has_no_inside(handmade, tmp_pat
     assert rows[0]["baselines"].tolist() == [200, 1300, 100, 1300]
 
 
-def test_many_expressions_of_one_referent(handmade, tmp_path):
-    handmade.refs[0] = handmade.ref(20, 1, 7, 1, "train", {i: f"cup number {i}" for i in range(600)})
-    rows, _ = _write(handmade, tmp_path, "train")
-    assert [row["expression"] for row in rows[:600]] == [f"cup number {i}" for i in range(600)]
-    assert len(rows) == 601
-
-
 @pytest.mark.parametrize("workers", [1, 3])
 def test_scenes_stay_in_order_with_any_number_of_workers(handmade, tmp_path, workers):
     handmade.write()
