@@ -5,6 +5,7 @@ import json
 import os
 
 import cv2
+import mindspore
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -241,6 +242,7 @@ def test_the_program_finds_what_the_predictor_finds_in_the_images(make_checkpoin
     assert sorted(os.listdir(tmp_path / "out")) == ["testB.csv", "testB.json", "val.csv", "val.json"]
 
     files, predictor = Files(tiny_data / "source"), Predictor(checkpoint, config=settings_)
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # compiling takes longer
     rows, areas = read_csv(tmp_path / "out" / "val.csv"), []
     for row in rows[::3]:
         image_id = int(row["image_id"])
