@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from coupalign.config import Config
 
-POSITIVE = 0.15  # share of positive pixels; the cost of the auxiliary loss is proportional to the smaller class
-
 
 class Cost:
     """Sum of the costs of layers.
@@ -57,7 +55,7 @@ class Cost:
 
 
 def costs(config: Config, batch: int) -> dict[str, Cost]:
-    """Costs of each module, named as in checkpoints, of mask upsampling and of the auxiliary loss, for one batch."""
+    """Costs of each module, named as in checkpoints, and of mask upsampling, for one batch; losses are left out."""
     modules = {
         "image_encoder": _image_encoder(config, batch),
         "text_encoder": _text_encoder(config, batch),
@@ -74,8 +72,6 @@ def costs(config: Config, batch: int) -> dict[str, Cost]:
         modules["mask_proj"].dense(batch * (config.model.image_size // 4) ** 2, config.model.seg_head_dim, 1)
     modules["upsample"] = Cost()
     modules["upsample"].upsample(batch, config.model.image_size // 4, 4)
-    if config.losses.aux_loss_weight:
-        modules["auxiliary_loss"] = _auxiliary_loss(config, batch)
     return modules
 
 
@@ -214,13 +210,4 @@ def _sma(config: Config, batch: int) -> Cost:
     cost.dense(batch, dim, pixel_dim, bias=False)
     cost.dense(batch, dim, 1, bias=False)
     cost.product(batch, 1, pixel_dim, (config.model.image_size // 4) ** 2)
-    return cost
-
-
-def _auxiliary_loss(config: Config, batch: int) -> Cost:
-    """The backward pass recomputes the products; kept are the features and two numbers per pixel."""
-    cost, pixels = Cost(), (config.model.image_size // 4) ** 2
-    cost.forward = 2 * config.model.seg_head_dim * batch * round(POSITIVE * pixels) * pixels
-    cost.backward = 3 * cost.forward
-    cost.activations = batch * pixels * (config.model.seg_head_dim + 2)
     return cost

@@ -78,7 +78,7 @@ def _compile(config: Config, batch: int):
 
     set_up(config.run)
     model = build_model(config)
-    objective = Objective(model, PixelContrastiveLoss(), weight=0.0)
+    objective = Objective(model, PixelContrastiveLoss(), aux_loss_weight=0.0)
     connect_dropout(objective, batch)
     size, words = config.model.image_size, Tensor(np.ones((batch, config.model.max_tokens), np.int32))
     image, mask = np.zeros((batch, 3, size, size), np.float32), np.zeros((batch, size, size), np.float32)
