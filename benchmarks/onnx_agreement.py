@@ -1,7 +1,7 @@
 """Compares exported ONNX graphs with MindSpore on samples of a split: probabilities and IoU.
 
-    python export.py --checkpoint assets/refshapes/best.ckpt --file_name runs/small.onnx --file_format ONNX
-    python -m benchmarks.onnx_agreement --checkpoint assets/refshapes/best.ckpt --onnx runs/small.onnx --samples 50
+    python export.py --checkpoint assets/refshapes/model.safetensors --file_name runs/small.onnx --file_format ONNX
+    python -m benchmarks.onnx_agreement --checkpoint assets/refshapes/model.safetensors --onnx runs/small.onnx --samples 50
 
 Each graph runs in ONNX Runtime, in batches of eval_batch_size.
 """

@@ -30,7 +30,7 @@ def timed(call: Callable[[], list]) -> tuple[float, list]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="assets/refshapes/best.ckpt")
+    parser.add_argument("--checkpoint", default="assets/refshapes/model.safetensors")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()

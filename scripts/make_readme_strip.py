@@ -23,7 +23,7 @@ EXAMPLES = (
 
 
 def main() -> None:
-    predictor = Predictor("assets/refshapes/best.ckpt")
+    predictor = Predictor("assets/refshapes/model.safetensors")
     figure, axes = pyplot.subplots(2, len(EXAMPLES), figsize=(9, 5), dpi=100, layout="constrained")
     for (name, expression), (above, below) in zip(EXAMPLES, axes.T):
         image = np.asarray(Image.open(f"assets/examples/{name}").convert("RGB"))

@@ -137,7 +137,7 @@ done
 [[ -f $model/eval/alignment_val.json ]] ||
     python proposals.py --checkpoint "$model/model.safetensors" --data_dir "$draw" --output "$model/eval" "${keys[@]}"
 echo "== The shipped model on the same data"
-evaluate assets/refshapes/best.ckpt "$draw" "$figures/shipped" val,testA,testB
+evaluate assets/refshapes/model.safetensors "$draw" "$figures/shipped" val,testA,testB
 
 cat <<END
 
@@ -146,5 +146,5 @@ Done. The data are synthetic: these figures say nothing about photographs.
   figures            $figures by stage; those of the shipped model in $figures/shipped
 To ship one of the models, copy it and evaluate it again, so that its figures name it:
   cp $run/models/NAME/model.safetensors $run/models/NAME/config.yaml assets/refshapes/
-  python eval.py --checkpoint assets/refshapes/best.ckpt --data_dir data/refshapes
+  python eval.py --checkpoint assets/refshapes/model.safetensors --data_dir data/refshapes
 END

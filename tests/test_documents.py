@@ -101,7 +101,7 @@ def test_options_keys_and_files_exist(page):
 def test_figures_of_the_shipped_model_are_those_of_its_evaluations():
     """The table of models in README, and the table by family in docs/evaluation.md."""
     found = {split: json.loads(path.read_text()) for split, path in EVALUATIONS.items()}
-    (row,) = [row for row in chain.from_iterable(tables(README)) if "assets/refshapes/best.ckpt" in row]
+    (row,) = [row for row in chain.from_iterable(tables(README)) if "assets/refshapes/model.safetensors" in row]
     assert [cell.strip() for cell in row.split("|")[4:7]] == [_scores(each["metrics"]) for each in found.values()]
     assert _scores(found["val"]["baselines"]["all of the class"]) in README.read_text(encoding="utf-8")
     families = {

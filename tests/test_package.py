@@ -43,7 +43,7 @@ PACKAGE_FILES = {
 }
 RESOURCES = {"default_config.yaml", "configs/refshapes_tiny.yaml"}
 RESOURCES |= {"assets/bert-base-uncased-vocab.txt", "assets/refshapes-vocab.txt"}
-RESOURCES |= {"assets/refshapes/best.ckpt", "assets/refshapes/config.yaml"}
+RESOURCES |= {"assets/refshapes/model.safetensors", "assets/refshapes/config.yaml"}
 RESOURCES |= {f"deploy/{path.name}" for path in (REPOSITORY / "deploy").glob("*.*")}
 
 

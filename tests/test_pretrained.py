@@ -29,7 +29,7 @@ EXPRESSION = "the red circle"
 
 def test_names_and_directories(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert find_model("refshapes").samefile(REPOSITORY / "assets/refshapes/best.ckpt")
+    assert find_model("refshapes").samefile(REPOSITORY / "assets/refshapes/model.safetensors")
     own = tmp_path / "refshapes"
     own.mkdir()
     with pytest.raises(UserError, match="refshapes has no checkpoint"):

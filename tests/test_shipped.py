@@ -31,12 +31,12 @@ def test_it_finds_the_object_of_the_readme():
     )  # of the examples, whatever the seed of the model's training
     (thing,) = [ref.things[0] for ref in record["refs"] if EXPRESSION in [text for _, text in ref.expressions]]
     target = rle.decode(record["annotations"][thing]["segmentation"]).astype(bool)
-    mask = Predictor(MODEL / "best.ckpt").predict(REPOSITORY / "assets/examples" / IMAGE, EXPRESSION).mask
+    mask = Predictor(MODEL / "model.safetensors").predict(REPOSITORY / "assets/examples" / IMAGE, EXPRESSION).mask
     assert np.sum(mask & target) > 0.6 * np.sum(mask | target)
 
 
 def test_evaluations_beside_it_are_its_own():
-    checkpoint = hashlib.sha256((MODEL / "best.ckpt").read_bytes()).hexdigest()
+    checkpoint = hashlib.sha256((MODEL / "model.safetensors").read_bytes()).hexdigest()
     for found in evaluations().values():
-        assert found["checkpoint"] == {"file": "assets/refshapes/best.ckpt", "sha256": checkpoint}
+        assert found["checkpoint"] == {"file": "assets/refshapes/model.safetensors", "sha256": checkpoint}
         assert found["samples"] == 2000 and found["config"]["swin_depths"] == list(CONFIG.model.swin_depths)

@@ -40,7 +40,7 @@ def finished(root: Path, *arguments: str) -> tuple[Path, list[str]]:
     """A tree in which the script was repeated until it succeeded, and the calls that succeeded, each on its second try."""
     tree = make_tree(root, {"python": STAGES})
     (tree / "assets/refshapes").mkdir(parents=True)
-    (tree / "assets/refshapes/best.ckpt").touch()
+    (tree / "assets/refshapes/model.safetensors").touch()
     (tree / "tried").touch()
     codes: list[int] = []
     while not codes or (codes[-1] == 2 and len(codes) < 40):

@@ -17,7 +17,7 @@ from coupalign.cli import MODEL_KEYS, Argv, command, option, parse_arguments
 from coupalign.errors import UserError
 
 OPTIONS = [
-    option("--checkpoint FILE", "trained model, .ckpt or .safetensors", default="assets/refshapes/best.ckpt"),
+    option("--checkpoint FILE", "trained model, .ckpt or .safetensors", default="assets/refshapes/model.safetensors"),
     option("--engine mindspore|lite", "what runs the model", default="mindspore"),
     option("--mindir FILE", "with --engine lite: the model exported by export.py, with its .json"),
     option("--lite_python FILE", "Python of scripts/set_up_lite.sh", default=".lite/python/bin/python"),

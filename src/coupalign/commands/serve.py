@@ -19,7 +19,7 @@ from coupalign.checks import check_exists, check_model
 from coupalign.cli import MODEL_KEYS, Argv, command, option, parse_arguments
 from coupalign.errors import UserError
 
-_CHECKPOINT, _BATCH_PAIRS = "assets/refshapes/best.ckpt", 8
+_CHECKPOINT, _BATCH_PAIRS = "assets/refshapes/model.safetensors", 8
 OPTIONS = [
     option("--checkpoint FILE", "trained model, .ckpt or .safetensors", default=_CHECKPOINT),
     option("--engine mindspore|onnx", "what runs the model", default="mindspore"),
