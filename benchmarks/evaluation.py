@@ -1,7 +1,7 @@
 """Throughput of the evaluation of a split beside its forward passes alone, in turns.
 
     python prepare_data.py --config configs/refshapes_tiny.yaml
-    python -m benchmarks.evaluation --checkpoint assets/refshapes/best.ckpt --data_dir data/refshapes
+    python -m benchmarks.evaluation --checkpoint assets/refshapes/model.safetensors --data_dir data/refshapes
 
 Evaluation also reads and decodes images and masks, resizes probability maps to the images' size and counts pixels. The
 forward passes alone run on one batch, in memory, as often. Compilation is left out.
