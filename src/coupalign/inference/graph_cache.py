@@ -10,6 +10,7 @@ memory.
 from __future__ import annotations
 
 import ast
+import ctypes
 import hashlib
 import logging
 import os
@@ -50,6 +51,8 @@ _CONTEXT = (
     "graph_kernel_flags",
     "deterministic",
 )
+
+_LIBC = ctypes.CDLL(None)
 
 _is_used = False  # whether this process has used the cache
 
@@ -117,6 +120,8 @@ def _compile(network: nn.Cell, inputs: Sequence[Tensor], directory: Path) -> Non
     os.environ[_SWITCH], os.environ[_PATH] = "1", str(directory)
     try:
         network.compile(*inputs)
+        if hasattr(_LIBC, "malloc_trim"):  # glibc; the compiler leaves free memory between small pieces that are in use
+            _LIBC.malloc_trim(0)
     finally:
         del os.environ[_SWITCH], os.environ[_PATH]
 
