@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.lite_latency import LiteWorker
+from benchmarks.lite_latency import GraphWorker
 from coupalign.cli import command, option, parse_arguments
 from coupalign.config import Config, load_config
 from coupalign.data.dataset import Split
@@ -119,7 +119,7 @@ def _mindspore(python: str | Path, args: argparse.Namespace, work: Path, output:
 
 
 def _lite(config: Config, args: argparse.Namespace, mindir: Path, work: Path, output: Path) -> None:
-    with LiteWorker(f"{args.lite}/python/bin/python", mindir, config.data.vocab_file, 2) as lite:
+    with GraphWorker(f"{args.lite}/python/bin/python", mindir, config.data.vocab_file, 2) as lite:
         for file in sorted((work / "inputs" / INPUTS[0]).iterdir()):
             lite.run([work / "inputs" / name / file.name for name in INPUTS], output / f"{file.stem}_0.bin")
 

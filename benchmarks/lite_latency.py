@@ -7,29 +7,33 @@
 The programs that are given run on the CPU for the same image and expression, and take turns on the same number of
 threads with Hugging Face's Swin and BERT, eager float32 with random weights. The script prints the median of the
 per-round ratios to the first of them, which is PyTorch unless it is left out: Hugging Face's Swin cannot run feature
-maps smaller than its window, which small models have. If the C++ program is built, it then runs by itself. PyTorch,
-transformers and, for --model, scripts/set_up_lite.sh are needed.
+maps smaller than its window, which small models have. Exported graphs run in processes of their own, whose loading time
+and peak memory are printed too. If the C++ program is built, it runs first, by itself. PyTorch, transformers and, for
+--model, scripts/set_up_lite.sh are needed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import pytorch_encoders
+from coupalign.checks import check_exists
 from coupalign.cli import command, option, parse_own_arguments
 from coupalign.config import load_config
 from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file
+from coupalign.inference.exported import find_vocabulary, read_description
 
 INPUTS = ("00_image", "01_token_ids", "02_token_mask")
 PAUSE = 0.3  # seconds, after which the threads of the previous run sleep
@@ -43,7 +47,6 @@ OPTIONS = [
     option("--rounds INT", "turns of each", default=9),
     option("--threads INT", "threads of each", default=2),
     option("--lite_python FILE", "Python of MindSpore Lite", default=".lite/python/bin/python"),
-    option("--vocab FILE", "vocabulary of the model", default="assets/bert-base-uncased-vocab.txt"),
     option("--program FILE", "the C++ program", default="ascend310_infer/build/coupalign"),
 ]
 
@@ -51,24 +54,32 @@ OPTIONS = [
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_own_arguments(__doc__, argv, OPTIONS)
-    files = [find_file(each) for each in (args.onnx or "").split(",") if each]
-    if not args.model and not files:
+    graphs = []
+    if args.model:
+        graphs.append(("MindSpore Lite, Python", args.lite_python, check_exists(args.model, "--model")))
+    for file in (check_exists(each, "--onnx") for each in (args.onnx or "").split(",") if each):
+        graphs.append((f"ONNX Runtime, {file.name}", sys.executable, file))
+    if not graphs:
         raise UserError("nothing to measure: give --model, --onnx or both")
-    description = json.loads((find_file(args.model) if args.model else files[0]).with_suffix(".json").read_text())
+    description = read_description(graphs[0][2])
     arrays = _sample(description["image"]["size"], description["text"]["max_tokens"])
     programs: dict[str, Callable[[], float]] = {}
-    if not args.without_pytorch:
-        programs["PyTorch, Swin and BERT"] = _encoders(arrays, args)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
+        inputs = _write_inputs(directory, arrays)
+        # First, because loading takes more memory than running, and a child's peak in C++ starts at its parent's.
+        if args.model and Path(args.program).is_file():
+            print("MindSpore Lite, C++:", _run_program(args, directory), flush=True)
+        workers = {}
+        for title, python, file in graphs:
+            vocabulary = find_vocabulary(load_config(), file)
+            workers[title] = stack.enter_context(GraphWorker(python, file, vocabulary, args.threads))
+        if not args.without_pytorch:
+            programs["PyTorch, Swin and BERT"] = _encoders(arrays, args)
         if args.checkpoint:
             programs["MindSpore"] = _mindspore(args.checkpoint, arrays)
-        for file in files:
-            programs[f"ONNX Runtime, {file.name}"] = _onnx(file, arrays, args.threads)
-        if args.model:
-            inputs = _write_inputs(directory, arrays)
-            lite = stack.enter_context(LiteWorker(args.lite_python, find_file(args.model), args.vocab, args.threads))
-            programs["MindSpore Lite, Python"] = lambda: lite.run(inputs, directory / "probability.bin")
+        for title, worker in workers.items():
+            programs[title] = partial(worker.run, inputs, directory / "probability.bin")
         rounds = []
         for turn in range(args.rounds + 1):
             times = []
@@ -77,32 +88,28 @@ def main(argv: Sequence[str] | None = None) -> int:
                 times.append(run())
             if turn:  # the first turn warms up
                 rounds.append(times)
-        for name, times in zip(programs, zip(*rounds)):
-            ratios = [one / other[0] for one, other in zip(times, rounds)]
-            print(
-                f"{name}: {statistics.median(times):.0f} ms ({min(times):.0f}-{max(times):.0f}), "
-                f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
-            )
-        if args.model:
-            stack.close()
-            print(f"MindSpore Lite: loaded in {lite.load / 1000:.1f} s, peak {lite.peak:.0f} MB")
-            if Path(args.program).is_file():
-                print("MindSpore Lite, C++:", _run_program(args, find_file(args.model), directory))
-            else:
-                print(f"no {args.program}: the C++ program was not run")
+    for title, times in zip(programs, zip(*rounds)):
+        ratios = [one / other[0] for one, other in zip(times, rounds)]
+        line = (
+            f"{title}: {statistics.median(times):.0f} ms ({min(times):.0f}-{max(times):.0f}), "
+            f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+        )
+        if title in workers:
+            line += f", loaded in {workers[title].load / 1000:.1f} s, peak memory {workers[title].peak:.0f} MB"
+        print(line)
     return 0
 
 
-class LiteWorker:
-    """MindSpore Lite in its own process.
+class GraphWorker:
+    """An exported graph in a process of its own: benchmarks/graph_worker.py.
 
     Attributes:
-        load: Milliseconds to load the model.
+        load: Milliseconds to load runtime and model.
         peak: Peak memory in MB, known once it is closed.
     """
 
-    def __init__(self, python: str, model: Path, vocab: str, threads: int):
-        worker = str(REPOSITORY / "benchmarks/lite_worker.py")
+    def __init__(self, python: str | Path, model: Path, vocab: str | Path, threads: int):
+        worker = str(REPOSITORY / "benchmarks/graph_worker.py")
         command_line = [str(find_file(python)), worker, str(model), str(find_file(vocab)), str(threads)]
         self._process = subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.peak = 0.0
@@ -116,10 +123,10 @@ class LiteWorker:
     def _read(self) -> float:
         line = self._process.stdout.readline()
         if not line:
-            raise UserError(f"benchmarks/lite_worker.py ended with {self._process.wait()}: see its error above")
+            raise UserError(f"benchmarks/graph_worker.py ended with {self._process.wait()}: see its error above")
         return float(line)
 
-    def __enter__(self) -> LiteWorker:
+    def __enter__(self) -> GraphWorker:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -170,16 +177,6 @@ def _encoders(arrays: Sequence[np.ndarray], args: argparse.Namespace) -> Callabl
     return _timed(pytorch_encoders.inference(config, image, ids, mask))
 
 
-def _onnx(file: Path, arrays: Sequence[np.ndarray], threads: int) -> Callable[[], float]:
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
-    inputs = {each.name: array[None] for each, array in zip(session.get_inputs(), arrays)}
-    return _timed(lambda: session.run(None, inputs))
-
-
 def _mindspore(checkpoint: str, arrays: Sequence[np.ndarray]) -> Callable[[], float]:
     """On all cores of this machine, whatever the number of threads."""
     from mindspore import Tensor
@@ -191,7 +188,7 @@ def _mindspore(checkpoint: str, arrays: Sequence[np.ndarray]) -> Callable[[], fl
     return _timed(lambda: model(*inputs).asnumpy())
 
 
-def _run_program(args: argparse.Namespace, model: Path, directory: Path) -> str:
+def _run_program(args: argparse.Namespace, directory: Path) -> str:
     """Time and memory that the C++ program reports for repeated runs of the sample."""
     for name in INPUTS:
         for number in range(1, args.rounds + 1):
@@ -200,7 +197,7 @@ def _run_program(args: argparse.Namespace, model: Path, directory: Path) -> str:
     subprocess.run(
         [
             str(Path(args.program).resolve()),
-            f"--mindir_path={model.resolve()}",
+            f"--mindir_path={find_file(args.model).resolve()}",
             f"--threads={args.threads}",
             *arguments,
         ],
