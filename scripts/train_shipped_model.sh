@@ -10,15 +10,15 @@ usage() {
 Usage: bash scripts/train_shipped_model.sh [--no-install] [--rehearse] [--key value …]
 
 Makes the data sets, pretrains on scenes of RefShapes (synthetic), trains with the losses of the paper at 192 and 256
-pixels, then proposals and the existence output. Both models, before and after the last part, are evaluated on data that
-chose nothing. assets/refshapes stays as it is: the end says how to replace it with one of them.
+pixels, then proposals, then several objects or none. The last three models are evaluated on data that chose nothing.
+assets/refshapes stays as it is: the end says how to replace it with one of them.
 
   --no-install  install nothing; name what is missing
   --rehearse    everything with a five-hundredth of the data, in runs/rehearsal, to see that it works on this machine
   --key value   for all trainings, evaluations and measurements, for instance --device_target GPU
 
 Finished stages are skipped, and an interrupted training is resumed: repeat the command. An interrupted pretraining
-repeats the part that it is in, one of five. Everything is in runs/shipped: figures of each stage in figures/, the two
+repeats the part that it is in, one of five. Everything is in runs/shipped: figures of each stage in figures/, the
 models in models/. docs/training.md says how long it takes.
 END
 }
@@ -90,7 +90,8 @@ prepare "$scored" 33520 --generalised
 prepare "$data/refshapes_120k" 120000 --seed 43
 prepare "$data/refshapes_104k" 104000 --seed 51
 prepare "$data/refshapes_112k" 112000 --seed 52
-prepare "$data/refshapes_40k_generalised" 40000 --generalised --seed 61
+prepare "$data/refshapes_40k" 40000 --seed 61
+prepare "$data/refshapes_16k_generalised" 16000 --generalised --seed 71
 prepare "$draw" 20000 --generalised --seed 83
 
 echo "== Pretraining at 128 and 192 pixels"
@@ -117,32 +118,31 @@ train hard_256 "$paper" --seed 51 --data_dir "$data/refshapes_104k" --train_sent
 train all_256 "$paper" --seed 52 --data_dir "$data/refshapes_112k" \
     --init_checkpoint "$run/hard_256/best.ckpt" --learning_rate 3e-4 --end_learning_rate 1e-5
 
-echo "== Proposals and the existence output: first on top of frozen stages, then with all of the model"
-train proposals "$proposals" --seed 44 --data_dir "$data/refshapes_40k_generalised" \
-    --init_checkpoint "$run/all_256/best.ckpt"
-train whole "$proposals" --seed 43 --data_dir "$data/refshapes_40k_generalised" \
-    --init_checkpoint "$run/proposals/best.ckpt" --init_except "" --frozen "" \
+echo "== Proposals on top of the frozen encoders, then several objects or none"
+train proposals "$proposals" --seed 44 --data_dir "$data/refshapes_40k" --init_checkpoint "$run/all_256/best.ckpt"
+train generalised "$proposals" --seed 45 --data_dir "$data/refshapes_16k_generalised" --existence true \
+    --init_checkpoint "$run/proposals/best.ckpt" --init_except "existence.*" --frozen "" \
     --learning_rate 4e-4 --end_learning_rate 1e-5 \
-    --learning_rate_scales "image_encoder.*=0.3,text_encoder.*=0.3,wpa.*=0.3"
+    --learning_rate_scales "image_encoder.*=0.2,wpa.*=0.2,cross_attention.*=0.2,text_encoder.*=0.5,seg_head.*=0.5"
 
-echo "== The models with the losses of the paper and with proposals, on a draw of data that chose nothing"
-for name in all_256 whole; do
+echo "== The last three models on a draw of data that chose nothing"
+for name in all_256 proposals generalised; do
     model=$run/models/$name
     mkdir -p "$model"
     cp "$run/$name/config.yaml" "$model"
     [[ -f $model/model.safetensors ]] || python convert_weights.py --checkpoint "$run/$name/best.ckpt" --dtype float16 \
         --output "$model/model.safetensors"
     evaluate "$model/model.safetensors" "$draw" "$model/eval" val,testA,testB
+    [[ -f $model/eval/alignment_val.json ]] ||
+        python proposals.py --checkpoint "$model/model.safetensors" --data_dir "$draw" --output "$model/eval" "${keys[@]}"
 done
-[[ -f $model/eval/alignment_val.json ]] ||
-    python proposals.py --checkpoint "$model/model.safetensors" --data_dir "$draw" --output "$model/eval" "${keys[@]}"
 echo "== The shipped model on the same data"
 evaluate assets/refshapes/model.safetensors "$draw" "$figures/shipped" val,testA,testB
 
 cat <<END
 
 Done. The data are synthetic: these figures say nothing about photographs.
-  models             $run/models/all_256, $run/models/whole; figures in eval/
+  models             $run/models/all_256, proposals and generalised; figures in eval/
   figures            $figures by stage; those of the shipped model in $figures/shipped
 To ship one of the models, copy it and evaluate it again, so that its figures name it:
   cp $run/models/NAME/model.safetensors $run/models/NAME/config.yaml assets/refshapes/
