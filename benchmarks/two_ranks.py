@@ -13,6 +13,11 @@ local                 inputs of the first norms do not depend on norms: with alm
                       averaged over ranks, agrees with one process within 1e-5; losses may differ
 
 Then one checkpoint is evaluated; all samples must have equal results.
+
+--throughput instead compares the samples per second of training with one core per rank and a batch of batch_size on each:
+
+    taskset -c 0,1 python -m benchmarks.two_ranks --throughput --config configs/refshapes_tiny.yaml --num_workers 1 \
+        --steps 12 --samples 10 --warmup_steps 5
 """
 
 from __future__ import annotations
@@ -47,6 +52,7 @@ OPTIONS = [
     option("--steps INT", "smallest number of updates to compare", default=50),
     option("--samples INT", "samples to evaluate", default=101),
     option("--variants TEXT,…", "variants to run", default=",".join(VARIANTS)),
+    option("--throughput", "compare one rank on one core with several, each on its own"),
 ]
 
 
@@ -60,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--variants: unknown variant {unknown[0]!r}; variants: {', '.join(VARIANTS)}")
     data = directory / "data"
     # At least this many updates in one epoch; val has a tenth of the samples of train.
-    expressions = max(config.training.batch_size * args.steps, 10 * args.samples)
+    ranks = args.ranks if args.throughput else 1
+    expressions = max(config.training.batch_size * args.steps * ranks, 10 * args.samples)
     _run(
         "data",
         directory,
@@ -77,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "eval_splits": ["val"],
         "keep_checkpoints": 0,
     }
+    if args.throughput:
+        return _throughput(directory, common, args.ranks)
     failed = []
     for variant in variants:
         keys, of_several, tolerance = VARIANTS[variant]
@@ -91,12 +100,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _train(name: str, directory: Path, values: dict[str, Any], ranks: int) -> Path:
+def _throughput(directory: Path, common: dict[str, Any], ranks: int) -> int:
+    """Prints samples per second of an epoch, without its first step, which compiles."""
+    rates = []
+    for count in (1, ranks):
+        values = {**common, "batch_size": count * common["batch_size"], "batch_norm": "synchronised"}
+        epoch = _rows(_train(f"throughput_{count}", directory, values, count, bound=True) / "curve.csv")[-1]
+        rates.append(float(epoch["samples_per_second"]))
+        print(f"{count} rank(s), one core each: {rates[-1]} samples per second, {epoch['step']} steps", flush=True)
+    print(f"ratio {rates[1] / rates[0]:.2f}")
+    return 0
+
+
+def _train(name: str, directory: Path, values: dict[str, Any], ranks: int, bound: bool = False) -> Path:
+    """Trains, with ``bound`` on one core per rank. Returns the directory of the run."""
     output = directory / name
+    launcher = _launcher(ranks, directory / f"{name}_ranks")
+    if bound:
+        launcher = ["taskset", "-c", "0", *launcher] if ranks == 1 else [*launcher, "--bind_core=True"]
     _run(
         name,
         directory,
-        [*_launcher(ranks, directory / f"{name}_ranks"), "train.py"],
+        [*launcher, "train.py"],
         load_config(overrides={**values, "output_dir": str(output)}),
     )
     return output
