@@ -17,9 +17,6 @@ from coupalign.errors import UserError
 from coupalign.files import REPOSITORY, find_file, sha256
 from coupalign.inference.prediction import Prediction
 
-sys.path.append(str(REPOSITORY / "deploy"))  # its programs also run where this package is not installed
-onnx_predict, model_inputs = map(importlib.import_module, ("onnx_predict", "model_inputs"))
-
 
 class OnnxPredictor:
     """Predicts masks with an exported graph in ONNX Runtime, by the code of deploy/onnx_predict.py.
@@ -34,9 +31,10 @@ class OnnxPredictor:
 
     def __init__(self, config: Config, model: str | os.PathLike, threads: int):
         vocabulary = find_vocabulary(config, model)
+        program = _deployed("onnx_predict")
         try:
-            self._model = onnx_predict.OnnxModel(find_file(model), vocabulary, threads)
-        except model_inputs.RequestError as error:
+            self._model = program.OnnxModel(find_file(model), vocabulary, threads)
+        except program.RequestError as error:
             raise UserError(str(error)) from error
         self.tokenizer = Tokenizer(vocabulary, self._model.description["text"]["max_tokens"])
 
@@ -58,9 +56,10 @@ class OnnxPredictor:
 
 def read_description(model: str | os.PathLike) -> dict[str, Any]:
     """Reads the .json that export.py wrote beside a graph. Raises: UserError if it is missing or invalid."""
+    reader = _deployed("model_inputs")
     try:
-        return model_inputs.read_description(find_file(model))
-    except model_inputs.RequestError as error:
+        return reader.read_description(find_file(model))
+    except reader.RequestError as error:
         raise UserError(str(error)) from error
 
 
@@ -78,3 +77,11 @@ def find_vocabulary(config: Config, model: str | os.PathLike) -> Path:
             return path
     missing = f"no vocabulary with the SHA-256 {wanted[:12]}… that {model} names"
     raise UserError(f"{missing}: copy the vocab.txt of its training to {directory}, or pass it with --vocab_file")
+
+
+def _deployed(name: str) -> Any:
+    """Imports a module of deploy/, whose programs also run where this package is not installed."""
+    directory = str(REPOSITORY / "deploy")
+    if directory not in sys.path:
+        sys.path.append(directory)
+    return importlib.import_module(name)
