@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows["total"] = tuple(map(sum, zip(*rows.values())))
     for name, (forward, backward, parameters) in rows.items():
         print(f"{name:16}{forward / 1e9:10.1f}{backward / 1e9:10.1f}{parameters / 1e6:10.2f}")
-    # The graph does not always tell which module an activation belongs to, so only their sum can be checked.
+    # Only the sum is printed, because --check cannot tell the module of every activation.
     print(f"activations: {sum(cost.activations for cost in modules.values()) / 1e6:.1f} million")
     return 0
 
